@@ -1,0 +1,119 @@
+//! How much and how fast: `ingest`, `query` and `log`.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{ByteSize, DurationText, duration, optional_duration};
+
+/// Write-ahead log, buffer and flush.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct IngestConfig {
+    /// Size in bytes at which a segment of the write-ahead log is closed and a new one begun.
+    pub wal_segment_bytes: ByteSize,
+    /// Time the first write of a group waits for others before they are synced to disk together.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub group_commit_window: Duration,
+    /// Bytes after which a group is synced to disk without waiting for the window to end.
+    pub group_commit_max_bytes: ByteSize,
+    /// Buffered bytes of a table at which it is written to Parquet.
+    pub flush_bytes: ByteSize,
+    /// Age of the oldest buffered row at which its table is written to Parquet.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub flush_interval: Duration,
+    /// Buffered bytes of all tables at which writers are told to come back later.
+    pub buffer_bytes: ByteSize,
+    /// Time flushed rows stay in memory, for queries that began before the flush.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub flushed_grace: Duration,
+    /// Largest row group of a Parquet file, in rows.
+    pub max_row_group_rows: u32,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            wal_segment_bytes: ByteSize::mib(64),
+            group_commit_window: Duration::from_millis(2),
+            group_commit_max_bytes: ByteSize::mib(8),
+            flush_bytes: ByteSize::mib(128),
+            flush_interval: Duration::from_secs(30),
+            buffer_bytes: ByteSize::mib(512),
+            flushed_grace: Duration::from_secs(60),
+            max_row_group_rows: 131_072,
+        }
+    }
+}
+
+/// Limits of the query engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueryConfig {
+    /// Threads that run queries; 0 takes one per core.
+    pub task_threads: u16,
+    /// Queries that run at once; 0 decides by threads and memory.
+    pub max_concurrent_queries: u32,
+    /// Queries that wait for their turn; more are refused with `ResourceExhausted`.
+    pub queue_length: u32,
+    /// Memory of all queries together, in bytes; 0 takes 60 % of the memory limit of the container
+    /// or machine.
+    pub memory_bytes: ByteSize,
+    /// Rows of a batch inside the engine.
+    pub batch_rows: u32,
+    /// Time a query may run. Unset: as long as its caller waits.
+    #[serde(with = "optional_duration")]
+    #[schemars(with = "Option<DurationText>")]
+    pub timeout: Option<Duration>,
+}
+
+impl Default for QueryConfig {
+    fn default() -> Self {
+        Self {
+            task_threads: 0,
+            max_concurrent_queries: 0,
+            queue_length: 64,
+            memory_bytes: ByteSize(0),
+            batch_rows: 8192,
+            timeout: None,
+        }
+    }
+}
+
+/// Log output, on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Format of the lines: json for machines, pretty for people, auto is pretty on a terminal and
+    /// json elsewhere.
+    pub format: LogFormat,
+    /// What is logged: a level (error, warn, info, debug, trace), optionally per module, such as
+    /// `info,flightcluster_wal=debug`.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Auto,
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+/// Format of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Pretty,
+}

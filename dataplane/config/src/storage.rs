@@ -1,0 +1,118 @@
+//! Where data and metadata are kept: `storage` and `catalog`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{DurationText, duration};
+
+/// Local state and the object store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Directory for everything this process keeps on disk. The default of `flightcluster
+    /// standalone` is `flightcluster` in the user's data directory (`~/.local/share`).
+    #[schemars(extend("format" = "path"))]
+    pub data_dir: PathBuf,
+    /// Where the Parquet files are.
+    pub object_store: ObjectStoreConfig,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./flightcluster-data"),
+            object_store: ObjectStoreConfig::default(),
+        }
+    }
+}
+
+/// The store of the Parquet files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectStoreConfig {
+    /// Kind of store: local (a directory), embedded (served by the catalog process on its internal
+    /// port), s3, gcs, azure, or memory (lost at exit, for tests).
+    pub kind: ObjectStoreKind,
+    /// Directory of a local or embedded store. Unset: `objects` below the data directory.
+    #[schemars(extend("format" = "path"))]
+    pub path: Option<PathBuf>,
+    /// Bucket (s3, gcs) or container (azure).
+    pub bucket: Option<String>,
+    /// Path inside the bucket all objects are put below.
+    pub prefix: Option<String>,
+    /// Region of the bucket (s3).
+    pub region: Option<String>,
+    /// URL of the service, for everything that isn't the cloud's own.
+    pub endpoint: Option<String>,
+    /// Allows an `http` endpoint. Objects and signatures then travel in plaintext.
+    pub allow_http: bool,
+    /// Puts the bucket into the path of the URL instead of the host name (s3), as most self-hosted
+    /// stores want it.
+    pub path_style: bool,
+    /// File with the access key id (s3) or account name (azure). Unset: the identity of the machine
+    /// or pod.
+    #[schemars(extend("format" = "path"))]
+    pub access_key_id_file: Option<PathBuf>,
+    /// File with the secret access key (s3), account key (azure) or service account JSON (gcs).
+    #[schemars(extend("format" = "path"))]
+    pub secret_access_key_file: Option<PathBuf>,
+}
+
+/// Kind of object store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectStoreKind {
+    /// A directory of this machine, or a volume shared by all processes.
+    #[default]
+    Local,
+    /// A directory of the catalog process, served to the others on the internal port.
+    Embedded,
+    /// Amazon S3 or a store with its API.
+    S3,
+    /// Google Cloud Storage.
+    Gcs,
+    /// Azure Blob Storage.
+    Azure,
+    /// Memory of this process, lost at exit.
+    Memory,
+}
+
+impl ObjectStoreKind {
+    /// The name used in files and messages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Embedded => "embedded",
+            Self::S3 => "s3",
+            Self::Gcs => "gcs",
+            Self::Azure => "azure",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// Where the catalog is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CatalogConfig {
+    /// URL of the catalog process, such as `https://catalog:17002`. Unset: a SQLite file of this
+    /// process, `catalog/catalog.sqlite` below the data directory.
+    pub url: Option<String>,
+    /// Time one catalog call may take.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub request_timeout: Duration,
+}
+
+impl Default for CatalogConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+}
