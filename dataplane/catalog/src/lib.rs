@@ -1,0 +1,156 @@
+//! What exists and what is durable: databases, tables, schemas, files and watermarks.
+//!
+//! [`Catalog`] is the narrow port the rest of the data plane uses. [`sql`] keeps it in SQLite,
+//! [`remote`] serves it to the other pods and calls it from there. The catalog knows nothing of
+//! Arrow or Parquet: schemas are opaque bytes, files are paths with a few numbers.
+//!
+//! # Consistency
+//! Every call is one transaction. Snapshot ids are taken from a locked counter row, so they grow in
+//! commit order; a call that starts after another returned sees its effects.
+
+pub mod model;
+mod name;
+pub mod remote;
+pub mod sql;
+
+use async_trait::async_trait;
+
+pub use model::*;
+
+/// The port to the catalog.
+///
+/// - Atomic: each call is all or nothing, also when the future is dropped; a dropped call may still
+///   take effect.
+/// - Retry: calls that fail with [`Error::Unavailable`] may or may not have taken effect. `commit_flush`
+///   is safe to repeat (a repeat with the same files is recognised and answered again); creating and
+///   dropping answers `TableExists` / `TableNotFound` on a repeat.
+#[async_trait]
+pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
+    /// Creates a database; returns the existing one when `if_not_exists`.
+    async fn create_database(&self, name: &str, if_not_exists: bool) -> Result<Database, Error>;
+
+    /// All databases, by name.
+    async fn list_databases(&self) -> Result<Vec<Database>, Error>;
+
+    /// Creates (or keeps, or replaces) a table and returns the live one.
+    async fn create_table(&self, request: CreateTable) -> Result<Table, Error>;
+
+    /// Drops a table. `Ok(None)` when it does not exist and `if_exists` is set.
+    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error>;
+
+    /// Gives a table a new schema, if its version is still `from` (else [`Error::SchemaChanged`]).
+    async fn evolve_table(
+        &self,
+        table: TableId,
+        from: SchemaVersion,
+        schema: SchemaBytes,
+    ) -> Result<Table, Error>;
+
+    /// Looks a table up.
+    async fn table(&self, name: &TableName) -> Result<Option<Table>, Error>;
+
+    /// Looks tables up by id (replay); missing or dropped ones are left out.
+    async fn tables_by_id(&self, ids: &[TableId]) -> Result<Vec<Table>, Error>;
+
+    /// All tables, or those of one database, by name.
+    async fn list_tables(&self, database: Option<&str>) -> Result<Vec<Table>, Error>;
+
+    /// A consistent view of the named tables and of the active ingesters. Unknown names are left
+    /// out.
+    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error>;
+
+    /// Registers an ingester by its node name: new on first sight, else the same id with the next
+    /// epoch and state `Active`.
+    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error>;
+
+    /// Records that everything of this ingester is in files and that it stops.
+    async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error>;
+
+    /// All ingesters, by name.
+    async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error>;
+
+    /// Adds the files of one flush and moves the watermarks, in one snapshot.
+    async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error>;
+
+    /// Answers when the catalog can be used.
+    async fn ping(&self) -> Result<(), Error>;
+}
+
+/// Why a catalog call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database does not exist (the caller's mistake).
+    #[error("database not found: {0}")]
+    DatabaseNotFound(String),
+    /// The database exists already (the caller's mistake).
+    #[error("database exists already: {0}")]
+    DatabaseExists(String),
+    /// The table does not exist (the caller's mistake).
+    #[error("table not found: {0}")]
+    TableNotFound(String),
+    /// The table exists already (the caller's mistake).
+    #[error("table exists already: {0}")]
+    TableExists(String),
+    /// A name that can't be used, and why (the caller's mistake).
+    #[error("invalid name {name:?}: {problem}")]
+    InvalidName {
+        /// The name as given.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Somebody else changed the schema first: read the table again and retry.
+    #[error("schema of table {table} changed meanwhile (expected version {expected})")]
+    SchemaChanged {
+        /// The table.
+        table: TableId,
+        /// The version the caller had seen.
+        expected: SchemaVersion,
+    },
+    /// This process is an older life of the ingester: it must stop writing.
+    #[error("ingester {ingester} is fenced: epoch {epoch} is not the current one ({current})")]
+    Fenced {
+        /// The ingester.
+        ingester: IngesterId,
+        /// The epoch of the caller.
+        epoch: Epoch,
+        /// The epoch the catalog knows.
+        current: Epoch,
+    },
+    /// The catalog can't be reached or is overloaded; retry.
+    #[error("catalog unavailable at {place}")]
+    Unavailable {
+        /// URL or path of the catalog.
+        place: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The catalog's store failed; retrying is unlikely to help.
+    #[error("catalog store failed while {doing}")]
+    Store {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// A bounded label for metrics and events.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::DatabaseNotFound(_) => "database_not_found",
+            Self::DatabaseExists(_) => "database_exists",
+            Self::TableNotFound(_) => "table_not_found",
+            Self::TableExists(_) => "table_exists",
+            Self::InvalidName { .. } => "invalid_name",
+            Self::SchemaChanged { .. } => "schema_changed",
+            Self::Fenced { .. } => "fenced",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Store { .. } => "store",
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The values the catalog keeps: databases, tables, files, watermarks, ingesters, snapshots.
+//!
+//! Plain data with stable serde forms (they travel between pods as JSON). How they are stored is
+//! the business of `sql`, how they travel that of `remote`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// A table, for its whole life; a table dropped and created again has a new id.
+    TableId(u64)
+);
+id!(
+    /// A state of the catalog. Every commit makes the next one; a snapshot never changes.
+    SnapshotId(u64)
+);
+id!(
+    /// An ingester (one WAL volume), stable over restarts: it is found again by its name.
+    IngesterId(u64)
+);
+id!(
+    /// One life of an ingester process. A commit with an older epoch is refused (fencing).
+    Epoch(u64)
+);
+id!(
+    /// The place of a batch in the WAL of one ingester: 1, 2, 3, … without gaps, over all tables.
+    /// 0 means "nothing".
+    SequenceNumber(u64)
+);
+id!(
+    /// Counts the schemas a table has had, from 1.
+    SchemaVersion(u32)
+);
+
+/// The name of a table as clients write it: database (Flight SQL catalog), schema, table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TableName {
+    /// Database, the Flight SQL catalog.
+    pub database: String,
+    /// Flight SQL db_schema; `public` for all user tables today.
+    pub schema: String,
+    /// Table name, case-sensitive.
+    pub table: String,
+}
+
+impl TableName {
+    /// A table of schema `public`.
+    #[must_use]
+    pub fn public(database: impl Into<String>, table: impl Into<String>) -> Self {
+        Self {
+            database: database.into(),
+            schema: "public".to_owned(),
+            table: table.into(),
+        }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.database, self.schema, self.table)
+    }
+}
+
+/// An Arrow schema as bytes: one encapsulated Arrow IPC schema message. The catalog does not look
+/// inside, so that its rows do not depend on a version of Arrow.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SchemaBytes(#[serde(with = "base64_bytes")] pub Vec<u8>);
+
+impl fmt::Debug for SchemaBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SchemaBytes({} bytes)", self.0.len())
+    }
+}
+
+/// A live table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Its id.
+    pub id: TableId,
+    /// Its name.
+    pub name: TableName,
+    /// The current schema.
+    pub schema: SchemaBytes,
+    /// Which schema that is.
+    pub schema_version: SchemaVersion,
+    /// Free options (`CREATE TABLE … WITH`), by key.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Creation time, milliseconds since the Unix epoch.
+    pub created_at_millis: i64,
+}
+
+/// A live database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// Its name.
+    pub name: String,
+    /// Creation time, milliseconds since the Unix epoch.
+    pub created_at_millis: i64,
+}
+
+/// A Parquet file to be added by a flush.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewFile {
+    /// The table whose rows it holds.
+    pub table: TableId,
+    /// Object store path, unique for ever (a UUID is in it).
+    pub path: String,
+    /// Size of the object in bytes.
+    pub size_bytes: u64,
+    /// Number of rows.
+    pub rows: u64,
+    /// Schema the file was written with.
+    pub schema_version: SchemaVersion,
+    /// Lowest sequence number of its rows.
+    pub first_sequence: SequenceNumber,
+    /// Highest sequence number of its rows.
+    pub last_sequence: SequenceNumber,
+    /// Smallest and largest value of the time column, nanoseconds since the Unix epoch, if known.
+    pub time_range_nanos: Option<(i64, i64)>,
+}
+
+/// A Parquet file visible in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Its catalog id.
+    pub id: u64,
+    /// The ingester that wrote it.
+    pub ingester: IngesterId,
+    /// The rest as it was committed.
+    #[serde(flatten)]
+    pub file: NewFile,
+    /// The first snapshot it is visible in.
+    pub begin_snapshot: SnapshotId,
+}
+
+/// What an ingester is doing, as the catalog knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IngesterState {
+    /// It may hold rows that are in no file yet: a query must ask it.
+    Active,
+    /// It stopped after flushing everything: nothing to ask for until it registers again.
+    Drained,
+}
+
+/// An ingester known to the catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ingester {
+    /// Its id.
+    pub id: IngesterId,
+    /// Its node name (the pod name).
+    pub name: String,
+    /// Where its internal port answers, `https://host:17002`; empty in a standalone process.
+    pub url: String,
+    /// Its present life.
+    pub epoch: Epoch,
+    /// Whether it must be asked for fresh rows.
+    pub state: IngesterState,
+    /// When it registered or drained last, milliseconds since the Unix epoch.
+    pub changed_at_millis: i64,
+}
+
+/// What an ingester gets when it registers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The ingester with its new epoch.
+    pub ingester: Ingester,
+    /// For each table the highest sequence number that is in files.
+    pub watermarks: Vec<(TableId, SequenceNumber)>,
+    /// Remembered producer positions, for exactly-once retries.
+    pub producers: Vec<ProducerPosition>,
+}
+
+/// The newest batch of a producer that is in files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProducerPosition {
+    /// The table written to.
+    pub table: TableId,
+    /// The id the producer chose.
+    pub producer: String,
+    /// Its highest batch sequence.
+    pub sequence: u64,
+}
+
+/// One flush of one ingester: all or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlushCommit {
+    /// Who flushes.
+    pub ingester: IngesterId,
+    /// In which life; an older one than the catalog's is refused.
+    pub epoch: Epoch,
+    /// The new files, of any number of tables.
+    pub files: Vec<NewFile>,
+    /// New watermarks: every row of the table with a sequence number up to this is in a file.
+    pub watermarks: Vec<(TableId, SequenceNumber)>,
+    /// Producer positions reached by the rows of this flush.
+    pub producers: Vec<ProducerPosition>,
+}
+
+/// What a flush commit did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlushCommitted {
+    /// The snapshot in which the files are visible.
+    pub snapshot: SnapshotId,
+    /// Tables that had been dropped meanwhile: their files were not added (and are queued for
+    /// deletion); the ingester forgets their rows.
+    pub dropped_tables: Vec<TableId>,
+}
+
+/// How a table is to be created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateTable {
+    /// Its name. The database is created when `create_database` is set.
+    pub name: TableName,
+    /// Its schema.
+    pub schema: SchemaBytes,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+    /// What to do when the table exists.
+    pub if_exists: IfExists,
+    /// Create a missing database instead of failing with `DatabaseNotFound`.
+    pub create_database: bool,
+}
+
+/// What `create_table` does with an existing table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IfExists {
+    /// Fail with `TableExists`.
+    Fail,
+    /// Return the existing table unchanged.
+    Keep,
+    /// Drop it and create the new one, in one snapshot.
+    Replace,
+}
+
+/// One table inside a [`Snapshot`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSnapshot {
+    /// The table with the schema of this snapshot.
+    pub table: Table,
+    /// Its live files.
+    pub files: Vec<File>,
+    /// Per ingester the highest sequence number that is in those files; missing means 0.
+    pub watermarks: Vec<(IngesterId, SequenceNumber)>,
+}
+
+impl TableSnapshot {
+    /// The highest sequence number of `ingester` whose rows are in the files.
+    #[must_use]
+    pub fn watermark(&self, ingester: IngesterId) -> SequenceNumber {
+        self.watermarks
+            .iter()
+            .find(|(id, _)| *id == ingester)
+            .map_or(SequenceNumber(0), |(_, sequence)| *sequence)
+    }
+}
+
+/// A consistent view of some tables: one point in the history of commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Which state of the catalog this is.
+    pub id: SnapshotId,
+    /// Those of the asked tables that exist, in the order asked.
+    pub tables: Vec<TableSnapshot>,
+    /// Ingesters in state `Active`: those that must be asked for rows above the watermarks.
+    pub ingesters: Vec<Ingester>,
+}
+
+pub(crate) mod base64_bytes {
+    //! Bytes as standard base64 text in JSON.
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,81 @@
+//! The methods of the catalog as messages.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::protocol::Call;
+use crate::{
+    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, Ingester,
+    IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
+};
+
+/// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
+macro_rules! call {
+    ($name:ident { $($field:ident: $type:ty),* } $method:literal -> $reply:ty,
+     repeatable: $repeatable:literal, |$call:ident, $catalog:ident| $serve:expr) => {
+        #[derive(Debug, Serialize, Deserialize)]
+        pub(super) struct $name { $(pub(super) $field: $type),* }
+
+        #[async_trait]
+        impl Call for $name {
+            type Reply = $reply;
+            const METHOD: &'static str = $method;
+            const REPEATABLE: bool = $repeatable;
+
+            async fn serve(self, $catalog: &dyn Catalog) -> Result<$reply, Error> {
+                let $call = self;
+                $serve.await
+            }
+        }
+    };
+}
+
+call!(CreateDatabaseCall { name: String, if_not_exists: bool }
+    "create_database" -> Database, repeatable: false,
+    |call, catalog| catalog.create_database(&call.name, call.if_not_exists));
+
+call!(ListDatabasesCall {} "list_databases" -> Vec<Database>, repeatable: true,
+    |_call, catalog| catalog.list_databases());
+
+call!(CreateTableCall { request: CreateTable } "create_table" -> Table, repeatable: false,
+    |call, catalog| catalog.create_table(call.request));
+
+call!(DropTableCall { name: TableName, if_exists: bool }
+    "drop_table" -> Option<Table>, repeatable: false,
+    |call, catalog| catalog.drop_table(&call.name, call.if_exists));
+
+call!(EvolveTableCall { table: TableId, from: SchemaVersion, schema: SchemaBytes }
+    "evolve_table" -> Table, repeatable: false,
+    |call, catalog| catalog.evolve_table(call.table, call.from, call.schema));
+
+call!(TableCall { name: TableName } "table" -> Option<Table>, repeatable: true,
+    |call, catalog| catalog.table(&call.name));
+
+call!(TablesByIdCall { ids: Vec<TableId> } "tables_by_id" -> Vec<Table>, repeatable: true,
+    |call, catalog| catalog.tables_by_id(&call.ids));
+
+call!(ListTablesCall { database: Option<String> }
+    "list_tables" -> Vec<Table>, repeatable: true,
+    |call, catalog| catalog.list_tables(call.database.as_deref()));
+
+call!(SnapshotCall { tables: Vec<TableName> } "snapshot" -> Snapshot, repeatable: true,
+    |call, catalog| catalog.snapshot(&call.tables));
+
+// A repeat would begin another life and is harmless, but the caller decides about its lives.
+call!(RegisterIngesterCall { name: String, url: String }
+    "register_ingester" -> Registration, repeatable: false,
+    |call, catalog| catalog.register_ingester(&call.name, &call.url));
+
+call!(DrainIngesterCall { ingester: IngesterId, epoch: Epoch }
+    "drain_ingester" -> (), repeatable: true,
+    |call, catalog| catalog.drain_ingester(call.ingester, call.epoch));
+
+call!(ListIngestersCall {} "list_ingesters" -> Vec<Ingester>, repeatable: true,
+    |_call, catalog| catalog.list_ingesters());
+
+// The catalog recognises a repeated commit.
+call!(CommitFlushCall { commit: FlushCommit }
+    "commit_flush" -> FlushCommitted, repeatable: true,
+    |call, catalog| catalog.commit_flush(call.commit));
+
+call!(PingCall {} "ping" -> (), repeatable: true, |_call, catalog| catalog.ping());

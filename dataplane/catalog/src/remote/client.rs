@@ -1,0 +1,345 @@
+//! The calling side: the catalog of another process behind the same port.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::body::Bytes;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use reqwest::{Client, Response, Url};
+use rustls::ClientConfig;
+
+use super::calls::{
+    CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
+    EvolveTableCall, ListDatabasesCall, ListIngestersCall, ListTablesCall, PingCall,
+    RegisterIngesterCall, SnapshotCall, TableCall, TablesByIdCall,
+};
+use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
+use crate::{
+    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, Ingester,
+    IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
+};
+
+/// Pause before the second attempt: long enough for a restarting listener to be back, short enough
+/// to be lost in the time of a query.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest wait for a TCP and TLS handshake, so that a dead address leaves time for a retry.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection that answers no ping for this long is given up. Together with the interval well
+/// below the 10 s a call may take by default.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How to call.
+#[derive(Clone)]
+pub struct RemoteOptions {
+    /// TLS for `https` URLs; its resolver and verifier may change with rotated certificates.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Longest time of one call with its retry.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for RemoteOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteOptions")
+            .field("tls", &self.tls.is_some())
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+/// The catalog served by another process.
+///
+/// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
+///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
+///   of another release.
+/// - Retry: reads, `drain_ingester` and `commit_flush` are sent a second time when the first got no
+///   answer and there is time left.
+#[derive(Debug, Clone)]
+pub struct RemoteCatalog {
+    client: Client,
+    /// The base with the path of the methods.
+    methods: Url,
+    /// The base, for messages.
+    place: String,
+    timeout: Duration,
+}
+
+/// A URL that can't be that of a catalog.
+#[derive(Debug, thiserror::Error)]
+enum UrlError {
+    #[error("catalog.url {url:?} is not a URL")]
+    Parse {
+        url: String,
+        source: url_parse::Error,
+    },
+    #[error("catalog.url {url:?} must begin with https:// (or http:// for tests on one machine)")]
+    Scheme { url: String },
+    #[error("catalog.url {url:?} is https, but no certificates are configured (internal.tls)")]
+    NoTls { url: String },
+}
+
+/// The error type of URLs, which `reqwest` uses but does not name.
+mod url_parse {
+    pub(super) type Error = <reqwest::Url as std::str::FromStr>::Err;
+}
+
+impl RemoteCatalog {
+    /// Prepares calls to the catalog at `base_url`. Connects when the first call is made.
+    ///
+    /// - Errors: [`Error::Store`] when the URL or the TLS configuration can't be used.
+    pub fn new(base_url: &str, options: RemoteOptions) -> Result<Self, Error> {
+        let RemoteOptions { tls, timeout } = options;
+        let methods = methods_url(base_url, tls.is_some()).map_err(setup_error)?;
+        let tls = match tls {
+            Some(tls) => ClientConfig::clone(&tls),
+            None => no_tls().map_err(setup_error)?,
+        };
+        let client = client(tls).map_err(setup_error)?;
+        let place = base_url.trim_end_matches('/').to_owned();
+        Ok(Self {
+            client,
+            methods,
+            place,
+            timeout,
+        })
+    }
+
+    async fn call<C: Call>(&self, call: C) -> Result<C::Reply, Error> {
+        let body = Bytes::from(serde_json::to_vec(&call).map_err(|error| Error::Store {
+            doing: "writing a catalog call",
+            source: Box::new(error),
+        })?);
+        match tokio::time::timeout(self.timeout, self.attempts::<C>(body)).await {
+            Ok(result) => result,
+            Err(elapsed) => Err(self.unavailable(elapsed)),
+        }
+    }
+
+    async fn attempts<C: Call>(&self, body: Bytes) -> Result<C::Reply, Error> {
+        match self.attempt::<C>(body.clone()).await {
+            Err(Error::Unavailable { source, .. }) if C::REPEATABLE => {
+                tracing::debug!(method = C::METHOD, error = %source, "repeating a catalog call");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                self.attempt::<C>(body).await
+            }
+            result => result,
+        }
+    }
+
+    async fn attempt<C: Call>(&self, body: Bytes) -> Result<C::Reply, Error> {
+        let url = self.methods.join(C::METHOD).map_err(setup_error)?;
+        let response = self
+            .client
+            .post(url)
+            .header(VERSION_HEADER, VERSION)
+            .header(CONTENT_TYPE, "application/json")
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| self.unavailable(error.without_url()))?;
+        let status = response.status();
+        let version = version(&response);
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| self.unavailable(error.without_url()))?;
+        self.read_reply::<C>(status, version.as_deref(), &body)
+    }
+
+    fn read_reply<C: Call>(
+        &self,
+        status: StatusCode,
+        version: Option<&str>,
+        body: &[u8],
+    ) -> Result<C::Reply, Error> {
+        if version == Some(VERSION) && status.is_success() {
+            return serde_json::from_slice(body).map_err(|error| Error::Store {
+                doing: "reading the answer of the catalog process",
+                source: Box::new(error),
+            });
+        }
+        // A refusal explains itself, whatever version wrote it.
+        if let Ok(refusal) = serde_json::from_slice::<Refusal>(body) {
+            return Err(refusal.into_error(&self.place));
+        }
+        let text = format!("{} answered HTTP status {status}", self.place);
+        if status.is_server_error() {
+            return Err(self.unavailable(PeerError(text)));
+        }
+        let text = format!(
+            "{text} with catalog protocol {}, this process speaks {VERSION}: check that the URL is \
+             that of a catalog process of the same release",
+            version.unwrap_or("none")
+        );
+        Err(Error::Store {
+            doing: "calling the catalog process",
+            source: Box::new(PeerError(text)),
+        })
+    }
+
+    fn unavailable(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::Unavailable {
+            place: self.place.clone(),
+            source: Box::new(error),
+        }
+    }
+}
+
+fn setup_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Store {
+        doing: "preparing calls to the catalog process",
+        source: Box::new(error),
+    }
+}
+
+fn version(response: &Response) -> Option<String> {
+    Some(
+        response
+            .headers()
+            .get(VERSION_HEADER)?
+            .to_str()
+            .ok()?
+            .to_owned(),
+    )
+}
+
+fn methods_url(base_url: &str, has_tls: bool) -> Result<Url, UrlError> {
+    let parsed = Url::parse(base_url).map_err(|source| UrlError::Parse {
+        url: base_url.to_owned(),
+        source,
+    })?;
+    match parsed.scheme() {
+        "http" => {}
+        "https" if has_tls => {}
+        "https" => {
+            return Err(UrlError::NoTls {
+                url: base_url.to_owned(),
+            });
+        }
+        _ => {
+            return Err(UrlError::Scheme {
+                url: base_url.to_owned(),
+            });
+        }
+    }
+    let methods = format!("{}{PATH_PREFIX}", base_url.trim_end_matches('/'));
+    Url::parse(&methods).map_err(|source| UrlError::Parse {
+        url: methods,
+        source,
+    })
+}
+
+/// A client for plaintext needs some TLS configuration too: given one, it does not ask for a
+/// process-wide provider.
+fn no_tls() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth())
+}
+
+fn client(mut tls: ClientConfig) -> Result<Client, reqwest::Error> {
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Client::builder()
+        .use_preconfigured_tls(tls)
+        .http2_prior_knowledge()
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+}
+
+#[async_trait]
+impl Catalog for RemoteCatalog {
+    async fn create_database(&self, name: &str, if_not_exists: bool) -> Result<Database, Error> {
+        self.call(CreateDatabaseCall {
+            name: name.to_owned(),
+            if_not_exists,
+        })
+        .await
+    }
+
+    async fn list_databases(&self) -> Result<Vec<Database>, Error> {
+        self.call(ListDatabasesCall {}).await
+    }
+
+    async fn create_table(&self, request: CreateTable) -> Result<Table, Error> {
+        self.call(CreateTableCall { request }).await
+    }
+
+    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
+        self.call(DropTableCall {
+            name: name.clone(),
+            if_exists,
+        })
+        .await
+    }
+
+    async fn evolve_table(
+        &self,
+        table: TableId,
+        from: SchemaVersion,
+        schema: SchemaBytes,
+    ) -> Result<Table, Error> {
+        self.call(EvolveTableCall {
+            table,
+            from,
+            schema,
+        })
+        .await
+    }
+
+    async fn table(&self, name: &TableName) -> Result<Option<Table>, Error> {
+        self.call(TableCall { name: name.clone() }).await
+    }
+
+    async fn tables_by_id(&self, ids: &[TableId]) -> Result<Vec<Table>, Error> {
+        self.call(TablesByIdCall { ids: ids.to_vec() }).await
+    }
+
+    async fn list_tables(&self, database: Option<&str>) -> Result<Vec<Table>, Error> {
+        self.call(ListTablesCall {
+            database: database.map(str::to_owned),
+        })
+        .await
+    }
+
+    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error> {
+        self.call(SnapshotCall {
+            tables: tables.to_vec(),
+        })
+        .await
+    }
+
+    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
+        self.call(RegisterIngesterCall {
+            name: name.to_owned(),
+            url: url.to_owned(),
+        })
+        .await
+    }
+
+    async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {
+        self.call(DrainIngesterCall { ingester, epoch }).await
+    }
+
+    async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
+        self.call(ListIngestersCall {}).await
+    }
+
+    async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
+        self.call(CommitFlushCall { commit }).await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.call(PingCall {}).await
+    }
+}

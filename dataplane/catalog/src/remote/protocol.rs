@@ -1,0 +1,166 @@
+//! What both ends of the wire agree on: version, paths, the form of errors.
+
+use std::error::Error as StdError;
+
+use async_trait::async_trait;
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Catalog, Epoch, Error, IngesterId, SchemaVersion, TableId};
+
+/// Header that names the version of the protocol, on requests and responses.
+pub(super) const VERSION_HEADER: &str = "x-flightcluster-catalog-protocol";
+
+/// The version this program speaks. It grows when an older peer would misunderstand a message.
+pub(super) const VERSION: &str = "1";
+
+/// Where the methods are, below the base URL.
+pub(super) const PATH_PREFIX: &str = "/catalog/v1/";
+
+/// One method of the catalog as a message.
+#[async_trait]
+pub(super) trait Call: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What comes back.
+    type Reply: Serialize + DeserializeOwned + Send;
+
+    /// Its name in the path.
+    const METHOD: &'static str;
+
+    /// Whether it may be sent again when the answer got lost.
+    const REPEATABLE: bool;
+
+    /// Carries it out.
+    async fn serve(self, catalog: &dyn Catalog) -> Result<Self::Reply, Error>;
+}
+
+/// An error as it travels. The codes are those of [`Error::category`], and one more.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub(super) enum Refusal {
+    DatabaseNotFound {
+        name: String,
+    },
+    DatabaseExists {
+        name: String,
+    },
+    TableNotFound {
+        name: String,
+    },
+    TableExists {
+        name: String,
+    },
+    InvalidName {
+        name: String,
+        problem: String,
+    },
+    SchemaChanged {
+        table: TableId,
+        expected: SchemaVersion,
+    },
+    Fenced {
+        ingester: IngesterId,
+        epoch: Epoch,
+        current: Epoch,
+    },
+    Unavailable {
+        message: String,
+    },
+    Store {
+        message: String,
+    },
+    /// The request could not be understood.
+    Protocol {
+        message: String,
+    },
+}
+
+/// What the other side said about its failure; its own causes stayed there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct PeerError(pub(super) String);
+
+impl Refusal {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::DatabaseNotFound { .. } | Self::TableNotFound { .. } => StatusCode::NOT_FOUND,
+            Self::DatabaseExists { .. }
+            | Self::TableExists { .. }
+            | Self::SchemaChanged { .. }
+            | Self::Fenced { .. } => StatusCode::CONFLICT,
+            Self::InvalidName { .. } | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The error it was, as seen by a caller of the catalog at `place`.
+    pub(super) fn into_error(self, place: &str) -> Error {
+        const DOING: &str = "carrying out a call on the catalog process";
+        match self {
+            Self::DatabaseNotFound { name } => Error::DatabaseNotFound(name),
+            Self::DatabaseExists { name } => Error::DatabaseExists(name),
+            Self::TableNotFound { name } => Error::TableNotFound(name),
+            Self::TableExists { name } => Error::TableExists(name),
+            Self::InvalidName { name, problem } => Error::InvalidName { name, problem },
+            Self::SchemaChanged { table, expected } => Error::SchemaChanged { table, expected },
+            Self::Fenced {
+                ingester,
+                epoch,
+                current,
+            } => Error::Fenced {
+                ingester,
+                epoch,
+                current,
+            },
+            Self::Unavailable { message } => Error::Unavailable {
+                place: place.to_owned(),
+                source: Box::new(PeerError(message)),
+            },
+            Self::Store { message } | Self::Protocol { message } => Error::Store {
+                doing: DOING,
+                source: Box::new(PeerError(message)),
+            },
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let message = chain(&error);
+        match error {
+            Error::DatabaseNotFound(name) => Self::DatabaseNotFound { name },
+            Error::DatabaseExists(name) => Self::DatabaseExists { name },
+            Error::TableNotFound(name) => Self::TableNotFound { name },
+            Error::TableExists(name) => Self::TableExists { name },
+            Error::InvalidName { name, problem } => Self::InvalidName { name, problem },
+            Error::SchemaChanged { table, expected } => Self::SchemaChanged { table, expected },
+            Error::Fenced {
+                ingester,
+                epoch,
+                current,
+            } => Self::Fenced {
+                ingester,
+                epoch,
+                current,
+            },
+            Error::Unavailable { .. } => Self::Unavailable { message },
+            Error::Store { .. } => Self::Store { message },
+        }
+    }
+}
+
+/// An error and its causes on one line; a cause whose text is there already is left out.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

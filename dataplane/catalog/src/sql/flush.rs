@@ -1,0 +1,302 @@
+//! The commit of a flush: files, watermarks and producer positions in one snapshot.
+//!
+//! # Repeats
+//! A commit is known by a digest of all it says. A repeat finds its record and gets the same answer.
+//! When the record has been forgotten, or the repeat says more than before, files whose path is known
+//! are not added again, and watermarks and producer positions only move forward.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest as _, Sha256};
+use sqlx::Row as _;
+
+use super::sqlite::Connection;
+use super::table::GC_GRACE_MILLIS;
+use super::value::{json, now_millis, stored, unsigned};
+use super::{Failure, ingester, snapshot};
+use crate::{
+    Error, FlushCommit, FlushCommitted, IngesterId, NewFile, ProducerPosition, SequenceNumber,
+    SnapshotId, TableId,
+};
+
+/// Time the answers of flushes are kept. Retries come within seconds; a forgotten repeat is safe.
+const REMEMBERED_MILLIS: i64 = 6 * 60 * 60 * 1000;
+
+/// A file path was used for two different files: paths hold a UUID, so this is a bug of the writer.
+#[derive(Debug, thiserror::Error)]
+#[error("path {path} already belongs to another file")]
+struct PathTaken {
+    path: String,
+}
+
+/// Applies a flush, or answers a repeat.
+pub(super) async fn commit(
+    c: &mut Connection,
+    commit: FlushCommit,
+) -> Result<FlushCommitted, Failure> {
+    ingester::fence(c, commit.ingester, commit.epoch).await?;
+    let digest = digest(&commit)?;
+    if let Some(answer) = remembered(c, &digest).await? {
+        return Ok(answer);
+    }
+    let (live, dropped) = sort_tables(c, &commit).await?;
+    let snapshot = snapshot::next(c, "flush").await?;
+    add_files(c, &commit, &live, snapshot).await?;
+    for (table, sequence) in commit
+        .watermarks
+        .iter()
+        .filter(|(table, _)| live.contains(table))
+    {
+        move_watermark(c, commit.ingester, *table, *sequence).await?;
+    }
+    for position in commit
+        .producers
+        .iter()
+        .filter(|position| live.contains(&position.table))
+    {
+        move_producer(c, position).await?;
+    }
+    remember(c, &digest, commit.ingester, snapshot, &dropped).await?;
+    let snapshot = u64::try_from(snapshot).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    Ok(FlushCommitted {
+        snapshot: SnapshotId(snapshot),
+        dropped_tables: dropped,
+    })
+}
+
+/// Names a commit by everything in it, in whatever order it was listed.
+fn digest(commit: &FlushCommit) -> Result<Vec<u8>, sqlx::Error> {
+    let mut ordered = commit.clone();
+    ordered.files.sort_by(|a, b| a.path.cmp(&b.path));
+    ordered.watermarks.sort_unstable();
+    ordered
+        .producers
+        .sort_by(|a, b| (a.table, &a.producer).cmp(&(b.table, &b.producer)));
+    let text =
+        serde_json::to_vec(&ordered).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    Ok(Sha256::digest(text).to_vec())
+}
+
+async fn remembered(
+    c: &mut Connection,
+    digest: &[u8],
+) -> Result<Option<FlushCommitted>, sqlx::Error> {
+    sqlx::query("SELECT snapshot, dropped_tables FROM flushes WHERE id = $1")
+        .bind(digest)
+        .try_map(|row| {
+            Ok(FlushCommitted {
+                snapshot: SnapshotId(unsigned(&row, "snapshot")?),
+                dropped_tables: json(&row, "dropped_tables")?,
+            })
+        })
+        .fetch_optional(c)
+        .await
+}
+
+async fn remember(
+    c: &mut Connection,
+    digest: &[u8],
+    ingester: IngesterId,
+    snapshot: i64,
+    dropped: &[TableId],
+) -> Result<(), sqlx::Error> {
+    let now = now_millis();
+    let dropped =
+        serde_json::to_string(dropped).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    sqlx::query("DELETE FROM flushes WHERE ingester_id = $1 AND committed_at_millis < $2")
+        .bind(stored(ingester.0)?)
+        .bind(now.saturating_sub(REMEMBERED_MILLIS))
+        .execute(&mut *c)
+        .await?;
+    sqlx::query(
+        "INSERT INTO flushes (id, ingester_id, snapshot, dropped_tables, committed_at_millis)
+         VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(digest)
+    .bind(stored(ingester.0)?)
+    .bind(snapshot)
+    .bind(dropped)
+    .bind(now)
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+/// Tells the live tables of a commit from the dropped ones. A table the catalog never had is an
+/// error: taking it for dropped would make the ingester forget acknowledged rows.
+async fn sort_tables(
+    c: &mut Connection,
+    commit: &FlushCommit,
+) -> Result<(BTreeSet<TableId>, Vec<TableId>), Failure> {
+    let named: BTreeSet<TableId> = commit
+        .files
+        .iter()
+        .map(|file| file.table)
+        .chain(commit.watermarks.iter().map(|(table, _)| *table))
+        .chain(commit.producers.iter().map(|position| position.table))
+        .collect();
+    let mut live = BTreeSet::new();
+    let mut dropped = Vec::new();
+    for table in named {
+        let end = sqlx::query("SELECT end_snapshot FROM tables WHERE id = $1")
+            .bind(stored(table.0)?)
+            .try_map(|row| row.try_get::<Option<i64>, _>("end_snapshot"))
+            .fetch_optional(&mut *c)
+            .await?;
+        match end {
+            Some(None) => {
+                live.insert(table);
+            }
+            Some(Some(_)) => dropped.push(table),
+            None => return Err(Error::TableNotFound(format!("id {table}")).into()),
+        }
+    }
+    Ok((live, dropped))
+}
+
+async fn add_files(
+    c: &mut Connection,
+    commit: &FlushCommit,
+    live: &BTreeSet<TableId>,
+    snapshot: i64,
+) -> Result<(), Failure> {
+    // By path: a path listed twice in one commit is one file.
+    let files: BTreeMap<&str, &NewFile> = commit
+        .files
+        .iter()
+        .map(|file| (file.path.as_str(), file))
+        .collect();
+    let count = i64::try_from(files.len()).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    if count == 0 {
+        return Ok(());
+    }
+    let first = snapshot::next_ids(c, "file", count).await? - count + 1;
+    for (id, file) in (first..).zip(files.into_values()) {
+        if live.contains(&file.table) {
+            add_file(c, id, commit.ingester, file, snapshot).await?;
+        } else {
+            queue_for_deletion(c, file, snapshot).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn add_file(
+    c: &mut Connection,
+    id: i64,
+    ingester: IngesterId,
+    file: &NewFile,
+    snapshot: i64,
+) -> Result<(), Failure> {
+    let added = sqlx::query(
+        "INSERT INTO files (id, table_id, ingester_id, path, size_bytes, row_count, schema_version,
+                            first_sequence, last_sequence, time_min_nanos, time_max_nanos,
+                            begin_snapshot)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         ON CONFLICT (path) DO NOTHING",
+    )
+    .bind(id)
+    .bind(stored(file.table.0)?)
+    .bind(stored(ingester.0)?)
+    .bind(&file.path)
+    .bind(stored(file.size_bytes)?)
+    .bind(stored(file.rows)?)
+    .bind(stored(file.schema_version.0)?)
+    .bind(stored(file.first_sequence.0)?)
+    .bind(stored(file.last_sequence.0)?)
+    .bind(file.time_range_nanos.map(|(min, _)| min))
+    .bind(file.time_range_nanos.map(|(_, max)| max))
+    .bind(snapshot)
+    .execute(&mut *c)
+    .await?;
+    if added.rows_affected() == 0 {
+        check_same_file(c, ingester, file).await
+    } else {
+        Ok(())
+    }
+}
+
+async fn check_same_file(
+    c: &mut Connection,
+    ingester: IngesterId,
+    file: &NewFile,
+) -> Result<(), Failure> {
+    let same: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM files
+         WHERE path = $1 AND table_id = $2 AND ingester_id = $3 AND row_count = $4
+           AND first_sequence = $5 AND last_sequence = $6",
+    )
+    .bind(&file.path)
+    .bind(stored(file.table.0)?)
+    .bind(stored(ingester.0)?)
+    .bind(stored(file.rows)?)
+    .bind(stored(file.first_sequence.0)?)
+    .bind(stored(file.last_sequence.0)?)
+    .fetch_one(c)
+    .await?;
+    if same == 1 {
+        return Ok(());
+    }
+    let source = Box::new(PathTaken {
+        path: file.path.clone(),
+    });
+    Err(Error::Store {
+        doing: "adding the files of a flush",
+        source,
+    }
+    .into())
+}
+
+async fn queue_for_deletion(
+    c: &mut Connection,
+    file: &NewFile,
+    snapshot: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO gc_queue (path, table_id, snapshot, not_before_millis)
+         VALUES ($1, $2, $3, $4) ON CONFLICT (path) DO NOTHING",
+    )
+    .bind(&file.path)
+    .bind(stored(file.table.0)?)
+    .bind(snapshot)
+    .bind(now_millis().saturating_add(GC_GRACE_MILLIS))
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+async fn move_watermark(
+    c: &mut Connection,
+    ingester: IngesterId,
+    table: TableId,
+    sequence: SequenceNumber,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO watermarks (ingester_id, table_id, sequence) VALUES ($1, $2, $3)
+         ON CONFLICT (table_id, ingester_id) DO UPDATE SET sequence = excluded.sequence
+         WHERE watermarks.sequence < excluded.sequence",
+    )
+    .bind(stored(ingester.0)?)
+    .bind(stored(table.0)?)
+    .bind(stored(sequence.0)?)
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+async fn move_producer(c: &mut Connection, position: &ProducerPosition) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO producers (table_id, producer, sequence, changed_at_millis)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (table_id, producer) DO UPDATE
+         SET sequence = excluded.sequence, changed_at_millis = excluded.changed_at_millis
+         WHERE producers.sequence < excluded.sequence",
+    )
+    .bind(stored(position.table.0)?)
+    .bind(&position.producer)
+    .bind(format!("{:020}", position.sequence))
+    .bind(now_millis())
+    .execute(c)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! The layout of the catalog's tables and its versions.
+//!
+//! Each version is one SQL file, applied once and in order, each in its own transaction. What has
+//! been applied is recorded in the table `migrations`. A database with a version this program does
+//! not know is refused: an older program must not write into a newer layout.
+
+use sqlx::{AssertSqlSafe, Connection as _};
+
+use super::sqlite::{BEGIN_WRITE, BYTES_TYPE, Connection};
+use super::value::{now_millis, stored};
+
+struct Migration {
+    version: u64,
+    name: &'static str,
+    statements: &'static str,
+}
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "initial",
+    statements: include_str!("migrations/0001_initial.sql"),
+}];
+
+/// The newest layout this program knows.
+const NEWEST: u64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+
+/// Why the layout could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(
+        "the catalog has layout {found}, this program knows layouts up to {NEWEST}: \
+         start a newer program, or restore a backup taken before the upgrade"
+    )]
+    Newer { found: i64 },
+    #[error("can't read or write the catalog's tables")]
+    Sql(#[from] sqlx::Error),
+}
+
+/// Brings the layout up to date, or says why not.
+pub(super) async fn apply(connection: &mut Connection) -> Result<(), Error> {
+    apply_list(connection, MIGRATIONS).await
+}
+
+async fn apply_list(connection: &mut Connection, list: &[Migration]) -> Result<(), Error> {
+    let created = "CREATE TABLE IF NOT EXISTS migrations (
+        version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at_millis BIGINT NOT NULL)";
+    sqlx::query(created).execute(&mut *connection).await?;
+    for migration in list {
+        apply_one(connection, migration).await?;
+    }
+    let found: Option<i64> = sqlx::query_scalar("SELECT MAX(version) FROM migrations")
+        .fetch_one(&mut *connection)
+        .await?;
+    match (found, list.last()) {
+        (Some(found), Some(newest)) if stored(newest.version)? < found => {
+            Err(Error::Newer { found })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Applies one migration unless it or a later one is recorded.
+async fn apply_one(connection: &mut Connection, migration: &Migration) -> Result<(), Error> {
+    let mut transaction = connection.begin_with(BEGIN_WRITE).await?;
+    let done: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM migrations WHERE version >= $1")
+        .bind(stored(migration.version)?)
+        .fetch_one(&mut *transaction)
+        .await?;
+    if done > 0 {
+        return Ok(transaction.rollback().await?);
+    }
+    let statements = migration.statements.replace("{bytes}", BYTES_TYPE);
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("INSERT INTO migrations (version, name, applied_at_millis) VALUES ($1, $2, $3)")
+        .bind(stored(migration.version)?)
+        .bind(migration.name)
+        .bind(now_millis())
+        .execute(&mut *transaction)
+        .await?;
+    Ok(transaction.commit().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+    use sqlx::Connection as _;
+
+    use super::*;
+
+    const FIRST: Migration = Migration {
+        version: 1,
+        name: "first",
+        statements: "CREATE TABLE a (x {bytes})",
+    };
+    const SECOND: Migration = Migration {
+        version: 2,
+        name: "second",
+        statements: "ALTER TABLE a ADD COLUMN y BIGINT; CREATE TABLE b (z TEXT)",
+    };
+    const BROKEN: Migration = Migration {
+        version: 3,
+        name: "broken",
+        statements: "CREATE TABLE c (z TEXT); INSERT INTO nowhere VALUES (1)",
+    };
+
+    async fn connect() -> Connection {
+        Connection::connect("sqlite::memory:").await.unwrap()
+    }
+
+    async fn tables(connection: &mut Connection) -> Vec<String> {
+        sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+            .fetch_all(connection)
+            .await
+            .unwrap()
+    }
+
+    async fn versions(connection: &mut Connection) -> Vec<i64> {
+        sqlx::query_scalar("SELECT version FROM migrations ORDER BY version")
+            .fetch_all(connection)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_older_layout_is_brought_up_to_date_and_keeps_its_rows() {
+        let mut connection = connect().await;
+        apply_list(&mut connection, &[FIRST]).await.unwrap();
+        sqlx::query("INSERT INTO a (x) VALUES ('kept')")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            apply_list(&mut connection, &[FIRST, SECOND]).await.unwrap();
+            assert_eq!(tables(&mut connection).await, ["a", "b", "migrations"]);
+            assert_eq!(versions(&mut connection).await, [1, 2]);
+        }
+        let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM a WHERE x = 'kept' AND y IS NULL")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(kept, 1);
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_fails_leaves_nothing_of_itself() {
+        let mut connection = connect().await;
+        let error = apply_list(&mut connection, &[FIRST, SECOND, BROKEN])
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Error::Sql(_)), "{error}");
+        assert_eq!(tables(&mut connection).await, ["a", "b", "migrations"]);
+        assert_eq!(versions(&mut connection).await, [1, 2]);
+    }
+
+    #[test]
+    fn versions_are_listed_in_order_without_gaps() {
+        let versions: Vec<_> = MIGRATIONS
+            .iter()
+            .map(|migration| migration.version)
+            .collect();
+        assert_eq!(versions, (1..=NEWEST).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,114 @@
+//! Snapshot ids and the consistent view of tables, files, watermarks and ingesters.
+
+use sqlx::Row as _;
+
+use super::sqlite::{Connection, Row};
+use super::value::{now_millis, stored, unsigned};
+use super::{Failure, ingester, table};
+use crate::{
+    File, IngesterId, NewFile, SchemaVersion, SequenceNumber, Snapshot, SnapshotId, Table, TableId,
+    TableName, TableSnapshot,
+};
+
+/// Gives the next number of a kind; the row stays locked until the transaction ends.
+pub(super) async fn next_id(c: &mut Connection, kind: &'static str) -> Result<i64, sqlx::Error> {
+    next_ids(c, kind, 1).await
+}
+
+/// Gives `count` numbers in a row and returns the last.
+pub(super) async fn next_ids(
+    c: &mut Connection,
+    kind: &'static str,
+    count: i64,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("UPDATE counters SET value = value + $1 WHERE kind = $2 RETURNING value")
+        .bind(count)
+        .bind(kind)
+        .fetch_one(c)
+        .await
+}
+
+/// Begins the next state of the catalog, as the database keeps its id.
+pub(super) async fn next(c: &mut Connection, cause: &'static str) -> Result<i64, sqlx::Error> {
+    let id = next_id(c, "snapshot").await?;
+    sqlx::query("INSERT INTO snapshots (id, created_at_millis, cause) VALUES ($1, $2, $3)")
+        .bind(id)
+        .bind(now_millis())
+        .bind(cause)
+        .execute(c)
+        .await?;
+    Ok(id)
+}
+
+/// The id of the present state.
+pub(super) async fn newest(c: &mut Connection) -> Result<SnapshotId, sqlx::Error> {
+    let row = sqlx::query("SELECT value FROM counters WHERE kind = 'snapshot'")
+        .fetch_one(c)
+        .await?;
+    Ok(SnapshotId(unsigned(&row, "value")?))
+}
+
+/// Reads the present state of the named tables. The transaction makes it consistent.
+pub(super) async fn read(c: &mut Connection, names: Vec<TableName>) -> Result<Snapshot, Failure> {
+    let id = newest(c).await?;
+    let mut tables = Vec::with_capacity(names.len());
+    for name in &names {
+        if let Some(table) = table::find(c, name).await? {
+            tables.push(read_table(c, table).await?);
+        }
+    }
+    let ingesters = ingester::list_active(c).await?;
+    Ok(Snapshot {
+        id,
+        tables,
+        ingesters,
+    })
+}
+
+async fn read_table(c: &mut Connection, table: Table) -> Result<TableSnapshot, sqlx::Error> {
+    let id = stored(table.id.0)?;
+    let files = sqlx::query(
+        "SELECT id, table_id, ingester_id, path, size_bytes, row_count, schema_version,
+                first_sequence, last_sequence, time_min_nanos, time_max_nanos, begin_snapshot
+         FROM files WHERE table_id = $1 AND end_snapshot IS NULL ORDER BY id",
+    )
+    .bind(id)
+    .try_map(|row| file(&row))
+    .fetch_all(&mut *c)
+    .await?;
+    let watermarks = sqlx::query(
+        "SELECT ingester_id, sequence FROM watermarks WHERE table_id = $1 ORDER BY ingester_id",
+    )
+    .bind(id)
+    .try_map(|row| {
+        let ingester = IngesterId(unsigned(&row, "ingester_id")?);
+        Ok((ingester, SequenceNumber(unsigned(&row, "sequence")?)))
+    })
+    .fetch_all(c)
+    .await?;
+    Ok(TableSnapshot {
+        table,
+        files,
+        watermarks,
+    })
+}
+
+fn file(row: &Row) -> Result<File, sqlx::Error> {
+    let time_min: Option<i64> = row.try_get("time_min_nanos")?;
+    let time_max: Option<i64> = row.try_get("time_max_nanos")?;
+    Ok(File {
+        id: unsigned(row, "id")?,
+        ingester: IngesterId(unsigned(row, "ingester_id")?),
+        file: NewFile {
+            table: TableId(unsigned(row, "table_id")?),
+            path: row.try_get("path")?,
+            size_bytes: unsigned(row, "size_bytes")?,
+            rows: unsigned(row, "row_count")?,
+            schema_version: SchemaVersion(unsigned(row, "schema_version")?),
+            first_sequence: SequenceNumber(unsigned(row, "first_sequence")?),
+            last_sequence: SequenceNumber(unsigned(row, "last_sequence")?),
+            time_range_nanos: time_min.zip(time_max),
+        },
+        begin_snapshot: SnapshotId(unsigned(row, "begin_snapshot")?),
+    })
+}

@@ -1,0 +1,279 @@
+//! Tables and their schemas: create, replace, drop, evolve, look up.
+
+use sqlx::Row as _;
+
+use super::sqlite::{Connection, Row};
+use super::value::{json, now_millis, stored, unsigned};
+use super::{Failure, database, snapshot};
+use crate::{
+    CreateTable, Error, IfExists, SchemaBytes, SchemaVersion, Table, TableId, TableName, name,
+};
+
+/// Time before an object no new query reads may be deleted. Queries that began before must be over
+/// by then, and backups of the catalog that still name it replaced by newer ones.
+pub(super) const GC_GRACE_MILLIS: i64 = 24 * 60 * 60 * 1000;
+
+/// Live tables with their database and present schema; the argument goes on after `WHERE … AND`.
+macro_rules! select_tables {
+    ($rest:literal) => {
+        concat!(
+            "SELECT t.id, d.name AS database_name, t.schema_name, t.name, t.schema_version,
+                    t.options, t.created_at_millis, v.schema_bytes
+             FROM tables t
+             JOIN databases d ON d.id = t.database_id
+             JOIN schema_versions v ON v.table_id = t.id AND v.version = t.schema_version
+             WHERE t.end_snapshot IS NULL ",
+            $rest
+        )
+    };
+}
+
+/// Creates, keeps or replaces a table.
+pub(super) async fn create(c: &mut Connection, request: CreateTable) -> Result<Table, Failure> {
+    name::check_table(&request.name)?;
+    let existing = find(c, &request.name).await?;
+    match (&existing, request.if_exists) {
+        (Some(table), IfExists::Keep) => return Ok(table.clone()),
+        (Some(_), IfExists::Fail) => {
+            return Err(Error::TableExists(request.name.to_string()).into());
+        }
+        (Some(_), IfExists::Replace) | (None, _) => {}
+    }
+    let database = &request.name.database;
+    let has_database = database::find(c, database).await?.is_some();
+    if !has_database && !request.create_database {
+        return Err(Error::DatabaseNotFound(database.clone()).into());
+    }
+    let cause = if existing.is_some() {
+        "replace_table"
+    } else {
+        "create_table"
+    };
+    let snapshot = snapshot::next(c, cause).await?;
+    if !has_database {
+        database::insert(c, database.clone(), snapshot).await?;
+    }
+    if let Some(table) = existing {
+        end(c, table.id, snapshot).await?;
+    }
+    insert(c, request, snapshot).await
+}
+
+async fn insert(c: &mut Connection, request: CreateTable, snapshot: i64) -> Result<Table, Failure> {
+    let CreateTable {
+        name,
+        schema,
+        options,
+        if_exists: _,
+        create_database: _,
+    } = request;
+    let id = snapshot::next_id(c, "table").await?;
+    let version = SchemaVersion(1);
+    let created_at_millis = now_millis();
+    let options_json =
+        serde_json::to_string(&options).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    sqlx::query(
+        "INSERT INTO tables (id, database_id, schema_name, name, schema_version, options,
+                             created_at_millis, begin_snapshot)
+         SELECT $1, d.id, $2, $3, $4, $5, $6, $7 FROM databases d WHERE d.name = $8",
+    )
+    .bind(id)
+    .bind(&name.schema)
+    .bind(&name.table)
+    .bind(stored(version.0)?)
+    .bind(options_json)
+    .bind(created_at_millis)
+    .bind(snapshot)
+    .bind(&name.database)
+    .execute(&mut *c)
+    .await?;
+    insert_schema(c, id, version, &schema, snapshot).await?;
+    let id = u64::try_from(id).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    Ok(Table {
+        id: TableId(id),
+        name,
+        schema,
+        schema_version: version,
+        options,
+        created_at_millis,
+    })
+}
+
+async fn insert_schema(
+    c: &mut Connection,
+    table: i64,
+    version: SchemaVersion,
+    schema: &SchemaBytes,
+    snapshot: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO schema_versions (table_id, version, schema_bytes, begin_snapshot)
+         VALUES ($1, $2, $3, $4)",
+    )
+    .bind(table)
+    .bind(stored(version.0)?)
+    .bind(schema.0.as_slice())
+    .bind(snapshot)
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+/// Drops a table: its files end with the snapshot and wait for deletion.
+pub(super) async fn drop(
+    c: &mut Connection,
+    name: TableName,
+    if_exists: bool,
+) -> Result<Option<Table>, Failure> {
+    let Some(table) = find(c, &name).await? else {
+        return missing(c, name, if_exists).await;
+    };
+    let snapshot = snapshot::next(c, "drop_table").await?;
+    end(c, table.id, snapshot).await?;
+    Ok(Some(table))
+}
+
+async fn missing(
+    c: &mut Connection,
+    name: TableName,
+    if_exists: bool,
+) -> Result<Option<Table>, Failure> {
+    if if_exists {
+        return Ok(None);
+    }
+    match database::find(c, &name.database).await? {
+        Some(_) => Err(Error::TableNotFound(name.to_string()).into()),
+        None => Err(Error::DatabaseNotFound(name.database).into()),
+    }
+}
+
+/// Ends a table and its files; what only serves future writes to it is forgotten.
+async fn end(c: &mut Connection, table: TableId, snapshot: i64) -> Result<(), sqlx::Error> {
+    let id = stored(table.0)?;
+    sqlx::query(
+        "INSERT INTO gc_queue (path, table_id, snapshot, not_before_millis)
+         SELECT path, table_id, $2, $3 FROM files WHERE table_id = $1 AND end_snapshot IS NULL",
+    )
+    .bind(id)
+    .bind(snapshot)
+    .bind(now_millis().saturating_add(GC_GRACE_MILLIS))
+    .execute(&mut *c)
+    .await?;
+    for statement in [
+        "UPDATE files SET end_snapshot = $2 WHERE table_id = $1 AND end_snapshot IS NULL",
+        "UPDATE tables SET end_snapshot = $2 WHERE id = $1",
+    ] {
+        sqlx::query(statement)
+            .bind(id)
+            .bind(snapshot)
+            .execute(&mut *c)
+            .await?;
+    }
+    for statement in [
+        "DELETE FROM watermarks WHERE table_id = $1",
+        "DELETE FROM producers WHERE table_id = $1",
+    ] {
+        sqlx::query(statement).bind(id).execute(&mut *c).await?;
+    }
+    Ok(())
+}
+
+/// Gives a table its next schema if the present one is still `from`.
+pub(super) async fn evolve(
+    c: &mut Connection,
+    id: TableId,
+    from: SchemaVersion,
+    schema: SchemaBytes,
+) -> Result<Table, Failure> {
+    let Some(table) = find_by_id(c, id).await? else {
+        return Err(Error::TableNotFound(format!("id {id}")).into());
+    };
+    let next = match from.0.checked_add(1) {
+        Some(next) if table.schema_version == from => SchemaVersion(next),
+        _ => {
+            return Err(Error::SchemaChanged {
+                table: id,
+                expected: from,
+            }
+            .into());
+        }
+    };
+    let snapshot = snapshot::next(c, "evolve_table").await?;
+    insert_schema(c, stored(id.0)?, next, &schema, snapshot).await?;
+    sqlx::query("UPDATE tables SET schema_version = $2 WHERE id = $1")
+        .bind(stored(id.0)?)
+        .bind(stored(next.0)?)
+        .execute(c)
+        .await?;
+    Ok(Table {
+        schema,
+        schema_version: next,
+        ..table
+    })
+}
+
+/// Looks a live table up by name.
+pub(super) async fn find(
+    c: &mut Connection,
+    name: &TableName,
+) -> Result<Option<Table>, sqlx::Error> {
+    sqlx::query(select_tables!(
+        "AND d.name = $1 AND t.schema_name = $2 AND t.name = $3"
+    ))
+    .bind(&name.database)
+    .bind(&name.schema)
+    .bind(&name.table)
+    .try_map(|row| table(&row))
+    .fetch_optional(c)
+    .await
+}
+
+async fn find_by_id(c: &mut Connection, id: TableId) -> Result<Option<Table>, sqlx::Error> {
+    sqlx::query(select_tables!("AND t.id = $1"))
+        .bind(stored(id.0)?)
+        .try_map(|row| table(&row))
+        .fetch_optional(c)
+        .await
+}
+
+/// Looks live tables up by id, in the order given; others are left out.
+pub(super) async fn find_by_ids(
+    c: &mut Connection,
+    ids: Vec<TableId>,
+) -> Result<Vec<Table>, Failure> {
+    let mut tables = Vec::with_capacity(ids.len());
+    for id in ids {
+        tables.extend(find_by_id(c, id).await?);
+    }
+    Ok(tables)
+}
+
+/// All live tables, or those of one database, by name.
+pub(super) async fn list(
+    c: &mut Connection,
+    database: Option<String>,
+) -> Result<Vec<Table>, Failure> {
+    let query = match database {
+        Some(name) => sqlx::query(select_tables!(
+            "AND d.name = $1 ORDER BY t.schema_name, t.name"
+        ))
+        .bind(name),
+        None => sqlx::query(select_tables!("ORDER BY d.name, t.schema_name, t.name")),
+    };
+    Ok(query.try_map(|row| table(&row)).fetch_all(c).await?)
+}
+
+fn table(row: &Row) -> Result<Table, sqlx::Error> {
+    Ok(Table {
+        id: TableId(unsigned(row, "id")?),
+        name: TableName {
+            database: row.try_get("database_name")?,
+            schema: row.try_get("schema_name")?,
+            table: row.try_get("name")?,
+        },
+        schema: SchemaBytes(row.try_get("schema_bytes")?),
+        schema_version: SchemaVersion(unsigned(row, "schema_version")?),
+        options: json(row, "options")?,
+        created_at_millis: row.try_get("created_at_millis")?,
+    })
+}

@@ -1,0 +1,164 @@
+//! What every [`Catalog`] must do, whatever is behind it.
+//!
+//! `contract!(open)` makes one test of each behaviour below; `open` is an async function that gives
+//! a value with a field `catalog: Arc<dyn Catalog>` over empty storage.
+
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests")]
+
+pub mod flushes;
+pub mod ingesters;
+pub mod names;
+pub mod snapshots;
+pub mod tables;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flightcluster_catalog::{
+    Catalog, CreateTable, FlushCommit, FlushCommitted, IfExists, Ingester, NewFile, SchemaBytes,
+    SchemaVersion, SequenceNumber, Table, TableId, TableName,
+};
+
+pub type Subject = Arc<dyn Catalog>;
+
+/// Makes a module of tests from `module::{test, …}` of the contract.
+macro_rules! contract {
+    ($open:path) => {
+        $crate::contract::contract!(@tests $open, names {
+            the_default_database_exists_from_the_start,
+            a_database_is_created_once,
+            unusable_names_are_refused,
+        });
+        $crate::contract::contract!(@tests $open, tables {
+            a_created_table_is_found_by_name_and_by_id,
+            an_existing_table_is_refused_kept_or_replaced,
+            replacing_a_table_is_one_snapshot,
+            a_missing_database_is_created_only_when_asked,
+            a_dropped_table_is_gone_and_its_name_is_free,
+            a_schema_evolves_only_from_the_present_version,
+            tables_are_listed_by_name_and_database,
+        });
+        $crate::contract::contract!(@tests $open, ingesters {
+            an_ingester_keeps_its_id_and_gets_the_next_epoch,
+            a_stale_or_unknown_ingester_is_fenced,
+            a_drained_ingester_is_not_asked_until_it_registers_again,
+            registering_returns_watermarks_and_producer_positions,
+        });
+        $crate::contract::contract!(@tests $open, flushes {
+            a_flush_adds_files_and_moves_watermarks_in_one_snapshot,
+            a_file_comes_back_as_it_was_committed,
+            a_repeated_flush_gets_the_same_answer_and_adds_nothing,
+            a_repeat_with_more_files_adds_only_the_new_ones,
+            watermarks_and_producers_never_move_backwards,
+            a_flush_to_a_dropped_table_reports_it_and_keeps_the_rest,
+            a_flush_to_a_table_the_catalog_never_had_changes_nothing,
+            a_path_used_for_two_files_changes_nothing,
+            snapshot_ids_grow_in_commit_order_of_two_flushers,
+        });
+        $crate::contract::contract!(@tests $open, snapshots {
+            a_snapshot_holds_the_known_tables_in_the_order_asked,
+            every_visible_change_makes_a_new_snapshot,
+            snapshots_are_consistent_while_ingesters_commit,
+        });
+    };
+    (@tests $open:path, $module:ident { $($test:ident,)+ }) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let fixture = $open().await;
+                    $crate::contract::$module::$test(std::sync::Arc::clone(&fixture.catalog)).await;
+                }
+            )+
+        }
+    };
+}
+pub(crate) use contract;
+
+pub fn schema(text: &str) -> SchemaBytes {
+    SchemaBytes(text.as_bytes().to_vec())
+}
+
+pub fn request(name: TableName, if_exists: IfExists) -> CreateTable {
+    CreateTable {
+        name,
+        schema: schema("first schema"),
+        options: BTreeMap::from([("time_column".to_owned(), "time".to_owned())]),
+        if_exists,
+        create_database: false,
+    }
+}
+
+pub async fn create(catalog: &Subject, table: &str) -> Table {
+    let name = TableName::public("default", table);
+    catalog
+        .create_table(request(name, IfExists::Fail))
+        .await
+        .unwrap()
+}
+
+pub async fn register(catalog: &Subject, name: &str) -> Ingester {
+    let url = format!("https://{name}.example:17002");
+    catalog
+        .register_ingester(name, &url)
+        .await
+        .unwrap()
+        .ingester
+}
+
+pub fn file(table: TableId, path: &str, first: u64, last: u64) -> NewFile {
+    NewFile {
+        table,
+        path: path.to_owned(),
+        size_bytes: 1000 + last,
+        rows: last - first + 1,
+        schema_version: SchemaVersion(1),
+        first_sequence: SequenceNumber(first),
+        last_sequence: SequenceNumber(last),
+        time_range_nanos: None,
+    }
+}
+
+/// A flush of some files; each moves its table's watermark to its last sequence.
+pub fn flush_of(ingester: &Ingester, files: Vec<NewFile>) -> FlushCommit {
+    let watermarks = files
+        .iter()
+        .map(|file| (file.table, file.last_sequence))
+        .collect();
+    FlushCommit {
+        ingester: ingester.id,
+        epoch: ingester.epoch,
+        files,
+        watermarks,
+        producers: Vec::new(),
+    }
+}
+
+pub async fn commit(catalog: &Subject, ingester: &Ingester, file: NewFile) -> FlushCommitted {
+    catalog
+        .commit_flush(flush_of(ingester, vec![file]))
+        .await
+        .unwrap()
+}
+
+/// The paths of the live files of a table, and its watermarks as plain numbers.
+pub async fn content(catalog: &Subject, table: &Table) -> (Vec<String>, Vec<(u64, u64)>) {
+    let snapshot = catalog
+        .snapshot(std::slice::from_ref(&table.name))
+        .await
+        .unwrap();
+    let table = &snapshot.tables[0];
+    let paths = table
+        .files
+        .iter()
+        .map(|file| file.file.path.clone())
+        .collect();
+    (
+        paths,
+        table
+            .watermarks
+            .iter()
+            .map(|(id, sequence)| (id.0, sequence.0))
+            .collect(),
+    )
+}

@@ -1,0 +1,174 @@
+//! The life of tables.
+
+use flightcluster_catalog::{Error, IfExists, SchemaVersion, TableId, TableName};
+
+use super::{Subject, commit, content, create, file, register, request, schema};
+
+pub async fn a_created_table_is_found_by_name_and_by_id(catalog: Subject) {
+    let table = create(&catalog, "Flüge").await;
+    assert_eq!(table.schema_version, SchemaVersion(1));
+    assert_eq!(table.schema, schema("first schema"));
+    assert_eq!(table.options["time_column"], "time");
+    assert_eq!(
+        catalog.table(&table.name).await.unwrap().as_ref(),
+        Some(&table)
+    );
+    // The name is case-sensitive.
+    assert_eq!(
+        catalog
+            .table(&TableName::public("default", "flüge"))
+            .await
+            .unwrap(),
+        None
+    );
+    assert_eq!(
+        catalog
+            .table(&TableName::public("nowhere", "Flüge"))
+            .await
+            .unwrap(),
+        None
+    );
+    let other = create(&catalog, "other").await;
+    let found = catalog
+        .tables_by_id(&[other.id, TableId(999), table.id])
+        .await
+        .unwrap();
+    assert_eq!(found, [other, table]);
+}
+
+pub async fn an_existing_table_is_refused_kept_or_replaced(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    let again = catalog
+        .create_table(request(table.name.clone(), IfExists::Fail))
+        .await;
+    assert!(matches!(again, Err(Error::TableExists(name)) if name == "default.public.t"));
+
+    let mut other = request(table.name.clone(), IfExists::Keep);
+    other.schema = schema("another schema");
+    assert_eq!(catalog.create_table(other.clone()).await.unwrap(), table);
+
+    other.if_exists = IfExists::Replace;
+    let replaced = catalog.create_table(other).await.unwrap();
+    assert_ne!(replaced.id, table.id);
+    assert_eq!(replaced.schema, schema("another schema"));
+    assert_eq!(
+        catalog
+            .tables_by_id(&[table.id, replaced.id])
+            .await
+            .unwrap(),
+        [replaced]
+    );
+}
+
+pub async fn replacing_a_table_is_one_snapshot(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    let ingester = register(&catalog, "ingester-0").await;
+    commit(&catalog, &ingester, file(table.id, "one.parquet", 1, 5)).await;
+    let names = [table.name.clone()];
+    let before = catalog.snapshot(&names).await.unwrap();
+
+    let replaced = catalog
+        .create_table(request(table.name, IfExists::Replace))
+        .await
+        .unwrap();
+
+    let after = catalog.snapshot(&names).await.unwrap();
+    assert_eq!(after.id.0, before.id.0 + 1);
+    assert_eq!(after.tables[0].table, replaced);
+    assert!(after.tables[0].files.is_empty());
+    assert!(after.tables[0].watermarks.is_empty());
+    assert_eq!(before.tables[0].files.len(), 1);
+}
+
+pub async fn a_missing_database_is_created_only_when_asked(catalog: Subject) {
+    let mut wanted = request(TableName::public("new", "t"), IfExists::Fail);
+    let refused = catalog.create_table(wanted.clone()).await;
+    assert!(matches!(refused, Err(Error::DatabaseNotFound(name)) if name == "new"));
+    wanted.create_database = true;
+    let table = catalog.create_table(wanted).await.unwrap();
+    assert_eq!(table.name.database, "new");
+    assert_eq!(catalog.list_databases().await.unwrap().len(), 2);
+}
+
+pub async fn a_dropped_table_is_gone_and_its_name_is_free(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    assert_eq!(
+        catalog
+            .drop_table(&table.name, false)
+            .await
+            .unwrap()
+            .as_ref(),
+        Some(&table)
+    );
+    assert_eq!(catalog.table(&table.name).await.unwrap(), None);
+    assert!(catalog.tables_by_id(&[table.id]).await.unwrap().is_empty());
+    assert!(catalog.list_tables(None).await.unwrap().is_empty());
+
+    assert_eq!(catalog.drop_table(&table.name, true).await.unwrap(), None);
+    let again = catalog.drop_table(&table.name, false).await;
+    assert!(matches!(again, Err(Error::TableNotFound(name)) if name == "default.public.t"));
+    let nowhere = TableName::public("nowhere", "t");
+    let elsewhere = catalog.drop_table(&nowhere, false).await;
+    assert!(matches!(elsewhere, Err(Error::DatabaseNotFound(name)) if name == "nowhere"));
+    assert_eq!(catalog.drop_table(&nowhere, true).await.unwrap(), None);
+
+    let next = create(&catalog, "t").await;
+    assert_ne!(next.id, table.id);
+    assert_eq!(content(&catalog, &next).await, (vec![], vec![]));
+}
+
+pub async fn a_schema_evolves_only_from_the_present_version(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    let wider = schema("wider schema");
+    let evolved = catalog
+        .evolve_table(table.id, table.schema_version, wider.clone())
+        .await
+        .unwrap();
+    assert_eq!(evolved.schema_version, SchemaVersion(2));
+    assert_eq!(evolved.schema, wider);
+    assert_eq!(catalog.table(&table.name).await.unwrap(), Some(evolved));
+
+    let late = catalog
+        .evolve_table(table.id, table.schema_version, wider.clone())
+        .await;
+    assert!(matches!(
+        late,
+        Err(Error::SchemaChanged { table: id, expected: SchemaVersion(1) }) if id == table.id
+    ));
+    let unknown = catalog
+        .evolve_table(TableId(77), SchemaVersion(1), wider)
+        .await;
+    assert!(matches!(unknown, Err(Error::TableNotFound(name)) if name.contains("77")));
+}
+
+pub async fn tables_are_listed_by_name_and_database(catalog: Subject) {
+    catalog.create_database("b", false).await.unwrap();
+    for (database, table) in [("default", "z"), ("b", "m"), ("default", "a")] {
+        let name = TableName::public(database, table);
+        catalog
+            .create_table(request(name, IfExists::Fail))
+            .await
+            .unwrap();
+    }
+    let listed = |tables: Vec<flightcluster_catalog::Table>| -> Vec<String> {
+        tables
+            .into_iter()
+            .map(|table| table.name.to_string())
+            .collect()
+    };
+    assert_eq!(
+        listed(catalog.list_tables(None).await.unwrap()),
+        ["b.public.m", "default.public.a", "default.public.z"]
+    );
+    assert_eq!(
+        listed(catalog.list_tables(Some("default")).await.unwrap()),
+        ["default.public.a", "default.public.z"]
+    );
+    assert!(
+        catalog
+            .list_tables(Some("nowhere"))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}

@@ -1,0 +1,279 @@
+//! The catalog of another process over loopback: the contract, lost answers, peers of other releases.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod contract;
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use contract::{Subject, commit, content, create, file, register};
+use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions, router};
+use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::{Catalog as _, Error};
+use http::StatusCode;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+struct Fixture {
+    catalog: Subject,
+    place: String,
+    server: JoinHandle<()>,
+    _directory: TempDir,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve(app: Router) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (
+        address,
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() }),
+    )
+}
+
+fn remote(place: &str, timeout: Duration) -> RemoteCatalog {
+    RemoteCatalog::new(place, RemoteOptions { tls: None, timeout }).unwrap()
+}
+
+async fn open() -> Fixture {
+    open_with(|router| router).await
+}
+
+/// Opens with something between the network and the catalog.
+async fn open_with(wrap: impl FnOnce(Router) -> Router) -> Fixture {
+    let directory = TempDir::new().unwrap();
+    let inner = SqliteCatalog::open(&directory.path().join("catalog.sqlite"))
+        .await
+        .unwrap();
+    let (address, server) = serve(wrap(router(Arc::new(inner)))).await;
+    let place = format!("http://{address}");
+    let catalog = Arc::new(remote(&place, Duration::from_secs(10)));
+    Fixture {
+        catalog,
+        place,
+        server,
+        _directory: directory,
+    }
+}
+
+mod remote_catalog {
+    crate::contract::contract!(crate::open);
+}
+
+/// Lets calls through but loses the first `lost` answers of `method`.
+fn losing(method: &'static str, lost: usize) -> impl FnOnce(Router) -> Router {
+    let calls = Arc::new(AtomicUsize::new(0));
+    move |router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let calls = Arc::clone(&calls);
+            async move {
+                let counted = request.uri().path().ends_with(method);
+                let response = next.run(request).await;
+                if counted && calls.fetch_add(1, Ordering::Relaxed) < lost {
+                    return StatusCode::BAD_GATEWAY.into_response();
+                }
+                response
+            }
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_flush_whose_answer_got_lost_is_repeated_and_added_once() {
+    let fixture = open_with(losing("commit_flush", 1)).await;
+    let table = create(&fixture.catalog, "t").await;
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    commit(&fixture.catalog, &ingester, file(table.id, "x", 1, 2)).await;
+    assert_eq!(content(&fixture.catalog, &table).await.0, ["x"]);
+}
+
+#[tokio::test]
+async fn a_read_is_repeated_once_and_not_more() {
+    let fixture = open_with(losing("list_databases", 1)).await;
+    assert_eq!(fixture.catalog.list_databases().await.unwrap().len(), 1);
+    let fixture = open_with(losing("list_databases", 2)).await;
+    let error = fixture.catalog.list_databases().await.unwrap_err();
+    assert!(matches!(&error, Error::Unavailable { place, .. } if *place == fixture.place));
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_safe_to_repeat_is_not_repeated() {
+    let fixture = open_with(losing("create_database", 1)).await;
+    let lost = fixture.catalog.create_database("d", false).await;
+    assert!(matches!(lost, Err(Error::Unavailable { .. })), "{lost:?}");
+    // It had taken effect, and a repeat by the caller says so.
+    let again = fixture.catalog.create_database("d", false).await;
+    assert!(matches!(again, Err(Error::DatabaseExists(_))), "{again:?}");
+}
+
+#[tokio::test]
+async fn nobody_listening_is_unavailable_and_names_the_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = remote(&place, Duration::from_secs(10))
+        .ping()
+        .await
+        .unwrap_err();
+    assert!(matches!(&error, Error::Unavailable { place: named, .. } if *named == place));
+    assert!(error.to_string().contains(&place));
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_unavailable_after_the_timeout() {
+    let hang = || async { std::future::pending::<Response>().await };
+    let (address, server) = serve(Router::new().fallback(hang)).await;
+    let start = Instant::now();
+    let catalog = remote(&format!("http://{address}"), Duration::from_millis(300));
+    let error = catalog.ping().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }));
+    assert!(start.elapsed() < Duration::from_secs(3));
+    server.abort();
+}
+
+#[tokio::test]
+async fn the_catalog_is_found_again_after_it_was_restarted() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("catalog.sqlite");
+    let inner = Arc::new(SqliteCatalog::open(&path).await.unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let app = router(Arc::clone(&inner) as _);
+    let serving = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
+    let server = tokio::spawn(async move { serving.await.unwrap() });
+    let catalog = remote(&format!("http://{address}"), Duration::from_secs(10));
+    catalog.create_database("d", false).await.unwrap();
+    drop(stop);
+    server.await.unwrap();
+    inner.close().await;
+
+    let reopened = Arc::new(SqliteCatalog::open(&path).await.unwrap());
+    let listener = TcpListener::bind(address).await.unwrap();
+    let server =
+        tokio::spawn(async move { axum::serve(listener, router(reopened)).await.unwrap() });
+    assert_eq!(catalog.list_databases().await.unwrap().len(), 2);
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_catalog_that_is_closing_is_unavailable() {
+    let directory = TempDir::new().unwrap();
+    let inner = SqliteCatalog::open(&directory.path().join("catalog.sqlite"))
+        .await
+        .unwrap();
+    let (address, server) = serve(router(Arc::new(inner.clone()))).await;
+    let catalog = remote(&format!("http://{address}"), Duration::from_secs(10));
+    inner.close().await;
+    let refused = catalog.list_databases().await;
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_server_of_another_release_is_a_clear_error() {
+    let other = |_: Request| async { ([("x-flightcluster-catalog-protocol", "7")], "{}") };
+    let (address, server) = serve(Router::new().fallback(other)).await;
+    let error = remote(&format!("http://{address}"), Duration::from_secs(10))
+        .ping()
+        .await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::Store { .. }));
+    let cause = error.source().unwrap().to_string();
+    assert!(
+        cause.contains("protocol 7") && cause.contains("same release"),
+        "{cause}"
+    );
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_caller_of_another_release_is_a_clear_error() {
+    let fixture = open().await;
+    let client = reqwest_client();
+    let url = format!("{}/catalog/v1/ping", fixture.place);
+    let response = client
+        .post(url)
+        .header("x-flightcluster-catalog-protocol", "7")
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(response.headers()["x-flightcluster-catalog-protocol"], "1");
+    let body = response.text().await.unwrap();
+    assert!(
+        body.contains(r#""code":"protocol""#) && body.contains("protocol 7"),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_call_is_refused_and_named() {
+    let fixture = open().await;
+    let send = |method: &str, body: &'static str| {
+        reqwest_client()
+            .post(format!("{}/catalog/v1/{method}", fixture.place))
+            .header("x-flightcluster-catalog-protocol", "1")
+            .body(body)
+            .send()
+    };
+    let response = send("drop_table", "{\"name\":7}").await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert!(response.text().await.unwrap().contains("drop_table"));
+    assert_eq!(
+        send("no_such_method", "{}").await.unwrap().status(),
+        StatusCode::NOT_FOUND
+    );
+}
+
+fn reqwest_client() -> reqwest::Client {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .use_preconfigured_tls(tls)
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn urls_that_cannot_work_are_refused_with_the_setting() {
+    for (url, word) in [
+        ("catalog:17002", "https://"),
+        ("not a url", "not a URL"),
+        ("https://catalog:17002", "internal.tls"),
+    ] {
+        let options = RemoteOptions {
+            tls: None,
+            timeout: Duration::from_secs(1),
+        };
+        let error = RemoteCatalog::new(url, options).unwrap_err();
+        let cause = error.source().unwrap().to_string();
+        assert!(
+            cause.contains("catalog.url") && cause.contains(word),
+            "{cause}"
+        );
+    }
+}

@@ -1,0 +1,276 @@
+//! The catalog in SQLite: the contract, durability, layout versions, the deletion queue.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod contract;
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use contract::{Subject, commit, content, create, file, flush_of, register};
+use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::{Catalog as _, Error};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{Connection as _, Row as _};
+use tempfile::TempDir;
+
+struct Fixture {
+    catalog: Subject,
+    directory: TempDir,
+}
+
+impl Fixture {
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("catalog/deep/catalog.sqlite")
+    }
+
+    /// A connection beside the catalog's own.
+    async fn connect(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(self.file());
+        SqliteConnection::connect_with(&options).await.unwrap()
+    }
+}
+
+async fn open() -> Fixture {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("catalog/deep/catalog.sqlite");
+    let catalog = Arc::new(SqliteCatalog::open(&path).await.unwrap());
+    Fixture { catalog, directory }
+}
+
+mod sqlite_catalog {
+    crate::contract::contract!(crate::open);
+}
+
+/// Every cause of an error, as a log shows it.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_drop_without_close() {
+    let fixture = open().await;
+    let table = create(&fixture.catalog, "t").await;
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    commit(&fixture.catalog, &ingester, file(table.id, "x", 1, 3)).await;
+    let names = [table.name.clone()];
+    let before = fixture.catalog.snapshot(&names).await.unwrap();
+    let path = fixture.file();
+
+    // A copy of the files while they are open is what a killed process leaves.
+    let copy = TempDir::new().unwrap();
+    for name in ["catalog.sqlite", "catalog.sqlite-wal"] {
+        std::fs::copy(path.with_file_name(name), copy.path().join(name)).unwrap();
+    }
+    for path in [copy.path().join("catalog.sqlite"), path] {
+        let reopened = SqliteCatalog::open(&path).await.unwrap();
+        assert_eq!(reopened.snapshot(&names).await.unwrap(), before);
+        let registration = reopened.register_ingester("ingester-0", "").await.unwrap();
+        assert_eq!(registration.ingester.epoch.0, 2);
+        assert_eq!(registration.watermarks.len(), 1);
+        reopened.close().await;
+    }
+}
+
+#[tokio::test]
+async fn commits_are_synced_and_references_are_checked() {
+    let fixture = open().await;
+    let mut connection = fixture.connect().await;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(mode, "wal");
+    // A file of a schema version the table never had breaks a reference.
+    let table = create(&fixture.catalog, "t").await;
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    let mut wrong = file(table.id, "x", 1, 1);
+    wrong.schema_version.0 = 9;
+    let refused = fixture
+        .catalog
+        .commit_flush(flush_of(&ingester, vec![wrong]))
+        .await;
+    assert!(
+        matches!(&refused, Err(error @ Error::Store { .. }) if chain(error).contains("FOREIGN"))
+    );
+    assert_eq!(content(&fixture.catalog, &table).await, (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_newer_layout_is_refused_with_the_cure() {
+    let fixture = open().await;
+    let mut connection = fixture.connect().await;
+    sqlx::query("INSERT INTO migrations (version, name, applied_at_millis) VALUES (99, 'x', 0)")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let error = SqliteCatalog::open(&fixture.file()).await.unwrap_err();
+    let text = chain(&error);
+    assert!(text.contains("layout 99"), "{text}");
+    assert!(text.contains("start a newer program"), "{text}");
+    let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM migrations")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(rows, 2);
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_database_is_refused_by_name() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("catalog.sqlite");
+    std::fs::write(
+        &path,
+        "this is a text file, and long enough to have a database header".repeat(9),
+    )
+    .unwrap();
+    let error = SqliteCatalog::open(&path).await.unwrap_err();
+    assert!(matches!(error, Error::Store { .. }), "{}", chain(&error));
+    let error = SqliteCatalog::open(&path.join("below-a-file"))
+        .await
+        .unwrap_err();
+    assert!(
+        chain(&error).contains("catalog.sqlite"),
+        "{}",
+        chain(&error)
+    );
+}
+
+/// The deletion queue as (path, hours from now), by path.
+async fn deletion_queue(fixture: &Fixture) -> Vec<(String, i64)> {
+    let now: i64 = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis()
+        .try_into()
+        .unwrap();
+    sqlx::query("SELECT path, not_before_millis FROM gc_queue ORDER BY path")
+        .map(|row: sqlx::sqlite::SqliteRow| {
+            let wait = row.get::<i64, _>("not_before_millis") - now;
+            // Rounded: a little of the time has passed already.
+            (row.get("path"), (wait + 60_000) / 3_600_000)
+        })
+        .fetch_all(&mut fixture.connect().await)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn files_of_dropped_tables_wait_a_day_for_deletion() {
+    let fixture = open().await;
+    let catalog = &fixture.catalog;
+    let (table, other) = (create(catalog, "t").await, create(catalog, "other").await);
+    let ingester = register(catalog, "ingester-0").await;
+    commit(catalog, &ingester, file(table.id, "before", 1, 1)).await;
+    commit(catalog, &ingester, file(other.id, "other", 2, 2)).await;
+    assert!(deletion_queue(&fixture).await.is_empty());
+    catalog.drop_table(&table.name, false).await.unwrap();
+    let late = flush_of(&ingester, vec![file(table.id, "late", 3, 3)]);
+    catalog.commit_flush(late.clone()).await.unwrap();
+    catalog.commit_flush(late).await.unwrap();
+    let expected = [("before".to_owned(), 24), ("late".to_owned(), 24)];
+    assert_eq!(deletion_queue(&fixture).await, expected);
+}
+
+#[tokio::test]
+async fn a_forgotten_repeat_still_adds_nothing() {
+    let fixture = open().await;
+    let table = create(&fixture.catalog, "t").await;
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    let flush = flush_of(&ingester, vec![file(table.id, "x", 1, 3)]);
+    let first = fixture.catalog.commit_flush(flush.clone()).await.unwrap();
+    sqlx::query("DELETE FROM flushes")
+        .execute(&mut fixture.connect().await)
+        .await
+        .unwrap();
+    let again = fixture.catalog.commit_flush(flush).await.unwrap();
+    assert!(again.snapshot > first.snapshot);
+    assert_eq!(content(&fixture.catalog, &table).await.0, ["x"]);
+}
+
+#[tokio::test]
+async fn calls_whose_caller_left_are_carried_out_and_leave_the_connection_clean() {
+    let fixture = open().await;
+    let table = create(&fixture.catalog, "t").await;
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    for n in 1..=50_u64 {
+        let flush = flush_of(&ingester, vec![file(table.id, &format!("f{n}"), n, n)]);
+        let call = fixture.catalog.commit_flush(flush);
+        // Polled once, so that the call has begun, then dropped.
+        let left = tokio::time::timeout(Duration::ZERO, call).await;
+        assert!(left.is_err() || left.unwrap().is_ok());
+    }
+    let last = flush_of(&ingester, vec![file(table.id, "last", 51, 51)]);
+    fixture.catalog.commit_flush(last).await.unwrap();
+    assert_eq!(content(&fixture.catalog, &table).await.0.len(), 51);
+}
+
+#[tokio::test]
+async fn a_locked_database_is_unavailable_and_recovers() {
+    let fixture = open().await;
+    let mut other = fixture.connect().await;
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let refused = fixture.catalog.create_database("d", false).await;
+    assert!(
+        matches!(&refused, Err(Error::Unavailable { place, .. }) if place.contains("catalog.sqlite")),
+        "{refused:?}"
+    );
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    fixture.catalog.create_database("d", false).await.unwrap();
+}
+
+/// Prints what planning costs; the numbers go into no assertion because machines differ.
+#[tokio::test]
+async fn planning_a_table_of_ten_thousand_files_reads_them_all() {
+    let fixture = open().await;
+    let (table, other) = (
+        create(&fixture.catalog, "t").await,
+        create(&fixture.catalog, "o").await,
+    );
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    let start = Instant::now();
+    for flush in 0..20_u64 {
+        let files = (1..=500)
+            .flat_map(|n| {
+                let n = flush * 500 + n;
+                [
+                    file(table.id, &format!("t{n}"), n, n),
+                    file(other.id, &format!("o{n}"), n, n),
+                ]
+            })
+            .collect();
+        fixture
+            .catalog
+            .commit_flush(flush_of(&ingester, files))
+            .await
+            .unwrap();
+    }
+    println!("20 commits of 1,000 files each: {:?}", start.elapsed());
+    let names = [table.name];
+    for _ in 0..3 {
+        let start = Instant::now();
+        let snapshot = fixture.catalog.snapshot(&names).await.unwrap();
+        println!("snapshot of 10,000 of 20,000 files: {:?}", start.elapsed());
+        assert_eq!(snapshot.tables[0].files.len(), 10_000);
+    }
+    let plan: String = sqlx::query(
+        "EXPLAIN QUERY PLAN SELECT path FROM files WHERE table_id = $1 AND end_snapshot IS NULL",
+    )
+    .bind(1)
+    .fetch_one(&mut fixture.connect().await)
+    .await
+    .unwrap()
+    .get("detail");
+    assert!(plan.contains("files_of_table"), "{plan}");
+}
