@@ -1,0 +1,146 @@
+//! The few file operations the log needs, as a trait, so that tests can put a disk there that fails,
+//! forgets and keeps a record of the order.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+/// Keeps a directory locked until it is dropped.
+pub type DirectoryLock = Box<dyn Send + Sync>;
+
+/// File operations. Blocking; all paths are absolute or relative to the process.
+pub trait Disk: Send + Sync + fmt::Debug + 'static {
+    /// Creates a directory with its parents, durably; fine when it exists.
+    fn create_directory(&self, directory: &Path) -> io::Result<()>;
+
+    /// Takes the exclusive lock file `file`; `None` when another process holds it.
+    fn lock(&self, file: &Path) -> io::Result<Option<DirectoryLock>>;
+
+    /// Names of the files in a directory, in any order.
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
+
+    /// The whole content of a file.
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>>;
+
+    /// Creates a file that must not exist. Durable only after [`SegmentFile::sync`] and
+    /// [`Disk::sync_directory`].
+    fn create(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>>;
+
+    /// Opens an existing file to cut and sync it.
+    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>>;
+
+    /// Removes a file. Durable only after [`Disk::sync_directory`].
+    fn remove(&self, file: &Path) -> io::Result<()>;
+
+    /// Makes creations and removals in a directory durable.
+    fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+}
+
+/// A segment file open for writing at its end.
+pub trait SegmentFile: Send {
+    /// Writes all of `parts`, in order, at the end. After an error part of them may be written.
+    fn append(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
+
+    /// Makes data and length durable (`fdatasync`).
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Cuts the file to `length` bytes; the next append goes there. Not durable until synced.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+}
+
+/// The disk of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create_directory(&self, directory: &Path) -> io::Result<()> {
+        if directory.is_dir() {
+            return Ok(());
+        }
+        let parent = directory
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent {
+            self.create_directory(parent)?;
+        }
+        match std::fs::create_dir(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        self.sync_directory(parent.unwrap_or(Path::new(".")))
+    }
+
+    fn lock(&self, file: &Path) -> io::Result<Option<DirectoryLock>> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(file)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(directory)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        std::fs::read(file)
+    }
+
+    fn create(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        Ok(Box::new(
+            OpenOptions::new().create_new(true).write(true).open(file)?,
+        ))
+    }
+
+    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        let mut file = OpenOptions::new().write(true).open(file)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Box::new(file))
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        std::fs::remove_file(file)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        File::open(directory)?.sync_all()
+    }
+}
+
+impl SegmentFile for File {
+    fn append(&mut self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        // Drop leading empty parts: writing only those would return 0 and look like a full disk.
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            match self.write_vectored(parts) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut parts, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.set_len(length)?;
+        self.seek(SeekFrom::Start(length))?;
+        Ok(())
+    }
+}

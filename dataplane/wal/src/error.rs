@@ -1,0 +1,175 @@
+//! Why the log could not be opened, read or written, and what its operator can do about it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Failures of the log. Cheap to clone: one failed sync is told to every waiting writer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Another process uses the directory. Stop it, or give this one its own directory.
+    #[error(
+        "write-ahead log {directory} is in use by another process; stop that process or give this \
+         one its own data directory"
+    )]
+    Locked {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The directory could not be prepared, listed or synced.
+    #[error("can't {doing} write-ahead log directory {directory}")]
+    Directory {
+        /// What was being done.
+        doing: &'static str,
+        /// The directory.
+        directory: PathBuf,
+        /// The cause.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A segment could not be read, cut or removed.
+    #[error("can't {doing} segment {file}")]
+    Segment {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// Bytes that had been on disk are not what was written. Nothing was changed.
+    #[error(
+        "segment {file} is damaged at offset {offset}: {problem}; restore the volume from a copy, \
+         or move the log directory away to start without the rows it holds (see \
+         docs/reference/wal-format.md)"
+    )]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where the unusable bytes begin.
+        offset: u64,
+        /// What is wrong with them.
+        problem: &'static str,
+    },
+    /// A segment between the oldest and the newest is not there. Nothing was changed.
+    #[error(
+        "segment {file} is missing although newer ones exist; put the file back, or move the log \
+         directory away to start without the rows it holds"
+    )]
+    MissingSegment {
+        /// The file that should be there.
+        file: PathBuf,
+    },
+    /// Sequence numbers do not continue where they should. Nothing was changed.
+    #[error(
+        "segment {file} continues with sequence {found} at offset {offset} where {expected} is \
+         due; put the missing segments back, or move the log directory away to start without the \
+         rows it holds"
+    )]
+    SequenceGap {
+        /// The file.
+        file: PathBuf,
+        /// Where the unexpected number is.
+        offset: u64,
+        /// The number that was due.
+        expected: u64,
+        /// The number found.
+        found: u64,
+    },
+    /// Written by a newer release. Nothing was changed.
+    #[error(
+        "segment {file} has {what} {found} at offset {offset}, which this release does not know; \
+         start the release that wrote it"
+    )]
+    UnknownVersion {
+        /// The file.
+        file: PathBuf,
+        /// Where it says so.
+        offset: u64,
+        /// What is unknown: format version, record kind or attribute.
+        what: &'static str,
+        /// The number found.
+        found: u32,
+    },
+    /// The log belongs to another ingester. Nothing was changed.
+    #[error(
+        "segment {file} was written by ingester {found_name} (id {found}), this is ingester \
+         {expected}: the catalog or the volume was exchanged; bring back the one that belongs to \
+         the other, or move the log directory away to start without the rows it holds"
+    )]
+    OtherIngester {
+        /// The file.
+        file: PathBuf,
+        /// The id in the file.
+        found: u64,
+        /// The name in the file.
+        found_name: String,
+        /// Our id.
+        expected: u64,
+    },
+    /// The catalog has files with newer rows than the log: an old copy of the volume was restored.
+    #[error(
+        "write-ahead log {directory} ends at sequence {last} but rows up to {known} are in files: \
+         the volume is an old copy; move the log directory away, its rows are older than the files"
+    )]
+    Behind {
+        /// The directory.
+        directory: PathBuf,
+        /// The last sequence number of the log.
+        last: u64,
+        /// The highest one known to be in files.
+        known: u64,
+    },
+    /// A record larger than the format allows (the caller's mistake).
+    #[error("a record of {bytes} bytes is too large for the write-ahead log (limit 1 GiB)")]
+    RecordTooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+    },
+    /// No space on the volume. Nothing was written; retry when there is space again.
+    #[error("no space left for the write-ahead log in {directory}")]
+    Full {
+        /// The directory.
+        directory: PathBuf,
+        /// The cause.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A write or sync failed earlier: nothing is accepted until the process restarts and replays.
+    #[error("write-ahead log is out of service: {doing} of segment {file} failed")]
+    Poisoned {
+        /// What failed.
+        doing: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The log was closed.
+    #[error("write-ahead log is closed")]
+    Closed,
+}
+
+impl Error {
+    /// A bounded label for metrics and events.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "locked",
+            Self::Directory { .. } => "directory",
+            Self::Segment { .. } => "segment",
+            Self::Damaged { .. } => "damaged",
+            Self::MissingSegment { .. } => "missing_segment",
+            Self::SequenceGap { .. } => "sequence_gap",
+            Self::UnknownVersion { .. } => "unknown_version",
+            Self::OtherIngester { .. } => "other_ingester",
+            Self::Behind { .. } => "behind",
+            Self::RecordTooLarge { .. } => "record_too_large",
+            Self::Full { .. } => "full",
+            Self::Poisoned { .. } => "poisoned",
+            Self::Closed => "closed",
+        }
+    }
+}

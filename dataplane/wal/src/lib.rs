@@ -1,0 +1,51 @@
+//! The write-ahead log of one ingester: makes a batch durable, gives it back after a crash, and
+//! drops it when it is in a file.
+//!
+//! The log knows tables, schemas and batches only as numbers and bytes; it does not read Arrow. What
+//! is in a segment file is told byte by byte in `docs/reference/wal-format.md`.
+//!
+//! # Flow
+//! [`WalDirectory::lock`] → [`WalDirectory::recover`] → [`Recovery::next_record`] until `None` →
+//! [`Recovery::finish`] → [`Wal`]. There is no way to append before everything was replayed.
+//!
+//! # Guarantees
+//! - Durable: an append completes only after `fdatasync` of its record returned without an error.
+//! - Prefix: records get sequence numbers 1, 2, 3, … in the order they were enqueued; completions run
+//!   in that order on one thread. After a crash replay yields a prefix of what was enqueued that
+//!   holds at least all that was completed.
+//! - Never a wrong record: every byte of a record is covered by a checksum.
+//! - One process: the directory is locked; a second process gets [`Error::Locked`].
+//! - One chance: after a failed write or sync the log is poisoned. What the disk holds is then
+//!   unknown, and a second `fsync` may report success for pages the first one lost. The process must
+//!   restart and replay.
+//!
+//! # Crash
+//! A record that was not synced when the machine stopped may be there, partly there or absent. The
+//! tail of the last segment is cut back to the last whole record, with a warning. Each record says up
+//! to which offset its segment was on disk when it was written, so that a torn tail (never
+//! acknowledged, safe to cut) is told from damage of older data (an error, nothing is changed).
+//!
+//! # Accepted
+//! An append whose future was dropped, or that was refused by a poisoned log, may still be there
+//! after a restart. A flipped bit in the very last group of a process that was killed can't be told
+//! from a torn tail. Deleting the oldest segment by hand is not noticed.
+
+mod directory;
+mod disk;
+mod error;
+mod format;
+mod record;
+mod recover;
+mod wal;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use directory::WalDirectory;
+pub use disk::{DirectoryLock, Disk, RealDisk, SegmentFile};
+pub use error::Error;
+pub use record::{Append, Message, Producer, Record, SchemaDefinition, SequenceNumber};
+pub use recover::{Identity, Recovery};
+pub use wal::{NoObserver, Observer, Pending, Reservation, Truncated, Wal, WalOptions};
+pub use writer::Completion;

@@ -1,0 +1,425 @@
+//! Replay: reads every segment once, in order, and decides what the end of the last one means.
+//!
+//! Nothing on disk is changed before everything was read and found right ([`Recovery::finish`]).
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use crate::directory::WalDirectory;
+use crate::error::Error;
+use crate::format::v1::{self, Content, Header, Unusable};
+use crate::format::{self, MAGIC};
+use crate::record::{Record, SchemaDefinition, SequenceNumber};
+use crate::wal::{Observer, SealedSegment, Wal, WalOptions};
+
+/// Whose log it is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Id of the ingester in the catalog; a log of another one is refused.
+    pub ingester_id: u64,
+    /// Its name, for people who look at the file.
+    pub ingester_name: String,
+    /// The highest sequence number known to be in files: a new log continues after it, a log that
+    /// ends before it is refused ([`Error::Behind`]).
+    pub known: SequenceNumber,
+}
+
+/// A replay in progress.
+#[derive(Debug)]
+pub struct Recovery {
+    directory: WalDirectory,
+    identity: Identity,
+    numbers: VecDeque<u64>,
+    open: Option<OpenSegment>,
+    /// Segments read to their end.
+    sealed: Vec<SealedSegment>,
+    /// The next sequence number; unknown before the first header was read.
+    expected: Option<SequenceNumber>,
+    repair: Option<Repair>,
+    last_number: u64,
+    records: u64,
+}
+
+/// The segment being read.
+#[derive(Debug)]
+struct OpenSegment {
+    number: u64,
+    file: PathBuf,
+    bytes: Bytes,
+    offset: usize,
+    salt: u64,
+    schemas: HashMap<u32, (u64, Arc<SchemaDefinition>)>,
+    is_last: bool,
+}
+
+/// What is to be done to the last segment before the log can be used.
+#[derive(Debug)]
+enum Repair {
+    /// Its creation was interrupted before it held anything.
+    Remove { number: u64 },
+    /// Sync it, after cutting it when `cut` is set.
+    Sync { number: u64, length: u64, cut: bool },
+}
+
+impl Recovery {
+    pub(crate) fn new(directory: WalDirectory, numbers: Vec<u64>, identity: Identity) -> Self {
+        Self {
+            directory,
+            identity,
+            last_number: numbers.last().copied().unwrap_or(0),
+            numbers: numbers.into(),
+            open: None,
+            sealed: Vec::new(),
+            expected: None,
+            repair: None,
+            records: 0,
+        }
+    }
+
+    /// The next record in sequence order, `None` after the last. Blocking.
+    ///
+    /// # Errors
+    /// Damage, gaps and unknown versions; see [`Error`]. Nothing was changed; the same error comes
+    /// again on the next start.
+    pub fn next_record(&mut self) -> Result<Option<Record>, Error> {
+        loop {
+            let Some(mut segment) = self.open.take() else {
+                match self.numbers.pop_front() {
+                    None => return Ok(None),
+                    Some(number) => self.open = self.open_segment(number)?,
+                }
+                continue;
+            };
+            let record = self.read_record(&mut segment)?;
+            match record {
+                Some(record) => {
+                    self.open = Some(segment);
+                    self.records += 1;
+                    return Ok(Some(record));
+                }
+                None => self.seal(&segment),
+            }
+        }
+    }
+
+    /// Reads what is left, repairs the end of the last segment, and opens a new one to write to.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// Those of [`Recovery::next_record`], and failures to cut, sync or create.
+    pub fn finish(
+        mut self,
+        options: WalOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Wal, Error> {
+        while self.next_record()?.is_some() {}
+        let next = self.next_sequence()?;
+        self.repair()?;
+        info!(
+            directory = %self.directory.path.display(),
+            records = self.records,
+            segments = self.sealed.len(),
+            next_sequence = next.0,
+            "write-ahead log replayed"
+        );
+        let (number, sealed) = (self.last_number + 1, self.sealed);
+        Wal::start(
+            self.directory,
+            self.identity,
+            options,
+            observer,
+            sealed,
+            number,
+            next,
+        )
+    }
+
+    fn next_sequence(&self) -> Result<SequenceNumber, Error> {
+        let known = self.identity.known;
+        match self.expected {
+            None => Ok(known.next()),
+            Some(next) if next <= known => Err(Error::Behind {
+                directory: self.directory.path.clone(),
+                last: next.0 - 1,
+                known: known.0,
+            }),
+            Some(next) => Ok(next),
+        }
+    }
+
+    /// Reads a segment into memory and checks its header. `None` when it is the last one and its
+    /// creation was interrupted.
+    fn open_segment(&mut self, number: u64) -> Result<Option<OpenSegment>, Error> {
+        let file = self.directory.segment_path(number);
+        let bytes = self
+            .directory
+            .disk
+            .read(&file)
+            .map_err(|source| Error::Segment {
+                doing: "read",
+                file: file.clone(),
+                source: Arc::new(source),
+            })?;
+        let bytes = Bytes::from(bytes);
+        let is_last = self.numbers.is_empty();
+        if is_last && is_unfinished(&bytes, &self.identity.ingester_name) {
+            warn!(file = %file.display(), bytes = bytes.len(), "removing segment without a header");
+            self.repair = Some(Repair::Remove { number });
+            return Ok(None);
+        }
+        let (header, offset) = decode_header(&bytes, &file)?;
+        self.check_header(&header, number, &file)?;
+        self.expected = Some(header.first_sequence);
+        let salt = header.salt;
+        let schemas = HashMap::new();
+        Ok(Some(OpenSegment {
+            number,
+            file,
+            bytes,
+            offset,
+            salt,
+            schemas,
+            is_last,
+        }))
+    }
+
+    fn check_header(&self, header: &Header, number: u64, file: &Path) -> Result<(), Error> {
+        if header.segment != number {
+            let problem = "its header names another segment number";
+            return Err(Error::Damaged {
+                file: file.to_owned(),
+                offset: 16,
+                problem,
+            });
+        }
+        if header.ingester_id != self.identity.ingester_id {
+            return Err(Error::OtherIngester {
+                file: file.to_owned(),
+                found: header.ingester_id,
+                found_name: header.ingester_name.clone(),
+                expected: self.identity.ingester_id,
+            });
+        }
+        match self.expected {
+            Some(expected) if expected != header.first_sequence => Err(Error::SequenceGap {
+                file: file.to_owned(),
+                offset: 24,
+                expected: expected.0,
+                found: header.first_sequence.0,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next batch of a segment; `None` at its end.
+    fn read_record(&mut self, segment: &mut OpenSegment) -> Result<Option<Record>, Error> {
+        loop {
+            let rest = &segment.bytes[segment.offset..];
+            // Zeros up to the end: space that was reserved and not used.
+            if rest.iter().all(|byte| *byte == 0) {
+                self.end_segment(segment, !rest.is_empty());
+                return Ok(None);
+            }
+            let frame = match v1::decode(&segment.bytes, segment.offset, segment.salt) {
+                Ok(frame) => frame,
+                Err(unusable) => {
+                    self.judge_end(segment, unusable)?;
+                    return Ok(None);
+                }
+            };
+            let offset = segment.offset;
+            segment.offset += frame.bytes;
+            match frame.content {
+                Content::Mark => {}
+                Content::Schema {
+                    slot,
+                    table,
+                    version,
+                    ipc,
+                } => {
+                    let schema = SchemaDefinition { version, ipc };
+                    segment.schemas.insert(slot, (table, Arc::new(schema)));
+                }
+                Content::Batch {
+                    slot,
+                    table,
+                    sequence,
+                    rows,
+                    stamp_nanos,
+                    producer,
+                    messages,
+                } => {
+                    self.check_sequence(segment, offset, sequence)?;
+                    let schema = segment.schema(slot, table, offset)?;
+                    return Ok(Some(Record {
+                        sequence,
+                        table,
+                        schema,
+                        rows,
+                        stamp_nanos,
+                        producer,
+                        messages,
+                    }));
+                }
+            }
+        }
+    }
+
+    fn check_sequence(
+        &mut self,
+        segment: &OpenSegment,
+        offset: usize,
+        found: SequenceNumber,
+    ) -> Result<(), Error> {
+        let expected = self.expected.unwrap_or(found);
+        if expected != found {
+            return Err(Error::SequenceGap {
+                file: segment.file.clone(),
+                offset: offset as u64,
+                expected: expected.0,
+                found: found.0,
+            });
+        }
+        self.expected = Some(found.next());
+        Ok(())
+    }
+
+    /// Decides about bytes that are no record: a torn tail is noted for cutting, anything else is
+    /// an error.
+    fn judge_end(&mut self, segment: &OpenSegment, unusable: Unusable) -> Result<(), Error> {
+        let (file, offset) = (segment.file.clone(), segment.offset);
+        let problem = match unusable {
+            Unusable::Unknown { what, found } => {
+                return Err(Error::UnknownVersion {
+                    file,
+                    offset: offset as u64,
+                    what,
+                    found,
+                });
+            }
+            Unusable::Broken(problem) => problem,
+        };
+        if !segment.is_last || v1::was_synced(&segment.bytes, offset, segment.salt) {
+            return Err(Error::Damaged {
+                file,
+                offset: offset as u64,
+                problem,
+            });
+        }
+        warn!(
+            file = %file.display(),
+            offset,
+            dropped_bytes = segment.bytes.len() - offset,
+            problem,
+            "cutting torn tail of the last segment"
+        );
+        self.end_segment(segment, true);
+        Ok(())
+    }
+
+    fn end_segment(&mut self, segment: &OpenSegment, cut: bool) {
+        if segment.is_last {
+            let (number, length) = (segment.number, segment.offset as u64);
+            self.repair = Some(Repair::Sync {
+                number,
+                length,
+                cut,
+            });
+        }
+    }
+
+    fn seal(&mut self, segment: &OpenSegment) {
+        let last_sequence = SequenceNumber(self.expected.map_or(0, |next| next.0 - 1));
+        let bytes = segment.offset as u64;
+        self.sealed.push(SealedSegment {
+            number: segment.number,
+            last_sequence,
+            bytes,
+        });
+    }
+
+    /// Puts the last segment into the state the replay took it for, durably.
+    ///
+    /// The sync is needed without a cut too: replay may have read pages of a killed process that are
+    /// not on disk yet, and its rows count as durable from now on.
+    fn repair(&mut self) -> Result<(), Error> {
+        let Some(repair) = self.repair.take() else {
+            return Ok(());
+        };
+        let (number, doing) = match &repair {
+            Repair::Remove { number } => (*number, "remove"),
+            Repair::Sync {
+                number, cut: true, ..
+            } => (*number, "cut"),
+            Repair::Sync { number, .. } => (*number, "sync"),
+        };
+        let file = self.directory.segment_path(number);
+        let disk = &self.directory.disk;
+        let result = match repair {
+            Repair::Remove { .. } => {
+                self.last_number = number - 1;
+                disk.remove(&file).and_then(|()| self.directory.sync())
+            }
+            Repair::Sync { length, cut, .. } => disk.open(&file).and_then(|mut open| {
+                if cut {
+                    open.truncate(length)?;
+                }
+                open.sync()
+            }),
+        };
+        result.map_err(|source| Error::Segment {
+            doing,
+            file,
+            source: Arc::new(source),
+        })
+    }
+}
+
+impl OpenSegment {
+    fn schema(&self, slot: u32, table: u64, offset: usize) -> Result<Arc<SchemaDefinition>, Error> {
+        let known = self.schemas.get(&slot).filter(|(of, _)| *of == table);
+        known
+            .map(|(_, schema)| Arc::clone(schema))
+            .ok_or_else(|| Error::Damaged {
+                file: self.file.clone(),
+                offset: offset as u64,
+                problem: "the record names a schema that the segment does not hold",
+            })
+    }
+}
+
+/// A file whose creation was interrupted: no longer than a header, and no whole header.
+///
+/// The header is synced before a record is written, so nothing can be lost with such a file. Any
+/// part of it may be missing, as zeros or by the file being short.
+fn is_unfinished(bytes: &[u8], ingester_name: &str) -> bool {
+    let newer = format::version(bytes).is_some_and(|found| found > v1::VERSION);
+    let short = bytes.len() <= Header::encoded_bytes(ingester_name);
+    let zeros = bytes.iter().all(|byte| *byte == 0);
+    zeros || (short && !newer && Header::decode(bytes).is_none())
+}
+
+fn decode_header(bytes: &[u8], file: &Path) -> Result<(Header, usize), Error> {
+    let damaged = |problem| Error::Damaged {
+        file: file.to_owned(),
+        offset: 0,
+        problem,
+    };
+    match format::version(bytes) {
+        None => Err(damaged("it does not begin like a segment")),
+        Some(v1::VERSION) => {
+            Header::decode(bytes).ok_or_else(|| damaged("the checksum of its header is wrong"))
+        }
+        Some(found) => Err(Error::UnknownVersion {
+            file: file.to_owned(),
+            offset: MAGIC.len() as u64,
+            what: "format version",
+            found: found.into(),
+        }),
+    }
+}

@@ -1,0 +1,300 @@
+//! A disk in memory that tells the order of operations, fails when told, holds a sync back, and
+//! loses what was not synced when it crashes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use crate::disk::{DirectoryLock, Disk, SegmentFile};
+
+/// Bytes that reach the disk together when the machine stops in the middle of a write.
+const PAGE_BYTES: usize = 16;
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FakeDisk(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<PathBuf, FakeFile>,
+    log: Vec<String>,
+    failures: VecDeque<(&'static str, io::ErrorKind)>,
+    syncs_held: bool,
+    locked: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct FakeFile {
+    data: Vec<u8>,
+    /// What the disk holds for sure; `None` before the first sync of file and directory.
+    synced: Option<Vec<u8>>,
+    data_synced: Vec<u8>,
+}
+
+impl FakeDisk {
+    /// The next operation called `operation` fails with `kind`.
+    pub(crate) fn fail(&self, operation: &'static str, kind: io::ErrorKind) {
+        self.0
+            .state
+            .lock()
+            .unwrap()
+            .failures
+            .push_back((operation, kind));
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.0.state.lock().unwrap().log.clone()
+    }
+
+    pub(crate) fn hold_syncs(&self, held: bool) {
+        self.0.state.lock().unwrap().syncs_held = held;
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until the log satisfies `wanted`; fails when that takes far too long.
+    pub(crate) fn wait_for(&self, wanted: impl Fn(&[String]) -> bool) {
+        let state = self.0.state.lock().unwrap();
+        let limit = Duration::from_secs(20);
+        let waiting = |state: &mut State| !wanted(&state.log);
+        let (state, waited) = self
+            .0
+            .changed
+            .wait_timeout_while(state, limit, waiting)
+            .unwrap();
+        let log = state.log.clone();
+        drop(state);
+        assert!(
+            !waited.timed_out(),
+            "the disk was not used as expected: {log:?}"
+        );
+    }
+
+    pub(crate) fn content(&self, file: &Path) -> Vec<u8> {
+        self.0.state.lock().unwrap().files[file].data.clone()
+    }
+
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.0.state.lock().unwrap().files.keys().cloned().collect()
+    }
+
+    /// A disk with the same files, one of them replaced.
+    pub(crate) fn with(&self, file: &Path, data: Vec<u8>) -> Self {
+        let copy = self.copy();
+        copy.0
+            .state
+            .lock()
+            .unwrap()
+            .files
+            .get_mut(file)
+            .unwrap()
+            .data = data;
+        copy
+    }
+
+    pub(crate) fn without(&self, file: &Path) -> Self {
+        let copy = self.copy();
+        copy.0.state.lock().unwrap().files.remove(file);
+        copy
+    }
+
+    /// What a fresh process finds: everything written, synced or not.
+    pub(crate) fn copy(&self) -> Self {
+        let files = self.0.state.lock().unwrap().files.clone();
+        let copy = Self::default();
+        copy.0.state.lock().unwrap().files = files;
+        copy
+    }
+
+    /// What is left after a power cut: synced bytes for sure, of the others those pages for which
+    /// `kept` says so.
+    pub(crate) fn after_power_cut(&self, mut kept: impl FnMut() -> bool) -> Self {
+        let state = self.0.state.lock().unwrap();
+        let after = Self::default();
+        let mut files = BTreeMap::new();
+        for (path, file) in &state.files {
+            let Some(synced) = file.synced.clone().or_else(|| kept().then(Vec::new)) else {
+                continue;
+            };
+            let mut data = synced.clone();
+            for (index, page) in file.data.chunks(PAGE_BYTES).enumerate() {
+                let start = index * PAGE_BYTES;
+                let end = start + page.len();
+                if end > synced.len() && kept() {
+                    data.resize(data.len().max(end), 0);
+                    data[start.max(synced.len())..end]
+                        .copy_from_slice(&page[start.max(synced.len()) - start..]);
+                }
+            }
+            let (copy, data_synced) = (data.clone(), data.clone());
+            files.insert(
+                path.clone(),
+                FakeFile {
+                    data,
+                    synced: Some(copy),
+                    data_synced,
+                },
+            );
+        }
+        after.0.state.lock().unwrap().files = files;
+        after
+    }
+
+    fn run<T>(
+        &self,
+        operation: &'static str,
+        path: &Path,
+        action: impl FnOnce(&mut State) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut state = self.0.state.lock().unwrap();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        state.log.push(format!("{operation} {name}"));
+        self.0.changed.notify_all();
+        if operation == "sync" {
+            while state.syncs_held {
+                state = self.0.changed.wait(state).unwrap();
+            }
+        }
+        let failing = state
+            .failures
+            .front()
+            .is_some_and(|(failing, _)| *failing == operation);
+        if failing {
+            let (_, kind) = state.failures.pop_front().unwrap();
+            if operation == "append" {
+                // Part of it is written all the same.
+                let _ = action(&mut state);
+                let data = &mut state.files.get_mut(path).unwrap().data;
+                data.truncate(data.len() - 3);
+            }
+            return Err(kind.into());
+        }
+        let result = action(&mut state);
+        state.log.push(format!("{operation} {name} done"));
+        self.0.changed.notify_all();
+        result
+    }
+}
+
+struct Lock(Arc<Inner>);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap().locked = false;
+    }
+}
+
+impl Disk for FakeDisk {
+    fn create_directory(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn lock(&self, _: &Path) -> io::Result<Option<DirectoryLock>> {
+        let mut state = self.0.state.lock().unwrap();
+        if std::mem::replace(&mut state.locked, true) {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Lock(Arc::clone(&self.0)))))
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        let state = self.0.state.lock().unwrap();
+        let here = state
+            .files
+            .keys()
+            .filter(|path| path.parent() == Some(directory));
+        Ok(here
+            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+            .collect())
+    }
+
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        Ok(self.content(file))
+    }
+
+    fn create(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        self.run("create", file, |state| {
+            assert!(
+                state
+                    .files
+                    .insert(file.to_owned(), FakeFile::default())
+                    .is_none()
+            );
+            Ok(())
+        })?;
+        self.open(file)
+    }
+
+    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        Ok(Box::new(OpenFake {
+            disk: self.clone(),
+            path: file.to_owned(),
+        }))
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        self.run("remove", file, |state| {
+            let removed = state.files.remove(file);
+            removed
+                .map(drop)
+                .ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.run("sync_directory", directory, |state| {
+            for file in state.files.values_mut() {
+                file.synced = Some(file.data_synced.clone());
+            }
+            Ok(())
+        })
+    }
+}
+
+struct OpenFake {
+    disk: FakeDisk,
+    path: PathBuf,
+}
+
+impl SegmentFile for OpenFake {
+    fn append(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.disk.run("append", &self.path, |state| {
+            let data = &mut state.files.get_mut(&self.path).unwrap().data;
+            parts.iter().for_each(|part| data.extend_from_slice(part));
+            Ok(())
+        })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.disk.run("sync", &self.path, |state| {
+            let file = state.files.get_mut(&self.path).unwrap();
+            file.data_synced = file.data.clone();
+            if let Some(synced) = &mut file.synced {
+                synced.clone_from(&file.data);
+            }
+            Ok(())
+        })
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.disk.run("truncate", &self.path, |state| {
+            state
+                .files
+                .get_mut(&self.path)
+                .unwrap()
+                .data
+                .resize(length as usize, 0);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,344 @@
+//! The open log: a queue in front of the writer thread, and truncation.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flightcluster_config::IngestConfig;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::directory::WalDirectory;
+use crate::error::Error;
+use crate::record::{Append, SequenceNumber};
+use crate::recover::Identity;
+use crate::writer::{Completion, Request, Writer};
+
+/// The queue is counted in pieces of this many bytes, because a semaphore counts in 32 bits.
+const QUEUE_UNIT_BYTES: usize = 1024;
+
+/// Sizes and times of the log.
+#[derive(Debug, Clone)]
+pub struct WalOptions {
+    /// Size in bytes at which a segment is closed; a group of records is never split.
+    pub segment_bytes: u64,
+    /// Longest time a group waits for more records.
+    pub group_commit_window: Duration,
+    /// Bytes at which a group stops growing.
+    pub group_commit_max_bytes: u64,
+    /// Bytes that may wait for the writer thread; appends beyond wait for room.
+    pub queue_bytes: usize,
+}
+
+impl From<&IngestConfig> for WalOptions {
+    fn from(config: &IngestConfig) -> Self {
+        let group = config.group_commit_max_bytes.as_usize();
+        Self {
+            segment_bytes: config.wal_segment_bytes.as_u64(),
+            group_commit_window: config.group_commit_window,
+            group_commit_max_bytes: config.group_commit_max_bytes.as_u64(),
+            // One group being written, one being collected, and one full Flight message (64 MiB).
+            queue_bytes: group.saturating_mul(2).saturating_add(64 << 20),
+        }
+    }
+}
+
+/// Events for metrics; called on the writer thread or on that of the caller.
+pub trait Observer: Send + Sync + std::fmt::Debug + 'static {
+    /// A group of `records` in `bytes` was written and synced in `took`.
+    fn synced(&self, took: Duration, bytes: u64, records: u64) {
+        let _ = (took, bytes, records);
+    }
+
+    /// The log now has this many segments and bytes on disk.
+    fn sized(&self, segments: u64, bytes: u64) {
+        let _ = (segments, bytes);
+    }
+}
+
+/// Observes nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {}
+
+/// What a truncation removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Truncated {
+    /// Segments removed.
+    pub segments: u64,
+    /// Bytes they had.
+    pub bytes: u64,
+}
+
+/// A segment that is no longer written to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SealedSegment {
+    pub(crate) number: u64,
+    /// The highest sequence number in this segment and all before it.
+    pub(crate) last_sequence: SequenceNumber,
+    pub(crate) bytes: u64,
+}
+
+/// What the writer thread shares with the rest.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) directory: WalDirectory,
+    pub(crate) identity: Identity,
+    pub(crate) observer: Arc<dyn Observer>,
+    poison: OnceLock<Error>,
+    segments: Mutex<Segments>,
+}
+
+#[derive(Debug, Default)]
+struct Segments {
+    sealed: VecDeque<SealedSegment>,
+    active_bytes: u64,
+}
+
+/// An open log. Dropping it waits for what is queued, marks the end and releases the directory.
+#[derive(Debug)]
+pub struct Wal {
+    shared: Arc<Shared>,
+    sender: Option<mpsc::Sender<Request>>,
+    thread: Option<JoinHandle<()>>,
+    queue: Arc<Semaphore>,
+    queue_units: u32,
+    /// One truncation at a time.
+    truncating: Mutex<()>,
+}
+
+/// Room in the queue for one record.
+#[derive(Debug)]
+pub struct Reservation(OwnedSemaphorePermit);
+
+/// An enqueued append; completes when the record is durable or refused. Dropping it changes
+/// nothing: the record may become durable, and its completion runs.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Result<SequenceNumber, Error>>);
+
+impl Future for Pending {
+    type Output = Result<SequenceNumber, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(cx)
+            .map(|reply| reply.unwrap_or(Err(Error::Closed)))
+    }
+}
+
+impl Wal {
+    pub(crate) fn start(
+        directory: WalDirectory,
+        identity: Identity,
+        options: WalOptions,
+        observer: Arc<dyn Observer>,
+        sealed: Vec<SealedSegment>,
+        number: u64,
+        next: SequenceNumber,
+    ) -> Result<Self, Error> {
+        let segments = Mutex::new(Segments {
+            sealed: sealed.into(),
+            active_bytes: 0,
+        });
+        let poison = OnceLock::new();
+        let shared = Arc::new(Shared {
+            directory,
+            identity,
+            observer,
+            poison,
+            segments,
+        });
+        let queue_units = units(options.queue_bytes);
+        let writer = Writer::new(Arc::clone(&shared), options, number, next)?;
+        let (sender, receiver) = mpsc::channel();
+        let run = move || writer.run(&receiver);
+        let thread = std::thread::Builder::new()
+            .name("wal-writer".to_owned())
+            .spawn(run);
+        let thread = thread.map_err(|source| Error::Directory {
+            doing: "start the writer of",
+            directory: shared.directory.path.clone(),
+            source: Arc::new(source),
+        })?;
+        Ok(Self {
+            shared,
+            sender: Some(sender),
+            thread: Some(thread),
+            queue: Arc::new(Semaphore::new(queue_units as usize)),
+            queue_units,
+            truncating: Mutex::new(()),
+        })
+    }
+
+    /// Waits for room for `append` in the queue, first come first served.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] when the log is out of service.
+    pub async fn reserve(&self, append: &Append) -> Result<Reservation, Error> {
+        // A record larger than the queue takes all of it.
+        let wanted = units(append.body_bytes).min(self.queue_units);
+        let permit = Arc::clone(&self.queue).acquire_many_owned(wanted).await;
+        let permit = permit.map_err(|_| Error::Closed)?;
+        self.check()?;
+        Ok(Reservation(permit))
+    }
+
+    /// Hands a record to the writer thread. Never blocks; the order of calls is the order of
+    /// sequence numbers.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] or [`Error::Closed`]; `completion` was not and will not be called.
+    pub fn enqueue(
+        &self,
+        reservation: Reservation,
+        append: Append,
+        completion: Completion,
+    ) -> Result<Pending, Error> {
+        self.check()?;
+        let (reply, receiver) = oneshot::channel();
+        let request = Request {
+            append,
+            completion,
+            reply,
+            _permit: reservation.0,
+        };
+        let sender = self.sender.as_ref().ok_or(Error::Closed)?;
+        sender
+            .send(request)
+            .map_err(|_| self.shared.poison().unwrap_or(Error::Closed))?;
+        Ok(Pending(receiver))
+    }
+
+    /// Makes a record durable and returns its number: [`Wal::reserve`], [`Wal::enqueue`], wait.
+    ///
+    /// - Errors: [`Error::Full`] nothing was written, retry later; [`Error::Poisoned`] the record may
+    ///   be there after a restart, retry with the same producer number.
+    /// - Cancellation: a dropped call may still become durable.
+    pub async fn append(
+        &self,
+        append: Append,
+        completion: Completion,
+    ) -> Result<SequenceNumber, Error> {
+        let reservation = self.reserve(&append).await?;
+        self.enqueue(reservation, append, completion)?.await
+    }
+
+    /// Removes the closed segments all of whose records are at or below `up_to`, oldest first. The
+    /// segment being written stays, whatever it holds: it is replayed and found to be in files.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Segment`] when a file could not be removed; it and the newer ones are still there.
+    pub fn truncate_up_to(&self, up_to: SequenceNumber) -> Result<Truncated, Error> {
+        let _one = self
+            .truncating
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut truncated = Truncated::default();
+        loop {
+            let first = self.shared.segments().sealed.front().copied();
+            let Some(first) = first.filter(|first| first.last_sequence <= up_to) else {
+                break;
+            };
+            let file = self.shared.directory.segment_path(first.number);
+            // Synced one by one: a crash must not leave a hole between older and newer segments.
+            let removed = self.shared.directory.disk.remove(&file);
+            let removed = removed.and_then(|()| self.shared.directory.sync());
+            removed.map_err(|source| Error::Segment {
+                doing: "remove",
+                file,
+                source: Arc::new(source),
+            })?;
+            self.shared.segments().sealed.pop_front();
+            truncated.segments += 1;
+            truncated.bytes += first.bytes;
+        }
+        if truncated.segments > 0 {
+            self.shared.report_size();
+        }
+        Ok(truncated)
+    }
+
+    /// Segments and bytes on disk.
+    #[must_use]
+    pub fn size(&self) -> (u64, u64) {
+        self.shared.size()
+    }
+
+    /// Why the log is out of service, if it is.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<Error> {
+        self.shared.poison()
+    }
+
+    /// The directory of the log.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.shared.directory.path
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.shared.poison().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        self.sender = None;
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        // A completion may hold the last reference: the writer thread can't wait for itself.
+        if thread.thread().id() != std::thread::current().id() {
+            // A panic was reported as poison already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn poison(&self) -> Option<Error> {
+        self.poison.get().cloned()
+    }
+
+    /// Keeps the first reason and returns it.
+    pub(crate) fn set_poison(&self, error: Error) -> Error {
+        self.poison.get_or_init(|| error).clone()
+    }
+
+    pub(crate) fn seal(&self, segment: SealedSegment) {
+        self.segments().sealed.push_back(segment);
+    }
+
+    pub(crate) fn set_active(&self, bytes: u64) {
+        self.segments().active_bytes = bytes;
+        self.report_size();
+    }
+
+    fn report_size(&self) {
+        let (segments, bytes) = self.size();
+        self.observer.sized(segments, bytes);
+    }
+
+    fn size(&self) -> (u64, u64) {
+        let segments = self.segments();
+        let sealed: u64 = segments.sealed.iter().map(|segment| segment.bytes).sum();
+        (
+            segments.sealed.len() as u64 + 1,
+            sealed + segments.active_bytes,
+        )
+    }
+
+    fn segments(&self) -> MutexGuard<'_, Segments> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(QUEUE_UNIT_BYTES).max(1)).unwrap_or(u32::MAX / 8)
+}

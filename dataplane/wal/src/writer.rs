@@ -1,0 +1,430 @@
+//! The writer thread: group commit.
+//!
+//! # When a group is closed
+//! A group takes everything that is queued. It then waits, at most for the window, until it holds as
+//! many records as the last group did: after a group of *n* was acknowledged, *n* writers are about
+//! to send their next record, so waiting for fewer saves nothing and waiting for more is in vain. A
+//! lone writer therefore never waits and pays one `fdatasync` per record; under load the groups grow
+//! by themselves, because everything that arrives during a sync is in the next group. A group also
+//! closes at `group_commit_max_bytes`.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tracing::{error, warn};
+
+use crate::disk::SegmentFile;
+use crate::error::Error;
+use crate::format::v1;
+use crate::record::{Append, SchemaDefinition, SequenceNumber};
+use crate::wal::{SealedSegment, Shared, WalOptions};
+
+/// Called on the writer thread, in sequence order, with the number of the durable record or the
+/// reason of its refusal, before the caller's future completes. Must be quick and must not block.
+pub type Completion = Box<dyn FnOnce(Result<SequenceNumber, &Error>) + Send>;
+
+/// An append on its way to the writer thread.
+pub(crate) struct Request {
+    pub(crate) append: Append,
+    pub(crate) completion: Completion,
+    pub(crate) reply: oneshot::Sender<Result<SequenceNumber, Error>>,
+    /// Gives the bytes back to the queue when dropped.
+    pub(crate) _permit: OwnedSemaphorePermit,
+}
+
+/// A request whose completion was called; the caller is still waiting.
+struct Settled {
+    reply: oneshot::Sender<Result<SequenceNumber, Error>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Request {
+    fn settle(self, result: Result<SequenceNumber, &Error>) -> Settled {
+        (self.completion)(result);
+        Settled {
+            reply: self.reply,
+            _permit: self._permit,
+        }
+    }
+}
+
+impl Settled {
+    fn reply(self, result: Result<SequenceNumber, Error>) {
+        // The caller may have gone: that changes nothing.
+        let _ = self.reply.send(result);
+    }
+}
+
+/// The state of the writer thread.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    options: WalOptions,
+    active: ActiveSegment,
+    next: SequenceNumber,
+    last_group: usize,
+}
+
+struct ActiveSegment {
+    number: u64,
+    path: PathBuf,
+    file: Box<dyn SegmentFile>,
+    /// End of what is written and synced.
+    length: u64,
+    salt: u64,
+    holds_batches: bool,
+    slots: HashMap<(u64, Arc<SchemaDefinition>), u32>,
+}
+
+/// Part of a group's bytes: our own, or a message as it came in.
+enum Part {
+    Own(std::ops::Range<usize>),
+    Theirs(Bytes),
+}
+
+/// A group as bytes.
+#[derive(Default)]
+struct Encoded {
+    own: Vec<u8>,
+    parts: Vec<Part>,
+    bytes: u64,
+    new_slots: Vec<((u64, Arc<SchemaDefinition>), u32)>,
+}
+
+impl Writer {
+    /// Creates segment `number` and the state to write to it.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        options: WalOptions,
+        number: u64,
+        next: SequenceNumber,
+    ) -> Result<Self, Error> {
+        let active = create_segment(&shared, number, next).map_err(|source| {
+            let file = shared.directory.segment_path(number);
+            Error::Segment {
+                doing: "create",
+                file,
+                source: Arc::new(source),
+            }
+        })?;
+        shared.set_active(active.length);
+        Ok(Self {
+            shared,
+            options,
+            active,
+            next,
+            last_group: 1,
+        })
+    }
+
+    /// Runs until every sender is gone.
+    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
+        let _guard = PoisonOnPanic(Arc::clone(&self.shared), self.active.path.clone());
+        while let Ok(first) = requests.recv() {
+            let group = self.collect(first, requests);
+            self.last_group = group.len();
+            match self.write(&group) {
+                Ok(()) => self.acknowledge(group),
+                Err(error) => refuse(group, requests, &error),
+            }
+        }
+        self.close();
+    }
+
+    fn collect(&self, first: Request, requests: &Receiver<Request>) -> VecDeque<Request> {
+        let deadline = Instant::now() + self.options.group_commit_window;
+        let mut bytes = first.append.body_bytes as u64;
+        let mut group = VecDeque::from([first]);
+        while bytes < self.options.group_commit_max_bytes {
+            let wait = if group.len() < self.last_group {
+                deadline.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
+            match requests.recv_timeout(wait) {
+                Ok(request) => {
+                    bytes += request.append.body_bytes as u64;
+                    group.push_back(request);
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        group
+    }
+
+    fn acknowledge(&mut self, group: VecDeque<Request>) {
+        for request in group {
+            let sequence = self.next;
+            self.next = sequence.next();
+            request.settle(Ok(sequence)).reply(Ok(sequence));
+        }
+    }
+
+    /// Makes a group durable, whole or not at all.
+    fn write(&mut self, group: &VecDeque<Request>) -> Result<(), Error> {
+        if let Some(error) = self.shared.poison() {
+            return Err(error);
+        }
+        let bytes: u64 = group
+            .iter()
+            .map(|request| request.append.body_bytes as u64)
+            .sum();
+        if self.active.holds_batches && self.active.length + bytes > self.options.segment_bytes {
+            self.rotate()?;
+        }
+        let encoded = self.encode(group);
+        let started = Instant::now();
+        self.append(&encoded)?;
+        self.active.length += encoded.bytes;
+        self.active.holds_batches = true;
+        self.active.slots.extend(encoded.new_slots);
+        self.shared.set_active(self.active.length);
+        self.shared
+            .observer
+            .synced(started.elapsed(), encoded.bytes, group.len() as u64);
+        Ok(())
+    }
+
+    fn encode(&self, group: &VecDeque<Request>) -> Encoded {
+        let mut encoded = Encoded::default();
+        let (salt, synced) = (self.active.salt, self.active.length);
+        let mut sequence = self.next;
+        let mut fresh: HashMap<(u64, Arc<SchemaDefinition>), u32> = HashMap::new();
+        for Request { append, .. } in group {
+            let key = (append.table, Arc::clone(&append.schema));
+            let known = self
+                .active
+                .slots
+                .get(&key)
+                .or_else(|| fresh.get(&key))
+                .copied();
+            let slot = known.unwrap_or_else(|| {
+                let slot = (self.active.slots.len() + fresh.len()) as u32;
+                let (table, schema) = (append.table, &append.schema);
+                encoded.own(|own| v1::encode_schema(own, salt, synced, slot, table, schema));
+                encoded.theirs(&schema.ipc);
+                fresh.insert(key, slot);
+                slot
+            });
+            encoded.own(|own| v1::encode_batch(own, salt, synced, slot, sequence, append));
+            for message in &append.messages {
+                encoded.theirs(&message.header);
+                encoded.theirs(&message.body);
+            }
+            sequence = sequence.next();
+        }
+        encoded.new_slots.extend(fresh);
+        encoded
+    }
+
+    /// Writes and syncs; on a full disk puts the segment back as it was.
+    fn append(&mut self, encoded: &Encoded) -> Result<(), Error> {
+        match self.active.file.append(&mut encoded.slices()) {
+            Ok(()) => {}
+            Err(source) if is_full(&source) => return Err(self.back_out(source)),
+            Err(source) => return Err(self.poison("write", source)),
+        }
+        self.active
+            .file
+            .sync()
+            .map_err(|source| self.poison("sync", source))
+    }
+
+    /// After a write that ran out of space: cuts off what it left.
+    fn back_out(&mut self, full: io::Error) -> Error {
+        let length = self.active.length;
+        let cut = self
+            .active
+            .file
+            .truncate(length)
+            .and_then(|()| self.active.file.sync());
+        match cut {
+            Ok(()) => self.full(full),
+            Err(source) => self.poison("cut after running out of space", source),
+        }
+    }
+
+    fn full(&self, source: io::Error) -> Error {
+        let directory = self.shared.directory.path.clone();
+        warn!(directory = %directory.display(), "no space left, refusing writes");
+        Error::Full {
+            directory,
+            source: Arc::new(source),
+        }
+    }
+
+    fn poison(&mut self, doing: &'static str, source: io::Error) -> Error {
+        let file = self.active.path.clone();
+        error!(file = %file.display(), doing, error = %source, "write-ahead log is out of service");
+        // The refused records must not come back as durable ones after a restart. This is the best
+        // that can be done, and not relied upon: replay may still find them.
+        if let Err(error) = self.active.file.truncate(self.active.length) {
+            warn!(file = %file.display(), error = %error, "can't cut off refused records");
+        }
+        self.shared.set_poison(Error::Poisoned {
+            doing,
+            file,
+            source: Arc::new(source),
+        })
+    }
+
+    /// Starts the next segment. The old one is synced already.
+    fn rotate(&mut self) -> Result<(), Error> {
+        let number = self.active.number + 1;
+        match create_segment(&self.shared, number, self.next) {
+            Ok(created) => {
+                let old = std::mem::replace(&mut self.active, created);
+                self.shared.seal(SealedSegment {
+                    number: old.number,
+                    last_sequence: SequenceNumber(self.next.0 - 1),
+                    bytes: old.length,
+                });
+                self.shared.set_active(self.active.length);
+                Ok(())
+            }
+            Err(source) if is_full(&source) => {
+                let path = self.shared.directory.segment_path(number);
+                let removed = match self.shared.directory.disk.remove(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => self.shared.directory.sync(),
+                };
+                match removed {
+                    Ok(()) => Err(self.full(source)),
+                    Err(source) => Err(self.poison("removal of the successor", source)),
+                }
+            }
+            Err(source) => Err(self.poison("creation of the successor", source)),
+        }
+    }
+
+    /// Leaves a mark, so that damage of the last group is not taken for a torn tail.
+    fn close(&mut self) {
+        if self.shared.poison().is_some() || !self.active.holds_batches {
+            return;
+        }
+        let mut encoded = Encoded::default();
+        let (salt, synced) = (self.active.salt, self.active.length);
+        encoded.own(|own| v1::encode_mark(own, salt, synced));
+        if let Err(error) = self.append(&encoded) {
+            warn!(error = %error, "can't mark the end of the write-ahead log");
+        }
+    }
+}
+
+impl Encoded {
+    fn own(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.own.len();
+        write(&mut self.own);
+        let end = self.own.len();
+        self.bytes += (end - start) as u64;
+        match self.parts.last_mut() {
+            Some(Part::Own(range)) => range.end = end,
+            _ => self.parts.push(Part::Own(start..end)),
+        }
+    }
+
+    /// Small messages are copied: one large write beats many small slices.
+    fn theirs(&mut self, bytes: &Bytes) {
+        const COPY_BYTES: usize = 4096;
+        if bytes.len() <= COPY_BYTES {
+            self.own(|own| own.extend_from_slice(bytes));
+        } else {
+            self.bytes += bytes.len() as u64;
+            self.parts.push(Part::Theirs(bytes.clone()));
+        }
+    }
+
+    fn slices(&self) -> Vec<IoSlice<'_>> {
+        let slices = self.parts.iter().map(|part| match part {
+            Part::Own(range) => IoSlice::new(&self.own[range.clone()]),
+            Part::Theirs(bytes) => IoSlice::new(bytes),
+        });
+        slices.collect()
+    }
+}
+
+/// Refuses a group and everything queued behind it, so that a writer that sends several records
+/// ahead never has a later one stored without an earlier one.
+///
+/// All completions run before the queue is emptied, and the queue is emptied before anybody is told:
+/// what is enqueued by somebody who knows of the refusal is a new attempt.
+fn refuse(group: VecDeque<Request>, requests: &Receiver<Request>, error: &Error) {
+    let mut settled: Vec<_> = group
+        .into_iter()
+        .map(|request| request.settle(Err(error)))
+        .collect();
+    settled.extend(
+        requests
+            .try_iter()
+            .map(|request| request.settle(Err(error))),
+    );
+    for request in settled {
+        request.reply(Err(error.clone()));
+    }
+}
+
+/// A panic in a completion must not leave writers waiting for a thread that is gone.
+struct PoisonOnPanic(Arc<Shared>, PathBuf);
+
+impl Drop for PoisonOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let source = Arc::new(io::Error::other("the writer thread panicked"));
+            let file = self.1.clone();
+            self.0.set_poison(Error::Poisoned {
+                doing: "completion",
+                file,
+                source,
+            });
+        }
+    }
+}
+
+/// Creates a segment with its header; file and directory entry are durable on success.
+fn create_segment(
+    shared: &Shared,
+    number: u64,
+    first_sequence: SequenceNumber,
+) -> io::Result<ActiveSegment> {
+    let path = shared.directory.segment_path(number);
+    let salt = RandomState::new().hash_one((number, std::process::id()));
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let header = v1::Header {
+        segment: number,
+        first_sequence,
+        ingester_id: shared.identity.ingester_id,
+        ingester_name: shared.identity.ingester_name.clone(),
+        created_at_millis: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
+        salt,
+    }
+    .encode();
+    let mut file = shared.directory.disk.create(&path)?;
+    file.append(&mut [IoSlice::new(&header)])?;
+    file.sync()?;
+    shared.directory.sync()?;
+    let length = header.len() as u64;
+    Ok(ActiveSegment {
+        number,
+        path,
+        file,
+        length,
+        salt,
+        holds_batches: false,
+        slots: HashMap::new(),
+    })
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
