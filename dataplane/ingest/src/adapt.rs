@@ -1,0 +1,216 @@
+//! Bringing an incoming stream into the schema of its table.
+//!
+//! # Rules
+//! Columns are matched by name, in any order. A table's column keeps its type for ever. Columns that
+//! are missing and nullable are filled with nulls; new columns are added to the table as nullable
+//! ones. A column of another type is taken only if every value can be kept exactly ([`widens`]).
+
+use std::sync::Arc;
+
+use arrow_array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_cast::can_cast_types;
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use flightcluster_catalog::TableName;
+
+use crate::error::Error;
+use crate::gate::convert;
+use crate::schema::nested_fields;
+
+/// How each column of the table is made from an incoming batch.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    table: TableName,
+    /// The schema rows are stored in.
+    pub(crate) schema: SchemaRef,
+    sources: Vec<Source>,
+    /// The batch is stored as it comes in.
+    pub(crate) unchanged: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// This column of the incoming batch, converted when its type differs.
+    Column(usize),
+    Nulls,
+}
+
+/// The table's schema with the columns of `incoming` it lacks; `None` when it lacks none.
+pub(crate) fn evolved(table: &Schema, incoming: &Schema) -> Option<Schema> {
+    let new = incoming
+        .fields()
+        .iter()
+        .filter(|field| table.field_with_name(field.name()).is_err());
+    let new: Vec<_> = new
+        .map(|field| Arc::new(Field::clone(field).with_nullable(true)))
+        .collect();
+    if new.is_empty() {
+        return None;
+    }
+    let fields: Vec<_> = table.fields().iter().cloned().chain(new).collect();
+    Some(Schema::new_with_metadata(fields, table.metadata().clone()))
+}
+
+impl Plan {
+    /// Plans how batches of `incoming` become rows of the table.
+    ///
+    /// # Errors
+    /// [`Error::TypeConflict`], [`Error::MissingColumn`].
+    pub(crate) fn new(
+        table: &TableName,
+        schema: SchemaRef,
+        incoming: &Schema,
+    ) -> Result<Self, Error> {
+        let source = |field: &Arc<Field>| plan_column(table, field, incoming);
+        let sources = schema
+            .fields()
+            .iter()
+            .map(source)
+            .collect::<Result<Vec<_>, _>>()?;
+        let in_place = sources
+            .iter()
+            .enumerate()
+            .all(|(at, source)| *source == Source::Column(at));
+        let same_types = schema.fields().iter().zip(incoming.fields());
+        let unchanged = in_place
+            && schema.fields().len() == incoming.fields().len()
+            && same_types
+                .into_iter()
+                .all(|(to, from)| to.data_type() == from.data_type());
+        Ok(Self {
+            table: table.clone(),
+            schema,
+            sources,
+            unchanged,
+        })
+    }
+
+    /// Makes rows of the table from an incoming batch.
+    ///
+    /// # Errors
+    /// [`Error::NullValue`], [`Error::Values`].
+    pub(crate) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
+        let columns = self.sources.iter().zip(self.schema.fields());
+        let columns = columns.map(|(source, field)| self.column(batch, *source, field));
+        let columns = columns.collect::<Result<Vec<_>, Error>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map_err(|source| Error::EncodeBatch { source })
+    }
+
+    fn column(
+        &self,
+        batch: &RecordBatch,
+        source: Source,
+        field: &Field,
+    ) -> Result<ArrayRef, Error> {
+        let column = match source {
+            Source::Nulls => return Ok(new_null_array(field.data_type(), batch.num_rows())),
+            Source::Column(at) => convert(batch.column(at), field.name(), field.data_type())?,
+        };
+        if !field.is_nullable() && column.logical_null_count() > 0 {
+            let (table, column) = (self.table.clone(), field.name().clone());
+            return Err(Error::NullValue { table, column });
+        }
+        Ok(column)
+    }
+}
+
+fn plan_column(table: &TableName, field: &Field, incoming: &Schema) -> Result<Source, Error> {
+    let column = || field.name().clone();
+    match incoming.column_with_name(field.name()) {
+        None if field.is_nullable() => Ok(Source::Nulls),
+        None => Err(Error::MissingColumn {
+            table: table.clone(),
+            column: column(),
+        }),
+        Some((at, from)) if widens(from.data_type(), field.data_type()) => Ok(Source::Column(at)),
+        Some((_, from)) => Err(Error::TypeConflict {
+            table: table.clone(),
+            column: column(),
+            expected: Box::new(field.data_type().clone()),
+            found: Box::new(from.data_type().clone()),
+        }),
+    }
+}
+
+/// Whether every value of `from` is a value of `to`.
+///
+/// Equal types; types that differ only in the names, nullability or metadata of nested fields; wider
+/// numbers; the other layouts of strings, binary and lists; dictionaries and their values; finer
+/// timestamps and durations of the same time zone (values out of range are refused one by one); the
+/// null type.
+fn widens(from: &DataType, to: &DataType) -> bool {
+    use DataType::*;
+    if from == to {
+        return true;
+    }
+    let exact = match (from, to) {
+        (Null, _) => true,
+        (Dictionary(_, from), Dictionary(_, to)) => return widens(from, to),
+        (Dictionary(_, from), to) => return widens(from, to),
+        (from, Dictionary(_, to)) => return widens(from, to),
+        (Int8, Int16 | Int32 | Int64 | Float16 | Float32 | Float64)
+        | (Int16, Int32 | Int64 | Float32 | Float64)
+        | (Int32, Int64 | Float64)
+        | (UInt8, UInt16 | UInt32 | UInt64 | Int16 | Int32 | Int64)
+        | (UInt8, Float16 | Float32 | Float64)
+        | (UInt16, UInt32 | UInt64 | Int32 | Int64 | Float32 | Float64)
+        | (UInt32, UInt64 | Int64 | Float64)
+        | (Float16, Float32 | Float64)
+        | (Float32, Float64) => true,
+        (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => true,
+        (Binary | LargeBinary | BinaryView, Binary | LargeBinary | BinaryView) => true,
+        (FixedSizeBinary(_), Binary | LargeBinary | BinaryView) => true,
+        (Timestamp(from, zone), Timestamp(to, other)) => zone == other && finer(*from, *to),
+        (Duration(from), Duration(to)) => finer(*from, *to),
+        (
+            List(_) | LargeList(_) | ListView(_) | LargeListView(_),
+            List(_) | LargeList(_) | ListView(_) | LargeListView(_),
+        )
+        | (Map(_, false), Map(_, false))
+        | (Map(_, true), Map(_, true)) => nested_widen(from, to),
+        (FixedSizeList(_, from_size), FixedSizeList(_, to_size)) => {
+            from_size == to_size && nested_widen(from, to)
+        }
+        (Struct(from_fields), Struct(to_fields)) => {
+            let names = from_fields.iter().zip(to_fields);
+            names.into_iter().all(|(from, to)| from.name() == to.name()) && nested_widen(from, to)
+        }
+        _ => false,
+    };
+    exact && can_cast_types(from, to)
+}
+
+fn nested_widen(from: &DataType, to: &DataType) -> bool {
+    let (from, to) = (nested_fields(from), nested_fields(to));
+    let pairs = from.iter().zip(&to);
+    from.len() == to.len()
+        && pairs
+            .into_iter()
+            .all(|(from, to)| widens(from.data_type(), to.data_type()))
+}
+
+fn finer(from: TimeUnit, to: TimeUnit) -> bool {
+    let rank = |unit| match unit {
+        TimeUnit::Second => 0,
+        TimeUnit::Millisecond => 1,
+        TimeUnit::Microsecond => 2,
+        TimeUnit::Nanosecond => 3,
+    };
+    rank(from) <= rank(to)
+}
+
+/// Brings stored rows into a later schema of their table.
+///
+/// # Errors
+/// [`Error::EncodeBatch`] when the later schema does not follow from the earlier: our bug.
+pub(crate) fn complete(
+    table: &TableName,
+    batch: &RecordBatch,
+    to: &SchemaRef,
+) -> Result<RecordBatch, Error> {
+    if batch.schema_ref() == to {
+        return Ok(batch.clone());
+    }
+    Plan::new(table, Arc::clone(to), batch.schema_ref())?.apply(batch)
+}

@@ -1,0 +1,324 @@
+//! Why something could not be written, flushed or opened, and whose fault it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_schema::{ArrowError, DataType};
+use flightcluster_catalog::{self as catalog, TableName};
+use flightcluster_wal as wal;
+
+use crate::fatal::Fatal;
+
+/// Failures of the ingester.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A column type that a Parquet file can't keep (the caller's mistake).
+    #[error("column {column:?} has type {data_type}, which can't be stored: {reason}")]
+    UnsupportedType {
+        /// The column, with the path to a nested field.
+        column: String,
+        /// Its type.
+        data_type: DataType,
+        /// What is in the way, and what to use instead.
+        reason: &'static str,
+    },
+    /// Two columns of one name (the caller's mistake).
+    #[error("column {column:?} is there twice; give each column its own name")]
+    DuplicateColumn {
+        /// The name.
+        column: String,
+    },
+    /// A schema without columns (the caller's mistake).
+    #[error("the schema has no columns")]
+    NoColumns,
+    /// A column whose type does not fit the table's (the caller's mistake).
+    #[error("column {column:?} of table {table} has type {expected}, but {found} was sent")]
+    TypeConflict {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+        /// The table's type.
+        expected: Box<DataType>,
+        /// The type that came in.
+        found: Box<DataType>,
+    },
+    /// A column that the table needs and that is not sent (the caller's mistake).
+    #[error("column {column:?} of table {table} does not allow nulls and was not sent")]
+    MissingColumn {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// A null where the table allows none (the caller's mistake).
+    #[error("column {column:?} of table {table} does not allow nulls, but the batch holds one")]
+    NullValue {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// A batch that is not of the schema its writer was made for (the caller's mistake).
+    #[error("the batch does not have the schema its stream began with")]
+    SchemaMismatch,
+    /// Values that can't be brought into the column's type (the caller's mistake).
+    #[error("values of column {column:?} can't be stored as {expected}")]
+    Values {
+        /// The column.
+        column: String,
+        /// The type to be stored.
+        expected: DataType,
+        /// The cause.
+        #[source]
+        source: ArrowError,
+    },
+    /// The table does not exist, or was dropped while it was written to (the caller's mistake).
+    #[error("table not found: {0}")]
+    TableNotFound(TableName),
+    /// The table exists already (the caller's mistake).
+    #[error("table exists already: {0}")]
+    TableExists(TableName),
+    /// A producer id that can't be used (the caller's mistake).
+    #[error("a producer id has 1 to {limit} bytes, not {bytes}")]
+    ProducerId {
+        /// Bytes of the id.
+        bytes: usize,
+        /// The largest number allowed.
+        limit: usize,
+    },
+    /// A batch out of a producer's order (the caller's mistake).
+    #[error(
+        "batch {sequence} of producer {producer:?} is out of order: batch {due} was refused or is \
+         under way; send again from there, or use a new producer id"
+    )]
+    ProducerOrder {
+        /// The producer.
+        producer: String,
+        /// The batch that was sent.
+        sequence: u64,
+        /// The batch that has to come first.
+        due: u64,
+    },
+    /// A repeated batch whose first attempt failed just now: send it again.
+    #[error("the first attempt to write batch {sequence} of producer {producer:?} failed")]
+    FirstAttempt {
+        /// The producer.
+        producer: String,
+        /// The batch.
+        sequence: u64,
+    },
+    /// Too much is waiting to be written to files: retry later.
+    #[error(
+        "the ingester holds {buffered_bytes} bytes that are not in files yet (limit {limit_bytes})"
+    )]
+    Overloaded {
+        /// Bytes held.
+        buffered_bytes: u64,
+        /// The limit, setting `ingest.buffer_bytes`.
+        limit_bytes: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The process is going away: retry with another.
+    #[error("the ingester is shutting down")]
+    Draining,
+    /// The process must restart: retry with another, or later.
+    #[error("the ingester is out of service")]
+    OutOfService(#[source] Fatal),
+    /// The write-ahead log refused.
+    #[error("can't make the batch durable")]
+    Wal(#[source] wal::Error),
+    /// The write-ahead log can't be opened.
+    #[error("can't open the write-ahead log")]
+    OpenWal(#[source] wal::Error),
+    /// A record of the write-ahead log can't be read, although its checksum is right.
+    #[error("record {sequence} of the write-ahead log can't be read")]
+    UnreadableRecord {
+        /// Its sequence number.
+        sequence: u64,
+        /// The cause.
+        #[source]
+        source: ArrowError,
+    },
+    /// A schema kept by the catalog or the log can't be read.
+    #[error("a stored schema can't be read")]
+    UnreadableSchema {
+        /// The cause.
+        #[source]
+        source: ArrowError,
+    },
+    /// A batch could not be encoded for the log.
+    #[error("can't encode the batch for the write-ahead log")]
+    EncodeBatch {
+        /// The cause.
+        #[source]
+        source: ArrowError,
+    },
+    /// The catalog refused or failed.
+    #[error("catalog call failed while {doing}")]
+    Catalog {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Arc<catalog::Error>,
+    },
+    /// The rows of a table could not be encoded as Parquet.
+    #[error("can't encode rows of table {table} as Parquet")]
+    EncodeFile {
+        /// The table.
+        table: TableName,
+        /// The cause.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// The Parquet encoder panicked: our bug, or one of the library.
+    #[error("the Parquet encoder panicked on rows of table {table}: {message}")]
+    EncoderPanicked {
+        /// The table.
+        table: TableName,
+        /// What the panic said.
+        message: String,
+    },
+    /// The object store did not take a file.
+    #[error("can't store file {path}")]
+    Store {
+        /// The object's path.
+        path: String,
+        /// The cause.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A task of the runtime was cancelled: the process is ending.
+    #[error("the process is ending")]
+    Cancelled,
+}
+
+/// Whose fault a failure is, and what can be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The request is wrong; repeating it is useless.
+    InvalidArgument,
+    /// The table (or database) is not there.
+    NotFound,
+    /// The table is there already.
+    AlreadyExists,
+    /// The request does not fit the state; see the message.
+    FailedPrecondition,
+    /// Something is away for a moment: repeat, possibly elsewhere.
+    Unavailable,
+    /// A limit is reached: repeat later.
+    ResourceExhausted,
+    /// Our bug, or storage that is broken.
+    Internal,
+}
+
+/// How long to wait before a repeat, when nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Error {
+    /// A bounded label for metrics and events.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::UnsupportedType { .. } => "unsupported_type",
+            Self::DuplicateColumn { .. } => "duplicate_column",
+            Self::NoColumns => "no_columns",
+            Self::TypeConflict { .. } => "type_conflict",
+            Self::MissingColumn { .. } => "missing_column",
+            Self::NullValue { .. } => "null_value",
+            Self::SchemaMismatch => "schema_mismatch",
+            Self::Values { .. } => "values",
+            Self::TableNotFound(_) => "table_not_found",
+            Self::TableExists(_) => "table_exists",
+            Self::ProducerId { .. } => "producer_id",
+            Self::ProducerOrder { .. } => "producer_order",
+            Self::FirstAttempt { .. } => "first_attempt",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Draining => "draining",
+            Self::OutOfService(_) => "out_of_service",
+            Self::Wal(_) => "wal",
+            Self::OpenWal(_) => "open_wal",
+            Self::UnreadableRecord { .. } => "unreadable_record",
+            Self::UnreadableSchema { .. } => "unreadable_schema",
+            Self::EncodeBatch { .. } => "encode_batch",
+            Self::Catalog { .. } => "catalog",
+            Self::EncodeFile { .. } => "encode_file",
+            Self::EncoderPanicked { .. } => "encoder_panicked",
+            Self::Store { .. } => "store",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::UnsupportedType { .. }
+            | Self::DuplicateColumn { .. }
+            | Self::NoColumns
+            | Self::TypeConflict { .. }
+            | Self::MissingColumn { .. }
+            | Self::NullValue { .. }
+            | Self::SchemaMismatch
+            | Self::Values { .. }
+            | Self::ProducerId { .. } => Fault::InvalidArgument,
+            Self::TableNotFound(_) => Fault::NotFound,
+            Self::TableExists(_) => Fault::AlreadyExists,
+            Self::ProducerOrder { .. } => Fault::FailedPrecondition,
+            Self::Overloaded { .. } => Fault::ResourceExhausted,
+            Self::FirstAttempt { .. }
+            | Self::Draining
+            | Self::OutOfService(_)
+            | Self::Store { .. }
+            | Self::Cancelled => Fault::Unavailable,
+            Self::Wal(source) | Self::OpenWal(source) => wal_fault(source),
+            Self::Catalog { source, .. } => catalog_fault(source),
+            Self::UnreadableRecord { .. }
+            | Self::UnreadableSchema { .. }
+            | Self::EncodeBatch { .. }
+            | Self::EncodeFile { .. }
+            | Self::EncoderPanicked { .. } => Fault::Internal,
+        }
+    }
+
+    /// When a repeat may succeed; `None` when repeating is useless.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match (self, self.fault()) {
+            (Self::Overloaded { retry_after, .. }, _) => Some(*retry_after),
+            (_, Fault::Unavailable | Fault::ResourceExhausted) => Some(RETRY_AFTER),
+            _ => None,
+        }
+    }
+}
+
+fn wal_fault(error: &wal::Error) -> Fault {
+    match error {
+        wal::Error::RecordTooLarge { .. } => Fault::InvalidArgument,
+        wal::Error::Full { .. } => Fault::ResourceExhausted,
+        wal::Error::Poisoned { .. } | wal::Error::Closed => Fault::Unavailable,
+        wal::Error::Locked { .. }
+        | wal::Error::Directory { .. }
+        | wal::Error::Segment { .. }
+        | wal::Error::Damaged { .. }
+        | wal::Error::MissingSegment { .. }
+        | wal::Error::SequenceGap { .. }
+        | wal::Error::UnknownVersion { .. }
+        | wal::Error::OtherIngester { .. }
+        | wal::Error::Behind { .. } => Fault::Internal,
+    }
+}
+
+fn catalog_fault(error: &catalog::Error) -> Fault {
+    match error {
+        catalog::Error::DatabaseNotFound(_) | catalog::Error::TableNotFound(_) => Fault::NotFound,
+        catalog::Error::DatabaseExists(_) | catalog::Error::TableExists(_) => Fault::AlreadyExists,
+        catalog::Error::InvalidName { .. } => Fault::InvalidArgument,
+        catalog::Error::SchemaChanged { .. }
+        | catalog::Error::Fenced { .. }
+        | catalog::Error::Unavailable { .. } => Fault::Unavailable,
+        catalog::Error::Store { .. } => Fault::Internal,
+    }
+}

@@ -1,0 +1,440 @@
+//! One round of flushing: rows → objects → catalog commit → log truncated, in this order.
+//!
+//! # Crash
+//! - Before the commit: the objects are named nowhere, the rows are in the log.
+//! - After the commit: the next registration tells the watermarks, replay skips the rows.
+//! - An answer that was lost: the commit is kept and repeated as it was before anything else is
+//!   flushed; the catalog recognises it. The rows count as unflushed until then.
+//!
+//! # Cancellation
+//! A commit is noted before it is sent, so a dropped round is taken up by the next one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flightcluster_catalog::{
+    self as catalog, FlushCommit, FlushCommitted, NewFile, ProducerPosition, SequenceNumber, Table,
+    TableId,
+};
+use flightcluster_wal as wal;
+use futures::StreamExt as _;
+use object_store::{MultipartUpload as _, ObjectStoreExt as _, PutPayload};
+use tokio::task::spawn_blocking;
+use tracing::{debug, info, warn};
+
+use crate::buffer::{Due, Row, Unflushed};
+use crate::error::Error;
+use crate::fatal::Fatal;
+use crate::flusher::{Backoff, chain};
+use crate::ingest::Core;
+use crate::parquet_file::{self, EncodedFile};
+use crate::schema::decode_schema;
+use crate::table::failed;
+
+/// Tables that are encoded and stored at the same time: one computes while another uploads.
+const TABLES_AT_ONCE: usize = 2;
+/// Objects up to this size are put in one piece; object stores take parts from 5 MiB.
+const PART_BYTES: usize = 8 << 20;
+
+/// What a round is to flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Every table.
+    All,
+    /// Tables that are large or old enough and did not fail just now.
+    Due,
+}
+
+/// What the rounds remember; the lock around it makes them one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct FlushState {
+    /// A commit that was sent, or is about to be, and not answered.
+    unanswered: Option<Prepared>,
+    /// Tables that failed: when to try again.
+    failing: HashMap<TableId, (Backoff, Instant)>,
+}
+
+#[derive(Debug)]
+struct Prepared {
+    commit: FlushCommit,
+    /// Time spent on encoding and storing.
+    took: Duration,
+}
+
+/// The part of a commit that concerns one table.
+#[derive(Debug)]
+struct PreparedTable {
+    files: Vec<NewFile>,
+    watermark: SequenceNumber,
+    producers: Vec<ProducerPosition>,
+}
+
+impl Core {
+    /// Flushes what `scope` says. The first failure is returned after everything was tried.
+    pub(crate) async fn flush_round(&self, scope: Scope) -> Result<(), Error> {
+        let mut state = self.flush.lock().await;
+        let result = self.flush_tables(&mut state, scope).await;
+        let mut counters = self.counters.lock();
+        counters.last_error = result.as_ref().err().map(chain);
+        if let Err(error) = &result {
+            counters.flush_failures += 1;
+            self.observer.flush_failed(error.category());
+        }
+        result
+    }
+
+    async fn flush_tables(&self, state: &mut FlushState, scope: Scope) -> Result<(), Error> {
+        if let Some(fatal) = self.fatal.get() {
+            return Err(Error::OutOfService(fatal));
+        }
+        self.settle(state).await?;
+        self.buffer.evict(self.clock.now());
+        let work = self.select(state, scope);
+        if work.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let ids: Vec<TableId> = work.iter().map(|unflushed| unflushed.table).collect();
+        let tables = self
+            .catalog
+            .tables_by_id(&ids)
+            .await
+            .map_err(failed("reading tables"))?;
+        let tables: HashMap<TableId, Table> = tables.into_iter().map(|t| (t.id, t)).collect();
+        let (live, gone): (Vec<_>, Vec<_>) = work
+            .into_iter()
+            .partition(|unflushed| tables.contains_key(&unflushed.table));
+
+        let prepare = |unflushed: Unflushed| async {
+            let id = unflushed.table;
+            let table = tables.get(&id).ok_or(Error::Cancelled);
+            (
+                id,
+                match table {
+                    Ok(table) => self.prepare(table, unflushed).await,
+                    Err(error) => Err(error),
+                },
+            )
+        };
+        let prepared = futures::stream::iter(live)
+            .map(prepare)
+            .buffer_unordered(TABLES_AT_ONCE);
+        let prepared: Vec<_> = prepared.collect().await;
+        let (prepared, failure) = self.sort_out(state, prepared);
+        if !prepared.is_empty() {
+            let commit = self.commit_of(prepared);
+            state.unanswered = Some(Prepared {
+                commit,
+                took: started.elapsed(),
+            });
+            self.settle(state).await?;
+        }
+        self.forget_dropped(state, gone).await?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn select(&self, state: &FlushState, scope: Scope) -> Vec<Unflushed> {
+        let due = (scope == Scope::Due).then(|| {
+            let interval = i64::try_from(self.config.flush_interval.as_nanos()).unwrap_or(i64::MAX);
+            let now_nanos = self.clock.unix_nanos();
+            Due {
+                bytes: self.config.flush_bytes.as_u64(),
+                before_nanos: now_nanos.saturating_sub(interval),
+                now_nanos,
+            }
+        });
+        let mut work = self.buffer.unflushed(due);
+        if scope == Scope::Due {
+            let now = self.clock.now();
+            let waits = |id: &TableId| state.failing.get(id).is_some_and(|(_, until)| *until > now);
+            work.retain(|unflushed| !waits(&unflushed.table));
+        }
+        work
+    }
+
+    /// Keeps the tables that could be prepared and notes the others; the first failure is returned.
+    fn sort_out(
+        &self,
+        state: &mut FlushState,
+        prepared: Vec<(TableId, Result<PreparedTable, Error>)>,
+    ) -> (Vec<(TableId, PreparedTable)>, Option<Error>) {
+        let mut done = Vec::new();
+        let mut failure = None;
+        for (table, result) in prepared {
+            match result {
+                Ok(prepared) => {
+                    state.failing.remove(&table);
+                    done.push((table, prepared));
+                }
+                Err(error) => {
+                    warn!(table = table.0, error = %chain(&error), "can't flush table, will retry");
+                    let failing = state.failing.entry(table);
+                    let (backoff, until) =
+                        failing.or_insert_with(|| (Backoff::default(), self.clock.now()));
+                    *until = self.clock.now() + backoff.next();
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        (done, failure)
+    }
+
+    /// Encodes and stores the rows of one table.
+    async fn prepare(&self, table: &Table, unflushed: Unflushed) -> Result<PreparedTable, Error> {
+        let watermark = unflushed
+            .rows
+            .last()
+            .map_or(SequenceNumber(0), |row| row.sequence);
+        let producers = positions(table.id, &unflushed.rows);
+        let mut files = Vec::new();
+        for rows in split(unflushed.rows, self.config.flush_bytes.as_u64()) {
+            let encoded = self.encode(table, rows).await?;
+            files.push(self.store_file(table, encoded).await?);
+        }
+        Ok(PreparedTable {
+            files,
+            watermark,
+            producers,
+        })
+    }
+
+    async fn encode(&self, table: &Table, rows: Vec<Row>) -> Result<EncodedFile, Error> {
+        let schema = decode_schema(&table.schema)?;
+        let (of, ingester) = (table.clone(), self.ingester.id);
+        let group = usize::try_from(self.config.max_row_group_rows).unwrap_or(usize::MAX);
+        // Off the runtime's threads; and a panic of the encoder ends the task, not the process.
+        let task = move || parquet_file::encode(&of, &schema, ingester, &rows, group);
+        spawn_blocking(task).await.unwrap_or_else(|error| {
+            let Ok(panic) = error.try_into_panic() else {
+                return Err(Error::Cancelled);
+            };
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            let message = text.unwrap_or("no message").to_owned();
+            Err(Error::EncoderPanicked {
+                table: table.name.clone(),
+                message,
+            })
+        })
+    }
+
+    async fn store_file(&self, table: &Table, file: EncodedFile) -> Result<NewFile, Error> {
+        let path = parquet_file::path(&table.name.database, table.id);
+        let size_bytes = file.bytes.len() as u64;
+        let stored = if file.bytes.len() <= PART_BYTES {
+            self.store
+                .put(&path, PutPayload::from(file.bytes))
+                .await
+                .map(drop)
+        } else {
+            self.put_parts(&path, file.bytes).await
+        };
+        stored.map_err(|source| Error::Store {
+            path: path.to_string(),
+            source,
+        })?;
+        Ok(NewFile {
+            table: table.id,
+            path: path.to_string(),
+            size_bytes,
+            rows: file.rows,
+            schema_version: file.schema_version,
+            first_sequence: file.first_sequence,
+            last_sequence: file.last_sequence,
+            time_range_nanos: file.time_range_nanos,
+        })
+    }
+
+    async fn put_parts(
+        &self,
+        path: &object_store::path::Path,
+        mut bytes: bytes::Bytes,
+    ) -> Result<(), object_store::Error> {
+        let mut upload = self.store.put_multipart(path).await?;
+        let result = async {
+            while !bytes.is_empty() {
+                let part = bytes.split_to(bytes.len().min(PART_BYTES));
+                upload.put_part(PutPayload::from(part)).await?;
+            }
+            upload.complete().await.map(drop)
+        }
+        .await;
+        if result.is_err()
+            && let Err(error) = upload.abort().await
+        {
+            debug!(path = %path, error = %error, "can't abort upload");
+        }
+        result
+    }
+
+    fn commit_of(&self, tables: Vec<(TableId, PreparedTable)>) -> FlushCommit {
+        let mut commit = FlushCommit {
+            ingester: self.ingester.id,
+            epoch: self.ingester.epoch,
+            files: vec![],
+            watermarks: vec![],
+            producers: vec![],
+        };
+        for (table, prepared) in tables {
+            let PreparedTable {
+                files,
+                watermark,
+                producers,
+            } = prepared;
+            commit.files.extend(files);
+            commit.watermarks.push((table, watermark));
+            commit.producers.extend(producers);
+        }
+        commit
+    }
+
+    /// Asks the catalog about tables it no longer lists. Only its word that they were dropped lets
+    /// their rows go; a table it never had is an error, and keeps them.
+    async fn forget_dropped(
+        &self,
+        state: &mut FlushState,
+        gone: Vec<Unflushed>,
+    ) -> Result<(), Error> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let last = |rows: &[Row]| rows.last().map_or(SequenceNumber(0), |row| row.sequence);
+        let watermarks = gone
+            .iter()
+            .map(|unflushed| (unflushed.table, last(&unflushed.rows)));
+        let commit = FlushCommit {
+            watermarks: watermarks.collect(),
+            ..self.commit_of(vec![])
+        };
+        state.unanswered = Some(Prepared {
+            commit,
+            took: Duration::ZERO,
+        });
+        self.settle(state).await
+    }
+
+    /// Sends the noted commit, if there is one, and draws the consequences of the answer.
+    async fn settle(&self, state: &mut FlushState) -> Result<(), Error> {
+        let Some(prepared) = &state.unanswered else {
+            return Ok(());
+        };
+        let answer = self.catalog.commit_flush(prepared.commit.clone()).await;
+        match answer {
+            Ok(committed) => {
+                if let Some(prepared) = state.unanswered.take() {
+                    self.committed(prepared, committed).await;
+                }
+                Ok(())
+            }
+            Err(error @ catalog::Error::Fenced { .. }) => {
+                let fatal = Fatal::Fenced(Arc::new(error));
+                self.fatal.set(fatal.clone());
+                Err(Error::OutOfService(fatal))
+            }
+            // It may have taken effect: keep it and send the very same again.
+            Err(error @ (catalog::Error::Unavailable { .. } | catalog::Error::Store { .. })) => {
+                Err(failed("committing a flush")(error))
+            }
+            Err(error) => {
+                if let Some(refused) = state.unanswered.take() {
+                    self.remove_files(&refused.commit.files).await;
+                }
+                Err(failed("committing a flush")(error))
+            }
+        }
+    }
+
+    async fn committed(&self, prepared: Prepared, committed: FlushCommitted) {
+        let Prepared { commit, took } = prepared;
+        let now = self.clock.now();
+        for (table, watermark) in &commit.watermarks {
+            if committed.dropped_tables.contains(table) {
+                info!(table = table.0, "forgetting rows of a dropped table");
+                self.buffer.drop_table(*table);
+                self.producers.forget(*table);
+            } else {
+                self.buffer.mark_flushed(*table, *watermark, now);
+            }
+        }
+        self.buffer.evict(now);
+        self.freed.notify_waiters();
+        if !commit.files.is_empty() {
+            self.count(&commit, took);
+        }
+        self.truncate().await;
+    }
+
+    fn count(&self, commit: &FlushCommit, took: Duration) {
+        let rows = commit.files.iter().map(|file| file.rows).sum();
+        let bytes = commit.files.iter().map(|file| file.size_bytes).sum();
+        let mut counters = self.counters.lock();
+        counters.flushes += 1;
+        counters.flushed_rows += rows;
+        counters.flushed_file_bytes += bytes;
+        counters.flush_time += took;
+        drop(counters);
+        self.observer
+            .flushed(took, rows, bytes, commit.files.len() as u64);
+        debug!(
+            rows,
+            bytes,
+            files = commit.files.len(),
+            seconds = took.as_secs_f64(),
+            "flushed"
+        );
+    }
+
+    /// Lets the log forget what every table has in files. What can't be removed now is removed after
+    /// the next flush.
+    async fn truncate(&self) {
+        let Ok(wal) = self.wal() else { return };
+        let up_to = wal::SequenceNumber(self.buffer.flushed_up_to().0);
+        let truncated = spawn_blocking(move || wal.truncate_up_to(up_to)).await;
+        if let Ok(Err(error)) = truncated {
+            warn!(error = %chain(&error), "can't truncate write-ahead log");
+        }
+    }
+
+    /// Best effort: what stays is found by the scan for orphans.
+    async fn remove_files(&self, files: &[NewFile]) {
+        for file in files {
+            let path = object_store::path::Path::from(file.path.as_str());
+            if let Err(error) = self.store.delete(&path).await {
+                debug!(path = %path, error = %error, "can't remove file of a refused flush");
+            }
+        }
+    }
+}
+
+/// The newest batch of each producer.
+fn positions(table: TableId, rows: &[Row]) -> Vec<ProducerPosition> {
+    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+    for producer in rows.iter().filter_map(|row| row.producer.as_ref()) {
+        let known = newest.entry(&producer.id).or_default();
+        *known = (*known).max(producer.sequence);
+    }
+    let position = |(producer, sequence): (&str, u64)| ProducerPosition {
+        table,
+        producer: producer.to_owned(),
+        sequence,
+    };
+    newest.into_iter().map(position).collect()
+}
+
+/// Cuts rows into files of about `bytes` of memory each.
+fn split(rows: Vec<Row>, bytes: u64) -> Vec<Vec<Row>> {
+    let mut files: Vec<Vec<Row>> = Vec::new();
+    let mut used = u64::MAX;
+    for row in rows {
+        if used >= bytes {
+            files.push(Vec::new());
+            used = 0;
+        }
+        used = used.saturating_add(row.bytes);
+        if let Some(file) = files.last_mut() {
+            file.push(row);
+        }
+    }
+    files
+}

@@ -1,0 +1,360 @@
+//! The ingester as a whole: opening, the state everything shares, draining.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use flightcluster_catalog::{Catalog, Ingester, SequenceNumber, TableId, TableName};
+use flightcluster_config::IngestConfig;
+use flightcluster_wal::{RealDisk, Wal, WalDirectory};
+use object_store::ObjectStore;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, spawn_blocking};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::buffer::{Buffer, TooOld};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::fatal::{Fatal, FatalState};
+use crate::flush::{FlushState, Scope};
+use crate::flusher::{self, Backoff};
+use crate::observe::{Observer, Statistics};
+use crate::producer::Producers;
+use crate::replay;
+use crate::table::{TableMode, failed};
+use crate::writer::TableWriter;
+
+/// What an ingester is made of.
+#[derive(Debug, Clone)]
+pub struct IngestOptions {
+    /// Sizes and times.
+    pub config: IngestConfig,
+    /// Where tables and files are known.
+    pub catalog: Arc<dyn Catalog>,
+    /// Where files are put. An object must be durable when a put returns.
+    pub store: Arc<dyn ObjectStore>,
+    /// The name of this process, the same after every restart on the same log.
+    pub node_name: String,
+    /// Where the internal port answers; empty in a standalone process.
+    pub internal_url: String,
+    /// Directory of the write-ahead log; created when missing.
+    pub wal_dir: PathBuf,
+    /// Told about everything metrics want to know.
+    pub observer: Arc<dyn Observer>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The ingester of a process.
+///
+/// Dropping it stops it at once, as a crash would: nothing is flushed, nothing acknowledged is lost.
+#[derive(Debug)]
+pub struct Ingest {
+    core: Arc<Core>,
+    flusher: AbortHandle,
+    drained: tokio::sync::Mutex<bool>,
+}
+
+/// What writers, flusher and ingester share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: IngestConfig,
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) ingester: Ingester,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) clock: Clock,
+    pub(crate) buffer: Arc<Buffer>,
+    pub(crate) producers: Arc<Producers>,
+    pub(crate) fatal: FatalState,
+    pub(crate) flush: tokio::sync::Mutex<FlushState>,
+    pub(crate) counters: Mutex<Counters>,
+    /// Wakes the flusher: something is due.
+    pub(crate) due: Arc<Notify>,
+    /// Wakes writers that wait for room.
+    pub(crate) freed: Arc<Notify>,
+    /// Writes that are between their beginning and the end of their log record.
+    pub(crate) writes: TaskTracker,
+    draining: AtomicBool,
+    /// `None` once it is closed.
+    wal: RwLock<Option<Arc<Wal>>>,
+}
+
+/// Figures that only grow.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) flushes: u64,
+    pub(crate) flush_failures: u64,
+    pub(crate) flushed_rows: u64,
+    pub(crate) flushed_file_bytes: u64,
+    pub(crate) flush_time: Duration,
+    pub(crate) duplicates: u64,
+    pub(crate) last_error: Option<String>,
+}
+
+impl Ingest {
+    /// Locks the log, registers with the catalog, replays what is in no file, and starts flushing.
+    /// Call it inside a tokio runtime; the process is not ready before it returns.
+    ///
+    /// - Errors: [`Error::OpenWal`] with what its operator can do; [`Error::Catalog`].
+    /// - Cancellation: a dropped call may have registered; calling again is safe.
+    pub async fn open(options: IngestOptions) -> Result<Arc<Self>, Error> {
+        let IngestOptions {
+            config,
+            catalog,
+            store,
+            node_name,
+            internal_url,
+            wal_dir,
+            observer,
+            clock,
+        } = options;
+        // Before registering: a second process started by mistake must not fence the first one.
+        let directory = spawn_blocking(move || WalDirectory::lock(wal_dir, Arc::new(RealDisk)))
+            .await
+            .map_err(|_| Error::Cancelled)?
+            .map_err(Error::OpenWal)?;
+        let registration = catalog.register_ingester(&node_name, &internal_url).await;
+        let registration = registration.map_err(failed("registering the ingester"))?;
+        let buffer = Buffer::new(config.buffer_bytes.as_u64(), config.flushed_grace);
+        let (buffer, producers) = (Arc::new(buffer), Arc::new(Producers::default()));
+        let ingester = registration.ingester.clone();
+        let replay = replay::Replay {
+            directory,
+            registration,
+            buffer: Arc::clone(&buffer),
+            producers: Arc::clone(&producers),
+            observer: Arc::clone(&observer),
+            options: (&config).into(),
+        };
+        let wal = spawn_blocking(move || replay.run())
+            .await
+            .map_err(|_| Error::Cancelled)??;
+        let core = Arc::new(Core {
+            config,
+            catalog,
+            store,
+            ingester,
+            observer,
+            clock,
+            buffer,
+            producers,
+            fatal: FatalState::new(),
+            flush: tokio::sync::Mutex::default(),
+            counters: Mutex::default(),
+            due: Arc::default(),
+            freed: Arc::default(),
+            writes: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            wal: RwLock::new(Some(Arc::new(wal))),
+        });
+        info!(
+            ingester = %core.ingester.name,
+            epoch = core.ingester.epoch.0,
+            buffered_rows = core.buffer.held().unflushed_rows,
+            "ingester open"
+        );
+        let flusher = tokio::spawn(flusher::run(Arc::clone(&core))).abort_handle();
+        Ok(Arc::new(Self {
+            core,
+            flusher,
+            drained: tokio::sync::Mutex::new(false),
+        }))
+    }
+
+    /// Who this ingester is.
+    #[must_use]
+    pub fn ingester(&self) -> &Ingester {
+        &self.core.ingester
+    }
+
+    /// Prepares writing one stream to a table; creates the table, or adds columns to it, first.
+    ///
+    /// - `incoming`: the schema all batches of the stream have.
+    /// - Errors: the schema's ([`crate::gate`]), the table's ([`TableMode`]), [`Error::Draining`],
+    ///   [`Error::Catalog`]. A refused stream changes nothing.
+    pub async fn writer(
+        &self,
+        table: &TableName,
+        incoming: &Schema,
+        mode: TableMode,
+        create_database: bool,
+    ) -> Result<TableWriter, Error> {
+        self.core.check_open()?;
+        TableWriter::open(
+            Arc::clone(&self.core),
+            table,
+            incoming,
+            mode,
+            create_database,
+        )
+        .await
+    }
+
+    /// The durable rows of a table above a sequence number, in order, each batch in the schema it
+    /// was written with. Those of a table this ingester has none of are none.
+    ///
+    /// # Errors
+    /// [`TooOld`] when some of them have left memory; the answer is never short.
+    pub fn recent(
+        &self,
+        table: TableId,
+        after: SequenceNumber,
+    ) -> Result<Vec<(SequenceNumber, RecordBatch)>, TooOld> {
+        self.core.buffer.evict(self.core.clock.now());
+        self.core.buffer.recent(table, after)
+    }
+
+    /// Puts everything that is durable now into files and commits them.
+    ///
+    /// - Errors: the first failure; tables that could be flushed are. The rows of others stay and
+    ///   are tried again.
+    /// - Cancellation: rows may have been flushed.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.core.flush_round(Scope::All).await
+    }
+
+    /// Ends writing: refuses new writes, lets those under way finish, flushes until nothing is left,
+    /// tells the catalog, and closes the log. Repeats what fails; a second call is fine.
+    ///
+    /// - Errors: [`Error::OutOfService`] when the ingester is out of service.
+    /// - Cancellation: drop it when time is up; what was not flushed is replayed at the next start.
+    pub async fn drain(&self) -> Result<(), Error> {
+        let mut drained = self.drained.lock().await;
+        if *drained {
+            return Ok(());
+        }
+        let core = &self.core;
+        core.draining.store(true, Ordering::SeqCst);
+        core.writes.close();
+        core.writes.wait().await;
+        let mut backoff = Backoff::default();
+        loop {
+            let error = match core.flush_round(Scope::All).await {
+                Ok(()) => match core.say_drained().await {
+                    Ok(()) => break,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if core.fatal.get().is_some() {
+                return Err(error);
+            }
+            let delay = backoff.next();
+            let delay_seconds = delay.as_secs_f64();
+            warn!(error = %flusher::chain(&error), delay_seconds, "retrying to drain");
+            tokio::time::sleep(delay).await;
+        }
+        self.flusher.abort();
+        core.close_wal().await;
+        *drained = true;
+        info!(ingester = %core.ingester.name, "ingester drained");
+        Ok(())
+    }
+
+    /// Figures for metrics.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let core = &self.core;
+        let held = core.buffer.held();
+        let (wal_segments, wal_bytes) = core.wal().map_or((0, 0), |wal| wal.size());
+        let age = |stamp: i64| {
+            core.clock
+                .unix_nanos()
+                .saturating_sub(stamp)
+                .max(0)
+                .unsigned_abs()
+        };
+        let counters = core.counters.lock();
+        Statistics {
+            buffered_bytes: held.unflushed_bytes,
+            buffered_rows: held.unflushed_rows,
+            retained_bytes: held.retained_bytes,
+            oldest_age: held
+                .oldest_stamp_nanos
+                .map(|stamp| Duration::from_nanos(age(stamp))),
+            tables: held.tables,
+            durable_sequence: held.durable,
+            flushes: counters.flushes,
+            flush_failures: counters.flush_failures,
+            flushed_rows: counters.flushed_rows,
+            flushed_file_bytes: counters.flushed_file_bytes,
+            flush_seconds: counters.flush_time.as_secs_f64(),
+            duplicates: counters.duplicates,
+            wal_segments,
+            wal_bytes,
+            last_error: counters.last_error.clone(),
+            draining: core.draining.load(Ordering::SeqCst),
+            fatal: core.fatal.get().is_some(),
+        }
+    }
+
+    /// What is inside.
+    #[cfg(test)]
+    pub(crate) fn core_for_tests(&self) -> &Core {
+        &self.core
+    }
+
+    /// Completes when the process must end with an error; never otherwise.
+    pub async fn fatal(&self) -> Fatal {
+        self.core.fatal.wait().await
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        self.flusher.abort();
+        // Now rather than when the last writer is gone: the directory's lock is free at once.
+        self.core.wal.write().take();
+    }
+}
+
+impl Core {
+    /// Whether writes are taken.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if let Some(fatal) = self.fatal.get() {
+            return Err(Error::OutOfService(fatal));
+        }
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(Error::Draining);
+        }
+        Ok(())
+    }
+
+    /// The log, unless it is closed.
+    pub(crate) fn wal(&self) -> Result<Arc<Wal>, Error> {
+        self.wal.read().clone().ok_or(Error::Draining)
+    }
+
+    /// Notes whether a failure of the log is final.
+    pub(crate) fn wal_failed(&self, error: flightcluster_wal::Error) -> Error {
+        if let Some(poison) = self.wal().ok().and_then(|wal| wal.poisoned()) {
+            self.fatal.set(Fatal::Wal(poison));
+        }
+        Error::Wal(error)
+    }
+
+    /// Tells the catalog that there is nothing to ask this ingester for.
+    async fn say_drained(&self) -> Result<(), Error> {
+        let (id, epoch) = (self.ingester.id, self.ingester.epoch);
+        match self.catalog.drain_ingester(id, epoch).await {
+            Err(error @ flightcluster_catalog::Error::Fenced { .. }) => {
+                let error = Arc::new(error);
+                self.fatal.set(Fatal::Fenced(Arc::clone(&error)));
+                Err(Error::OutOfService(Fatal::Fenced(error)))
+            }
+            other => other.map_err(failed("draining the ingester")),
+        }
+    }
+
+    async fn close_wal(&self) {
+        let wal = self.wal.write().take();
+        // Waits for the writer thread. An error means that the runtime is going away.
+        let _ = spawn_blocking(move || drop(wal)).await;
+    }
+}

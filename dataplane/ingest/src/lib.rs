@@ -1,0 +1,60 @@
+//! The writing half of the data path: checked batches become durable, visible at once, and in time
+//! Parquet files.
+//!
+//! # Flow
+//! [`Ingest::writer`] (table created or evolved, [`gate`]) → [`TableWriter::write`] → write-ahead log
+//! → buffer, readable by [`Ingest::recent`] → acknowledgement → Parquet object → catalog commit →
+//! log truncated.
+//!
+//! # Guarantees
+//! - Acknowledged means durable and visible: [`TableWriter::write`] returns after the record is on
+//!   disk and in the buffer.
+//! - The buffer is always a prefix of the log: rows enter it on the log's thread, in sequence order.
+//! - Never lost, never doubled: the object is durable before the catalog names it, the catalog
+//!   names it before the log forgets the rows. A commit whose answer was lost is repeated with the
+//!   same files; the rows stay in memory until the answer is known.
+//! - Exactly once: a batch with a producer's number is stored once, see [`Producer`].
+//! - Bounded: unflushed rows take at most `ingest.buffer_bytes`, with those kept for the grace not
+//!   more either; writers wait a little and are then refused with [`Error::Overloaded`].
+//! - Fenced: when a younger process of this name registers, [`Ingest::fatal`] completes and nothing
+//!   is accepted any more.
+//!
+//! # Accepted
+//! A flush that fails after writing an object may leave it in the store, named nowhere. A batch
+//! written in the second after its table was dropped may be acknowledged and is gone with the table.
+//!
+//! What it leaves to others: who may write (`auth`), the protocol (`wire`, `server`), and bringing
+//! fresh rows into the schema of a query (`query`).
+
+mod adapt;
+mod admission;
+mod buffer;
+mod clock;
+mod error;
+mod fatal;
+mod flush;
+mod flusher;
+pub mod gate;
+mod ingest;
+mod memory;
+mod message;
+mod observe;
+mod parquet_file;
+mod producer;
+mod replay;
+pub mod schema;
+mod table;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use buffer::TooOld;
+pub use clock::{Clock, ManualClock};
+pub use error::{Error, Fault};
+pub use fatal::Fatal;
+pub use ingest::{Ingest, IngestOptions};
+pub use observe::{NoObserver, Observer, Statistics};
+pub use producer::Producer;
+pub use table::TableMode;
+pub use writer::{Ack, TableWriter};

@@ -1,0 +1,160 @@
+//! Rows of one table as one Parquet file.
+//!
+//! ZSTD, rows in sequence order, row groups of bounded size, the Arrow schema embedded. The
+//! key-value metadata says whose rows they are, so that a file explains itself without the catalog.
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType,
+};
+use arrow_array::{Array as _, ArrayRef, RecordBatch};
+use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use flightcluster_catalog::{IngesterId, SchemaVersion, SequenceNumber, Table, TableId};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+
+use crate::adapt::complete;
+use crate::buffer::Row;
+use crate::error::Error;
+
+/// Version of the key-value metadata and of what they promise.
+const FORMAT: &str = "1";
+/// Field metadata that says what a column is, as InfluxDB clients know it.
+const COLUMN_TYPE_KEY: &str = "iox::column::type";
+const TIMESTAMP_COLUMN: &str = "iox::column_type::timestamp";
+/// The time column of tables that don't say.
+const TIME_COLUMN: &str = "time";
+
+/// An encoded file, not stored yet.
+#[derive(Debug)]
+pub(crate) struct EncodedFile {
+    pub(crate) bytes: Bytes,
+    pub(crate) rows: u64,
+    pub(crate) first_sequence: SequenceNumber,
+    pub(crate) last_sequence: SequenceNumber,
+    pub(crate) schema_version: SchemaVersion,
+    pub(crate) time_range_nanos: Option<(i64, i64)>,
+}
+
+/// Encodes rows (at least one, in sequence order) in the current schema of their table. CPU-bound.
+///
+/// # Errors
+/// [`Error::EncodeFile`]. A panic of the encoder is the caller's to catch.
+pub(crate) fn encode(
+    table: &Table,
+    schema: &SchemaRef,
+    ingester: IngesterId,
+    rows: &[Row],
+    max_row_group_rows: usize,
+) -> Result<EncodedFile, Error> {
+    let failed = |source| Error::EncodeFile {
+        table: table.name.clone(),
+        source,
+    };
+    let sequences = rows.iter().map(|row| row.sequence);
+    let first_sequence = sequences.clone().min().unwrap_or_default();
+    let last_sequence = sequences.max().unwrap_or_default();
+    let metadata = [
+        ("flightcluster.format", FORMAT.to_owned()),
+        ("flightcluster.table_id", table.id.to_string()),
+        (
+            "flightcluster.schema_version",
+            table.schema_version.to_string(),
+        ),
+        ("flightcluster.ingester_id", ingester.to_string()),
+        ("flightcluster.first_sequence", first_sequence.to_string()),
+        ("flightcluster.last_sequence", last_sequence.to_string()),
+    ];
+    let properties = properties(metadata, max_row_group_rows).map_err(failed)?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), SchemaRef::clone(schema), Some(properties))
+        .map_err(failed)?;
+    let time_column = time_column(schema);
+    let mut time_range = Some((i64::MAX, i64::MIN));
+    let mut count = 0;
+    for row in rows {
+        let batch = complete(&table.name, &row.batch, schema)?;
+        writer.write(&batch).map_err(failed)?;
+        count += batch.num_rows() as u64;
+        time_range = time_column.and_then(|at| widen_range(time_range?, &batch, at));
+    }
+    Ok(EncodedFile {
+        bytes: Bytes::from(writer.into_inner().map_err(failed)?),
+        rows: count,
+        first_sequence,
+        last_sequence,
+        schema_version: table.schema_version,
+        time_range_nanos: time_range.filter(|(low, high)| low <= high),
+    })
+}
+
+/// Where a file goes: `<database>/<table id>/<uuid>.parquet`; the uuid sorts by time.
+pub(crate) fn path(database: &str, table: TableId) -> object_store::path::Path {
+    let name = format!("{}.parquet", uuid::Uuid::now_v7());
+    object_store::path::Path::from_iter([database, &table.to_string(), &name])
+}
+
+fn properties(
+    metadata: [(&str, String); 6],
+    max_row_group_rows: usize,
+) -> Result<WriterProperties, ParquetError> {
+    let pairs = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value));
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_max_row_group_row_count(Some(max_row_group_rows.max(1)))
+        .set_created_by(format!("flightcluster {}", env!("CARGO_PKG_VERSION")))
+        .set_key_value_metadata(Some(pairs.to_vec()))
+        .build())
+}
+
+/// The column by whose range queries skip files: one marked as timestamp, else one called `time`.
+fn time_column(schema: &Schema) -> Option<usize> {
+    let timestamp = |at: &usize| matches!(schema.field(*at).data_type(), DataType::Timestamp(..));
+    let marked = |at: &usize| {
+        let mark = schema.field(*at).metadata().get(COLUMN_TYPE_KEY);
+        mark.is_some_and(|mark| mark == TIMESTAMP_COLUMN)
+    };
+    let mut columns = (0..schema.fields().len()).filter(timestamp);
+    let named = || schema.index_of(TIME_COLUMN).ok().filter(timestamp);
+    columns.find(marked).or_else(named)
+}
+
+/// Takes the times of a batch into the range; `None` when one is null or out of range, because such
+/// a row must not be skipped.
+fn widen_range(range: (i64, i64), batch: &RecordBatch, at: usize) -> Option<(i64, i64)> {
+    let column = batch.column(at);
+    if column.null_count() > 0 {
+        return None;
+    }
+    let (values, nanos) = timestamps(column)?;
+    values.iter().try_fold(range, |(low, high), value| {
+        let value = value.checked_mul(nanos)?;
+        Some((low.min(value), high.max(value)))
+    })
+}
+
+/// The values of a timestamp column and the nanoseconds of one unit.
+fn timestamps(column: &ArrayRef) -> Option<(&[i64], i64)> {
+    let DataType::Timestamp(unit, _) = column.data_type() else {
+        return None;
+    };
+    Some(match unit {
+        TimeUnit::Second => (
+            column.as_primitive::<TimestampSecondType>().values(),
+            1_000_000_000,
+        ),
+        TimeUnit::Millisecond => (
+            column.as_primitive::<TimestampMillisecondType>().values(),
+            1_000_000,
+        ),
+        TimeUnit::Microsecond => (
+            column.as_primitive::<TimestampMicrosecondType>().values(),
+            1_000,
+        ),
+        TimeUnit::Nanosecond => (column.as_primitive::<TimestampNanosecondType>().values(), 1),
+    })
+}

@@ -1,0 +1,126 @@
+//! Bringing the log back into memory at start.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use flightcluster_catalog::{Registration, SchemaBytes, SequenceNumber, TableId};
+use flightcluster_wal::{self as wal, Identity, Record, SchemaDefinition, Wal, WalDirectory};
+use tracing::info;
+
+use crate::buffer::{Buffer, Row};
+use crate::error::Error;
+use crate::memory::needed_bytes;
+use crate::message::decode_batch;
+use crate::observe::{Observer, WalEvents};
+use crate::producer::{Producer, Producers};
+use crate::schema::decode_schema;
+
+/// Everything a replay needs; blocking.
+pub(crate) struct Replay {
+    pub(crate) directory: WalDirectory,
+    pub(crate) registration: Registration,
+    pub(crate) buffer: Arc<Buffer>,
+    pub(crate) producers: Arc<Producers>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) options: wal::WalOptions,
+}
+
+impl Replay {
+    /// Puts the rows that are in no file into the buffer and opens the log for writing.
+    ///
+    /// Rows of tables dropped meanwhile come back too: the first flush learns from the catalog that
+    /// they can go. The catalog alone can tell a dropped table from one it never had.
+    pub(crate) fn run(self) -> Result<Wal, Error> {
+        let Self {
+            directory,
+            registration,
+            buffer,
+            producers,
+            observer,
+            options,
+        } = self;
+        let watermarks: HashMap<TableId, SequenceNumber> =
+            registration.watermarks.iter().copied().collect();
+        buffer.restore(&registration.watermarks);
+        producers.restore(registration.producers);
+        let identity = Identity {
+            ingester_id: registration.ingester.id.0,
+            ingester_name: registration.ingester.name.clone(),
+            known: wal::SequenceNumber(watermarks.values().map(|w| w.0).max().unwrap_or(0)),
+        };
+        let mut recovery = directory.recover(identity).map_err(Error::OpenWal)?;
+        let mut schemas = Schemas::default();
+        let (mut replayed, mut in_files) = (0_u64, 0_u64);
+        while let Some(record) = recovery.next_record().map_err(Error::OpenWal)? {
+            let (table, sequence) = (TableId(record.table), SequenceNumber(record.sequence.0));
+            let producer = record.producer.clone();
+            let producer = producer.map(|p| Producer {
+                id: p.id,
+                sequence: p.sequence,
+            });
+            if let Some(producer) = &producer {
+                producers.stored(table, producer, sequence);
+            }
+            if watermarks
+                .get(&table)
+                .is_some_and(|watermark| sequence <= *watermark)
+            {
+                buffer.skip(sequence);
+                in_files += 1;
+            } else {
+                buffer.push(table, row(&mut schemas, record, producer)?);
+                replayed += 1;
+            }
+        }
+        info!(
+            replayed,
+            in_files, "rows of the write-ahead log are back in memory"
+        );
+        recovery
+            .finish(options, Arc::new(WalEvents(observer)))
+            .map_err(Error::OpenWal)
+    }
+}
+
+fn row(schemas: &mut Schemas, record: Record, producer: Option<Producer>) -> Result<Row, Error> {
+    let schema = schemas.get(&record.schema)?;
+    let batch =
+        decode_batch(&schema, &record.messages).map_err(|source| Error::UnreadableRecord {
+            sequence: record.sequence.0,
+            source,
+        })?;
+    let encoded: usize = record
+        .messages
+        .iter()
+        .map(|m| m.header.len() + m.body.len())
+        .sum();
+    Ok(Row {
+        sequence: SequenceNumber(record.sequence.0),
+        bytes: encoded.max(needed_bytes(&batch)) as u64,
+        batch,
+        stamp_nanos: record.stamp_nanos,
+        producer,
+    })
+}
+
+/// Decoded schemas, so that all batches of one share it.
+#[derive(Default)]
+struct Schemas(HashMap<Arc<SchemaDefinition>, SchemaRef>);
+
+impl Schemas {
+    fn get(&mut self, definition: &Arc<SchemaDefinition>) -> Result<SchemaRef, Error> {
+        if let Some(schema) = self.0.get(definition) {
+            return Ok(Arc::clone(schema));
+        }
+        let schema = decode_schema(&SchemaBytes(definition.ipc.to_vec()))?;
+        // The definition shares the memory of its segment: keep a copy.
+        let ipc = bytes::Bytes::copy_from_slice(&definition.ipc);
+        let owned = SchemaDefinition {
+            version: definition.version,
+            ipc,
+        };
+        self.0.insert(Arc::new(owned), Arc::clone(&schema));
+        Ok(schema)
+    }
+}

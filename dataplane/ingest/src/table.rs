@@ -1,0 +1,132 @@
+//! Finding, creating and evolving the table a stream is written to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_schema::Schema;
+use flightcluster_catalog::{self as catalog, Catalog, CreateTable, IfExists, Table, TableName};
+use tracing::info;
+
+use crate::adapt::{Plan, evolved};
+use crate::error::Error;
+use crate::schema::{decode_schema, encode_schema};
+
+/// Attempts to evolve a table that others evolve at the same time.
+const EVOLVE_ATTEMPTS: usize = 16;
+
+/// What to do when the table is or is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableMode {
+    /// Create it when it is missing, else append: `DoPut` by path.
+    CreateOrAppend,
+    /// Create it; fail when it is there.
+    Create,
+    /// Append; fail when it is missing.
+    Append,
+    /// Drop it when it is there, and create it.
+    Replace,
+}
+
+/// The table for a stream of (normalised) schema `incoming`, and how its batches become rows.
+pub(crate) async fn resolve(
+    catalog: &dyn Catalog,
+    name: &TableName,
+    incoming: &Schema,
+    mode: TableMode,
+    create_database: bool,
+) -> Result<(Table, Plan), Error> {
+    let found = match mode {
+        TableMode::CreateOrAppend | TableMode::Append => catalog
+            .table(name)
+            .await
+            .map_err(failed("looking the table up"))?,
+        TableMode::Create | TableMode::Replace => None,
+    };
+    let table = match (found, mode) {
+        (Some(table), _) => table,
+        (None, TableMode::Append) => return Err(Error::TableNotFound(name.clone())),
+        (None, TableMode::CreateOrAppend) => {
+            create(catalog, name, incoming, IfExists::Keep, create_database).await?
+        }
+        (None, TableMode::Create) => {
+            create(catalog, name, incoming, IfExists::Fail, create_database).await?
+        }
+        (None, TableMode::Replace) => {
+            create(catalog, name, incoming, IfExists::Replace, create_database).await?
+        }
+    };
+    evolve(catalog, table, incoming).await
+}
+
+async fn create(
+    catalog: &dyn Catalog,
+    name: &TableName,
+    schema: &Schema,
+    if_exists: IfExists,
+    create_database: bool,
+) -> Result<Table, Error> {
+    let request = CreateTable {
+        name: name.clone(),
+        schema: encode_schema(schema),
+        options: BTreeMap::new(),
+        if_exists,
+        create_database,
+    };
+    match catalog.create_table(request).await {
+        Err(catalog::Error::TableExists(_)) => Err(Error::TableExists(name.clone())),
+        other => other.map_err(failed("creating the table")),
+    }
+}
+
+/// Adds the columns the table lacks. Everything else is checked first, so that a stream that is
+/// refused leaves the table as it was.
+async fn evolve(
+    catalog: &dyn Catalog,
+    mut table: Table,
+    incoming: &Schema,
+) -> Result<(Table, Plan), Error> {
+    for _ in 0..EVOLVE_ATTEMPTS {
+        let current = decode_schema(&table.schema)?;
+        let Some(schema) = evolved(&current, incoming) else {
+            let plan = Plan::new(&table.name, current, incoming)?;
+            return Ok((table, plan));
+        };
+        Plan::new(&table.name, Arc::new(schema.clone()), incoming)?;
+        let bytes = encode_schema(&schema);
+        match catalog
+            .evolve_table(table.id, table.schema_version, bytes)
+            .await
+        {
+            Ok(evolved) => {
+                info!(
+                    table = %evolved.name,
+                    schema_version = evolved.schema_version.0,
+                    columns = schema.fields().len(),
+                    "table has new columns"
+                );
+                table = evolved;
+            }
+            Err(catalog::Error::SchemaChanged { .. }) => {
+                let again = catalog.table(&table.name).await;
+                let again = again.map_err(failed("looking the table up"))?;
+                table = again.ok_or_else(|| Error::TableNotFound(table.name.clone()))?;
+            }
+            Err(catalog::Error::TableNotFound(_)) => {
+                return Err(Error::TableNotFound(table.name.clone()));
+            }
+            Err(error) => return Err(failed("adding columns to the table")(error)),
+        }
+    }
+    // Others changed the table each time: it will calm down.
+    let (table, expected) = (table.id, table.schema_version);
+    Err(failed("adding columns to the table")(
+        catalog::Error::SchemaChanged { table, expected },
+    ))
+}
+
+pub(crate) fn failed(doing: &'static str) -> impl Fn(catalog::Error) -> Error {
+    move |source| Error::Catalog {
+        doing,
+        source: Arc::new(source),
+    }
+}

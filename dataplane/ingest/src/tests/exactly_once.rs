@@ -1,0 +1,173 @@
+//! A batch with a producer's number is stored once, whatever happens in between.
+
+use super::*;
+
+fn producer(sequence: u64) -> Option<Producer> {
+    Some(Producer {
+        id: "pump-7".to_owned(),
+        sequence,
+    })
+}
+
+#[tokio::test]
+async fn a_repeated_batch_is_acknowledged_and_not_stored_again() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    let first = table.write(numbers([1]), None, producer(10)).await.unwrap();
+    let again = table.write(numbers([1]), None, producer(10)).await.unwrap();
+    assert_eq!(
+        again,
+        Ack {
+            duplicate: true,
+            ..first
+        }
+    );
+    table.write(numbers([2]), None, producer(20)).await.unwrap();
+    assert!(
+        table
+            .write(numbers([1]), None, producer(10))
+            .await
+            .unwrap()
+            .duplicate
+    );
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1, 2]);
+    assert_eq!(ingest.statistics().duplicates, 2);
+
+    let other = writer(&ingest, &TableName::public("demo", "other")).await;
+    assert!(
+        !other
+            .write(numbers([1]), None, producer(10))
+            .await
+            .unwrap()
+            .duplicate
+    );
+}
+
+#[tokio::test]
+async fn repeats_are_recognised_after_a_restart_from_log_and_from_files() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    table.write(numbers([1]), None, producer(1)).await.unwrap();
+    ingest.flush().await.unwrap();
+    table.write(numbers([2]), None, producer(2)).await.unwrap();
+    drop((table, ingest));
+    // Even when the log of the flushed rows is gone.
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    for n in [1, 2] {
+        let again = table
+            .write(numbers([n as i64]), None, producer(n))
+            .await
+            .unwrap();
+        assert!(again.duplicate, "batch {n}");
+        assert!(again.sequence >= SequenceNumber(n));
+    }
+    assert!(
+        !table
+            .write(numbers([3]), None, producer(3))
+            .await
+            .unwrap()
+            .duplicate
+    );
+    ingest.flush().await.unwrap();
+    drop((table, ingest));
+    std::fs::remove_dir_all(world.wal_dir()).unwrap();
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    assert!(
+        table
+            .write(numbers([3]), None, producer(3))
+            .await
+            .unwrap()
+            .duplicate
+    );
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_repeat_waits_for_the_first_attempt_under_way() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = Arc::new(writer(&ingest, &readings()).await);
+    let other_stream = writer(&ingest, &readings()).await;
+    let writes = [&*table, &other_stream, &*table, &other_stream]
+        .map(|table| table.write(numbers([1]), None, producer(1)));
+    let acks: Vec<Ack> = futures::future::join_all(writes)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(acks.iter().filter(|ack| !ack.duplicate).count(), 1);
+    assert!(acks.iter().all(|ack| ack.sequence == SequenceNumber(1)));
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1]);
+}
+
+#[tokio::test]
+async fn pipelined_batches_of_a_producer_are_stored_in_order() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    let writes = (1..=50).map(|n| table.write(numbers([n as i64]), None, producer(n)));
+    for ack in futures::future::join_all(writes).await {
+        assert!(!ack.unwrap().duplicate);
+    }
+    assert_eq!(
+        world.numbers(&ingest, &readings()).await,
+        (1..=50).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_batch_behind_a_refused_one_is_refused_too() {
+    let mut world = World::new().await;
+    world.config.buffer_bytes = ByteSize(1000);
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    world.store.refuse_puts(true);
+    table.write(numbers(0..100), None, None).await.unwrap();
+    let refused = table
+        .write(numbers(0..50), None, producer(5))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.category(), "overloaded");
+    world.store.refuse_puts(false);
+    ingest.flush().await.unwrap();
+    // There is room now, but batch 5 is missing: storing 6 would make 5 look like a repeat.
+    let error = table
+        .write(numbers([6]), None, producer(6))
+        .await
+        .unwrap_err();
+    assert_eq!(error.fault(), Fault::FailedPrecondition);
+    assert!(error.to_string().contains("batch 5"), "{error}");
+    assert!(
+        !table
+            .write(numbers([5]), None, producer(5))
+            .await
+            .unwrap()
+            .duplicate
+    );
+    assert!(
+        !table
+            .write(numbers([6]), None, producer(6))
+            .await
+            .unwrap()
+            .duplicate
+    );
+}
+
+#[tokio::test]
+async fn an_unusable_producer_id_is_refused() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    for id in [String::new(), "x".repeat(257)] {
+        let producer = Producer { id, sequence: 1 };
+        let error = table
+            .write(numbers([1]), None, Some(producer))
+            .await
+            .unwrap_err();
+        assert_eq!(error.fault(), Fault::InvalidArgument);
+    }
+}

@@ -1,0 +1,241 @@
+//! A catalog and an object store that fail when told.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flightcluster_catalog::*;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use parking_lot::Mutex;
+
+/// How a call to the catalog goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It never arrives.
+    Request,
+    /// It takes effect, its answer is lost.
+    Answer,
+}
+
+#[derive(Debug)]
+pub(crate) struct FaultyCatalog {
+    inner: Arc<dyn Catalog>,
+    commits: Mutex<VecDeque<Fault>>,
+    away: Mutex<bool>,
+    /// This table's schema comes back unreadable.
+    spoiled: Mutex<Option<TableId>>,
+    pub(crate) commit_log: Mutex<Vec<FlushCommit>>,
+}
+
+impl FaultyCatalog {
+    pub(crate) fn new(inner: Arc<dyn Catalog>) -> Self {
+        Self {
+            inner,
+            commits: Mutex::default(),
+            away: Mutex::default(),
+            spoiled: Mutex::default(),
+            commit_log: Mutex::default(),
+        }
+    }
+
+    /// The next commit goes wrong.
+    pub(crate) fn fail_commit(&self, fault: Fault) {
+        self.commits.lock().push_back(fault);
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        *self.away.lock() = away;
+    }
+
+    pub(crate) fn spoil(&self, table: Option<TableId>) {
+        *self.spoiled.lock() = table;
+    }
+
+    fn unavailable() -> Error {
+        Error::Unavailable {
+            place: "the test".to_owned(),
+            source: "on purpose".into(),
+        }
+    }
+}
+
+#[async_trait]
+impl Catalog for FaultyCatalog {
+    async fn create_database(&self, name: &str, if_not_exists: bool) -> Result<Database, Error> {
+        self.inner.create_database(name, if_not_exists).await
+    }
+
+    async fn list_databases(&self) -> Result<Vec<Database>, Error> {
+        self.inner.list_databases().await
+    }
+
+    async fn create_table(&self, request: CreateTable) -> Result<Table, Error> {
+        self.inner.create_table(request).await
+    }
+
+    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
+        self.inner.drop_table(name, if_exists).await
+    }
+
+    async fn evolve_table(
+        &self,
+        table: TableId,
+        from: SchemaVersion,
+        schema: SchemaBytes,
+    ) -> Result<Table, Error> {
+        self.inner.evolve_table(table, from, schema).await
+    }
+
+    async fn table(&self, name: &TableName) -> Result<Option<Table>, Error> {
+        if *self.away.lock() {
+            return Err(Self::unavailable());
+        }
+        self.inner.table(name).await
+    }
+
+    async fn tables_by_id(&self, ids: &[TableId]) -> Result<Vec<Table>, Error> {
+        let mut tables = self.inner.tables_by_id(ids).await?;
+        let spoiled = *self.spoiled.lock();
+        for table in tables.iter_mut().filter(|table| Some(table.id) == spoiled) {
+            table.schema = SchemaBytes(vec![1, 2, 3, 4, 5]);
+        }
+        Ok(tables)
+    }
+
+    async fn list_tables(&self, database: Option<&str>) -> Result<Vec<Table>, Error> {
+        self.inner.list_tables(database).await
+    }
+
+    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error> {
+        self.inner.snapshot(tables).await
+    }
+
+    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
+        self.inner.register_ingester(name, url).await
+    }
+
+    async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {
+        self.inner.drain_ingester(ingester, epoch).await
+    }
+
+    async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
+        self.inner.list_ingesters().await
+    }
+
+    async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
+        self.commit_log.lock().push(commit.clone());
+        let fault = self.commits.lock().pop_front();
+        match fault {
+            None => self.inner.commit_flush(commit).await,
+            Some(Fault::Request) => Err(Self::unavailable()),
+            Some(Fault::Answer) => {
+                self.inner.commit_flush(commit).await?;
+                Err(Self::unavailable())
+            }
+        }
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.inner.ping().await
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct FaultyStore {
+    inner: Arc<dyn ObjectStore>,
+    refuses: Mutex<bool>,
+}
+
+impl FaultyStore {
+    pub(crate) fn in_memory() -> Self {
+        Self::over(Arc::new(InMemory::new()))
+    }
+
+    pub(crate) fn over(inner: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            inner,
+            refuses: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn refuse_puts(&self, refuses: bool) {
+        *self.refuses.lock() = refuses;
+    }
+
+    fn check(&self) -> object_store::Result<()> {
+        if *self.refuses.lock() {
+            return Err(object_store::Error::Generic {
+                store: "test",
+                source: "refused".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("faulty store")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.check()?;
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.check()?;
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(
+        &self,
+        location: &Path,
+        options: GetOptions,
+    ) -> object_store::Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

@@ -1,0 +1,405 @@
+//! Writing one stream to one table.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+use bytes::Bytes;
+use flightcluster_catalog::{SequenceNumber, Table, TableName};
+use flightcluster_wal::{self as wal, Append, Completion, Message, Pending, SchemaDefinition};
+use tokio::sync::watch;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::warn;
+
+use crate::adapt::Plan;
+use crate::admission::{Admission, admit};
+use crate::buffer::Row;
+use crate::error::Error;
+use crate::fatal::Fatal;
+use crate::flusher::chain;
+use crate::gate::{normalise_batch, normalise_schema};
+use crate::ingest::Core;
+use crate::memory::{compact, needed_bytes};
+use crate::message::{encode_batch, is_batch_of};
+use crate::producer::{Decision, Outcome, Producer};
+use crate::schema::has_dictionary;
+use crate::table::{TableMode, failed, resolve};
+
+/// How often a stream asks the catalog whether its table is still there.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a stream goes on while the catalog can't be asked: longer than a restart of it takes.
+const CHECK_GRACE: Duration = Duration::from_secs(60);
+
+/// Answer to a durable write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// The rows are visible from this sequence number on. For a repeat it may be a later one than
+    /// that of the rows.
+    pub sequence: SequenceNumber,
+    /// Rows in the batch.
+    pub rows: u64,
+    /// The batch had been stored before.
+    pub duplicate: bool,
+}
+
+/// Writes batches of one schema to one table. Share it to have several batches under way.
+///
+/// The rows keep the schema the table had when the writer was made, also when others add columns.
+#[derive(Debug)]
+pub struct TableWriter {
+    core: Arc<Core>,
+    table: Table,
+    incoming: SchemaRef,
+    normalised: SchemaRef,
+    plan: Plan,
+    definition: Arc<SchemaDefinition>,
+    /// Messages may be stored as they come in.
+    keeps_raw: bool,
+    /// First come, first served: the order of the calls is the order in the log.
+    order: tokio::sync::Mutex<Checks>,
+}
+
+/// When the table was last asked for.
+#[derive(Debug)]
+struct Checks {
+    asked: Instant,
+    seen: Instant,
+}
+
+/// What became of a batch that was handed over.
+enum Handed {
+    Over(Pending),
+    Known(Decision),
+}
+
+impl TableWriter {
+    pub(crate) async fn open(
+        core: Arc<Core>,
+        name: &TableName,
+        incoming: &Schema,
+        mode: TableMode,
+        create_database: bool,
+    ) -> Result<Self, Error> {
+        let normalised = Arc::new(normalise_schema(incoming)?);
+        let catalog = core.catalog.as_ref();
+        let (table, plan) = resolve(catalog, name, &normalised, mode, create_database).await?;
+        let keeps_raw = plan.unchanged
+            && normalised.fields() == incoming.fields()
+            && !has_dictionary(&normalised);
+        let ipc = Bytes::from(table.schema.0.clone());
+        let definition = Arc::new(SchemaDefinition {
+            version: table.schema_version.0,
+            ipc,
+        });
+        let now = core.clock.now();
+        Ok(Self {
+            core,
+            table,
+            incoming: Arc::new(incoming.clone()),
+            normalised,
+            plan,
+            definition,
+            keeps_raw,
+            order: tokio::sync::Mutex::new(Checks {
+                asked: now,
+                seen: now,
+            }),
+        })
+    }
+
+    /// The table as it was when the writer was made.
+    #[must_use]
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The schema rows are stored in, in the table's order.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        &self.plan.schema
+    }
+
+    /// Makes a batch durable and visible.
+    ///
+    /// - Shape: a batch of the schema the writer was made with; an empty one is acknowledged and not
+    ///   stored. `raw` is the batch as it came in, as IPC messages (flatbuffer header, body); it
+    ///   saves encoding it again.
+    /// - Order: rows are stored in the order in which the calls were first polled.
+    /// - Errors: see [`Error::fault`] and [`Error::retry_after`]. A failure of the log
+    ///   ([`Error::Wal`]) may have stored the batch: retry with the same `producer`.
+    /// - Cancellation: the batch of a dropped call may still become durable.
+    pub async fn write(
+        &self,
+        batch: RecordBatch,
+        raw: Option<Vec<(Bytes, Bytes)>>,
+        producer: Option<Producer>,
+    ) -> Result<Ack, Error> {
+        let result = self.write_batch(batch, raw, producer).await;
+        match &result {
+            Ok(ack) if ack.duplicate => {
+                self.core.counters.lock().duplicates += 1;
+                self.core.observer.duplicate();
+            }
+            Ok(_) => {}
+            Err(error) => self.core.observer.refused(error.category()),
+        }
+        result
+    }
+
+    async fn write_batch(
+        &self,
+        batch: RecordBatch,
+        raw: Option<Vec<(Bytes, Bytes)>>,
+        producer: Option<Producer>,
+    ) -> Result<Ack, Error> {
+        // Taken before the look at the state: draining waits for it.
+        let under_way = self.core.writes.token();
+        self.core.check_open()?;
+        self.check(&batch, producer.as_ref())?;
+        let rows = batch.num_rows() as u64;
+        if rows == 0 {
+            let sequence = self.core.buffer.held().durable;
+            return Ok(Ack {
+                sequence,
+                rows,
+                duplicate: false,
+            });
+        }
+        match self
+            .hand_over(batch, raw, producer.as_ref(), under_way)
+            .await?
+        {
+            Handed::Over(pending) => {
+                let sequence = SequenceNumber(
+                    pending
+                        .await
+                        .map_err(|error| self.core.wal_failed(error))?
+                        .0,
+                );
+                Ok(Ack {
+                    sequence,
+                    rows,
+                    duplicate: false,
+                })
+            }
+            Handed::Known(known) => {
+                let sequence = self.repeat(known, producer).await?;
+                Ok(Ack {
+                    sequence,
+                    rows,
+                    duplicate: true,
+                })
+            }
+        }
+    }
+
+    fn check(&self, batch: &RecordBatch, producer: Option<&Producer>) -> Result<(), Error> {
+        producer.map_or(Ok(()), Producer::check)?;
+        let schema = batch.schema_ref();
+        if Arc::ptr_eq(schema, &self.incoming) || schema.fields() == self.incoming.fields() {
+            return Ok(());
+        }
+        Err(Error::SchemaMismatch)
+    }
+
+    /// Queues a batch for the log, in the order of the calls.
+    async fn hand_over(
+        &self,
+        batch: RecordBatch,
+        raw: Option<Vec<(Bytes, Bytes)>>,
+        producer: Option<&Producer>,
+        under_way: TaskTrackerToken,
+    ) -> Result<Handed, Error> {
+        let mut order = self.order.lock().await;
+        let result = self
+            .hand_over_in_order(&mut order, batch, raw, producer, under_way)
+            .await;
+        if let (Err(error), Some(producer)) = (&result, producer)
+            && error.retry_after().is_some()
+        {
+            self.core.producers.turned_away(self.table.id, producer);
+        }
+        result
+    }
+
+    async fn hand_over_in_order(
+        &self,
+        checks: &mut Checks,
+        batch: RecordBatch,
+        raw: Option<Vec<(Bytes, Bytes)>>,
+        producer: Option<&Producer>,
+        under_way: TaskTrackerToken,
+    ) -> Result<Handed, Error> {
+        let core = &self.core;
+        self.check_table(checks).await?;
+        if let Some(producer) = producer {
+            match core.producers.look_up(self.table.id, producer)? {
+                Decision::Store => {}
+                known => return Ok(Handed::Known(known)),
+            }
+        }
+        let (batch, messages) = self.prepare(batch, raw)?;
+        let encoded: usize = messages.iter().map(|m| m.header.len() + m.body.len()).sum();
+        let bytes = encoded.max(needed_bytes(&batch)) as u64;
+        let admission = admit(&core.buffer, &core.due, &core.freed, bytes).await?;
+        let stamp_nanos = core.clock.unix_nanos();
+        let append = Append::new(
+            self.table.id.0,
+            Arc::clone(&self.definition),
+            batch.num_rows() as u64,
+            stamp_nanos,
+            producer.map(|p| wal::Producer {
+                id: p.id.clone(),
+                sequence: p.sequence,
+            }),
+            messages,
+        )
+        .map_err(Error::Wal)?;
+        let log = core.wal()?;
+        let reservation = log
+            .reserve(&append)
+            .await
+            .map_err(|error| core.wal_failed(error))?;
+        let sequence = SequenceNumber(0);
+        let producer_of_row = producer.cloned();
+        let row = Row {
+            sequence,
+            batch,
+            bytes,
+            stamp_nanos,
+            producer: producer_of_row,
+        };
+        let completion = self.completion(row, admission, under_way);
+        let enqueue = || {
+            let pending = log.enqueue(reservation, append, completion);
+            pending.map_err(|error| core.wal_failed(error))
+        };
+        let Some(producer) = producer else {
+            return enqueue().map(Handed::Over);
+        };
+        let begun = core.producers.begin(self.table.id, producer, enqueue)?;
+        Ok(begun.map_or_else(Handed::Known, Handed::Over))
+    }
+
+    /// What happens on the log's thread when the record is durable or refused.
+    fn completion(
+        &self,
+        mut row: Row,
+        admission: Admission,
+        under_way: TaskTrackerToken,
+    ) -> Completion {
+        let core = &self.core;
+        let (buffer, producers) = (Arc::clone(&core.buffer), Arc::clone(&core.producers));
+        let (due, fatal) = (Arc::clone(&core.due), core.fatal.clone());
+        let (table, flush_bytes) = (self.table.id, core.config.flush_bytes.as_u64());
+        Box::new(move |result| {
+            let producer = row.producer.clone();
+            match result {
+                Ok(sequence) => {
+                    row.sequence = SequenceNumber(sequence.0);
+                    let at = row.sequence;
+                    let unflushed = buffer.push(table, row);
+                    if let Some(producer) = &producer {
+                        producers.stored(table, producer, at);
+                    }
+                    if unflushed >= flush_bytes {
+                        due.notify_one();
+                    }
+                }
+                Err(error) => {
+                    if let Some(producer) = &producer {
+                        producers.refused(table, producer);
+                    }
+                    if matches!(error, wal::Error::Poisoned { .. }) {
+                        fatal.set(Fatal::Wal(error.clone()));
+                    }
+                }
+            }
+            drop((admission, under_way));
+        })
+    }
+
+    /// The rows to be stored and the messages that hold them.
+    fn prepare(
+        &self,
+        batch: RecordBatch,
+        raw: Option<Vec<(Bytes, Bytes)>>,
+    ) -> Result<(RecordBatch, Vec<Message>), Error> {
+        let rows = batch.num_rows();
+        let batch = normalise_batch(batch, &self.normalised)?;
+        let batch = self.plan.apply(&batch)?;
+        if let Some(message) = raw
+            .filter(|_| self.keeps_raw)
+            .and_then(|raw| as_it_came(raw, rows))
+        {
+            return Ok((batch, vec![message]));
+        }
+        let encode = |source| Error::EncodeBatch { source };
+        let batch = compact(batch).map_err(encode)?;
+        let messages = encode_batch(&batch).map_err(encode)?;
+        Ok((batch, messages))
+    }
+
+    /// Finds out whether the table was dropped.
+    async fn check_table(&self, checks: &mut Checks) -> Result<(), Error> {
+        let gone = || Error::TableNotFound(self.table.name.clone());
+        if self.core.buffer.is_dropped(self.table.id) {
+            return Err(gone());
+        }
+        let now = self.core.clock.now();
+        if now.duration_since(checks.asked) < CHECK_INTERVAL {
+            return Ok(());
+        }
+        let found = self.core.catalog.table(&self.table.name).await;
+        checks.asked = self.core.clock.now();
+        match found {
+            Ok(Some(table)) if table.id == self.table.id => {
+                checks.seen = checks.asked;
+                Ok(())
+            }
+            Ok(_) => Err(gone()),
+            Err(error) if checks.asked.duration_since(checks.seen) < CHECK_GRACE => {
+                warn!(table = %self.table.name, error = %chain(&error), "can't check table");
+                Ok(())
+            }
+            Err(error) => Err(failed("checking that the table exists")(error)),
+        }
+    }
+
+    /// Waits until a repeated batch is known to be stored.
+    async fn repeat(
+        &self,
+        known: Decision,
+        producer: Option<Producer>,
+    ) -> Result<SequenceNumber, Error> {
+        let durable = self.core.buffer.held().durable;
+        match known {
+            Decision::Stored(SequenceNumber(0)) | Decision::Store => Ok(durable),
+            Decision::Stored(at) => Ok(at),
+            Decision::UnderWay(outcome) => settled(outcome).await.ok_or_else(|| {
+                let Producer { id, sequence } = producer.unwrap_or_default();
+                Error::FirstAttempt {
+                    producer: id,
+                    sequence,
+                }
+            }),
+        }
+    }
+}
+
+async fn settled(mut outcome: watch::Receiver<Outcome>) -> Option<SequenceNumber> {
+    // An error means that the first attempt was forgotten: it failed.
+    outcome
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|outcome| outcome.flatten())
+}
+
+/// A batch as it came in, if that is one message with all its rows.
+fn as_it_came(raw: Vec<(Bytes, Bytes)>, rows: usize) -> Option<Message> {
+    let [(header, body)] = <[_; 1]>::try_from(raw).ok()?;
+    let message = Message { header, body };
+    is_batch_of(&message, rows).then_some(message)
+}
