@@ -1,0 +1,65 @@
+//! Which databases a caller may read and write, as a question the engine asks before it looks
+//! anything up. Who the caller is and what it was granted is decided elsewhere.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Error;
+
+/// What a statement does to a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccessKind {
+    /// It reads rows, names or sizes.
+    Read,
+    /// It adds rows, or creates or drops tables or the database.
+    Write,
+}
+
+impl fmt::Display for AccessKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write to",
+        })
+    }
+}
+
+/// Decides whether a statement may touch a database.
+///
+/// A query needs [`AccessKind::Read`] on each database it names (on the database of the request
+/// when it names no table); `INSERT`, `CREATE` and `DROP` need [`AccessKind::Write`] on that of
+/// their target. Asked before the catalog is, so that a refusal says nothing about what exists.
+#[derive(Clone)]
+pub struct Access(Arc<Decide>);
+
+type Decide = dyn Fn(AccessKind, &str) -> bool + Send + Sync;
+
+impl Access {
+    /// Asks `decide` for each kind and database.
+    #[must_use]
+    pub fn new(decide: impl Fn(AccessKind, &str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(decide))
+    }
+
+    /// Allows everything: for a server without authentication, and for tests.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self::new(|_, _| true)
+    }
+
+    pub(crate) fn check(&self, kind: AccessKind, database: &str) -> Result<(), Error> {
+        if (self.0)(kind, database) {
+            return Ok(());
+        }
+        Err(Error::AccessDenied {
+            database: database.to_owned(),
+            kind,
+        })
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Access(..)")
+    }
+}

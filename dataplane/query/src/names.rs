@@ -1,0 +1,241 @@
+//! What the names of a statement stand for: whether the caller may touch them, and the tables, looked
+//! up in one catalog snapshot.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow_schema::{Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::utils::datafusion_strsim::normalized_levenshtein;
+use datafusion::common::utils::quote_identifier;
+use flightcluster_catalog::{Snapshot, SnapshotId, TableName};
+
+use crate::Error;
+use crate::access::{Access, AccessKind};
+use crate::catalogs::Databases;
+use crate::engine::Inner;
+use crate::provider::StoredTable;
+use crate::recent::View;
+use crate::schema::decode_schema;
+use crate::statement::{Effect, INFORMATION_SCHEMA, PUBLIC, SYSTEM, Statement};
+use crate::system::SystemTable;
+
+/// How alike an existing name must be to be offered for an unknown one (1 is equal).
+const SIMILAR: f64 = 0.6;
+
+pub(crate) fn check_access(
+    statement: &Statement,
+    database: &str,
+    access: &Access,
+) -> Result<(), Error> {
+    if let Some(written) = statement.effect.writes_to() {
+        access.check(AccessKind::Write, written)?;
+    }
+    let target = statement.effect.target();
+    let read = statement
+        .tables
+        .iter()
+        .filter(|table| Some(*table) != target);
+    let mut read: BTreeSet<&str> = read.map(|table| table.database.as_str()).collect();
+    if read.is_empty() && statement.effect == Effect::Query {
+        read.insert(database);
+    }
+    read.into_iter()
+        .try_for_each(|database| access.check(AccessKind::Read, database))
+}
+
+/// User tables are in schema `public`; the others are the engine's.
+pub(crate) fn check_target(statement: &Statement) -> Result<(), Error> {
+    match statement.effect.target() {
+        Some(name) if name.schema != PUBLIC => Err(Error::InvalidName {
+            name: name.to_string(),
+            problem: format!("only tables of schema {PUBLIC} can be changed"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What the names of a statement stand for.
+pub(crate) struct Found {
+    pub(crate) databases: Databases,
+    pub(crate) view: Arc<View>,
+    pub(crate) looked_up: bool,
+    /// The schema of the table rows are inserted into.
+    pub(crate) target: Option<SchemaRef>,
+    pub(crate) missing: Vec<TableName>,
+}
+
+/// Looks up all names of a statement in one snapshot.
+pub(crate) async fn look_up(
+    inner: &Inner,
+    statement: &Statement,
+    database: &str,
+) -> Result<Found, Error> {
+    let mut stored = Vec::new();
+    let mut system = Vec::new();
+    let mut describes = BTreeSet::new();
+    let mut missing = Vec::new();
+    for name in &statement.tables {
+        match name.schema.as_str() {
+            INFORMATION_SCHEMA => {
+                describes.insert(name.database.clone());
+            }
+            SYSTEM => match SystemTable::named(&name.table) {
+                Some(table) => system.push((name.clone(), table)),
+                None => missing.push(name.clone()),
+            },
+            _ => stored.push(name.clone()),
+        }
+    }
+    let looked_up = !stored.is_empty();
+    let snapshot = match looked_up {
+        true => inner
+            .catalog
+            .snapshot(&stored)
+            .await
+            .map_err(|source| Error::from_catalog("taking a snapshot", source))?,
+        false => Snapshot {
+            id: SnapshotId(0),
+            tables: Vec::new(),
+            ingesters: Vec::new(),
+        },
+    };
+    let present: BTreeSet<&TableName> = snapshot
+        .tables
+        .iter()
+        .map(|held| &held.table.name)
+        .collect();
+    // A table to be created need not exist; it does when it is replaced by a part of itself.
+    let created =
+        |name: &TableName| matches!(&statement.effect, Effect::CreateTable(new) if new == name);
+    missing.extend(
+        stored
+            .into_iter()
+            .filter(|name| !present.contains(name) && !created(name)),
+    );
+
+    let view = Arc::new(View::new(snapshot));
+    let mut tables: Vec<(TableName, Arc<dyn TableProvider>)> = Vec::new();
+    for described in &describes {
+        describe(inner, described, &view, &mut tables).await?;
+    }
+    let mut target = None;
+    for held in &view.snapshot().tables {
+        let mut schema = decode_schema(&held.table.schema)?;
+        if statement.effect == Effect::Insert(held.table.name.clone()) {
+            target = Some(Arc::clone(&schema));
+            schema = all_nullable(&schema);
+        }
+        tables.push((
+            held.table.name.clone(),
+            stored_table(&held.table, schema, &view),
+        ));
+    }
+    for (name, table) in system {
+        let rows = table
+            .read(inner.catalog.as_ref(), &inner.running, &name.database)
+            .await?;
+        tables.push((name, rows));
+    }
+    describes.insert(database.to_owned());
+    Ok(Found {
+        databases: Databases::new(describes, tables),
+        view,
+        looked_up,
+        target,
+        missing,
+    })
+}
+
+fn stored_table(
+    table: &flightcluster_catalog::Table,
+    schema: SchemaRef,
+    view: &Arc<View>,
+) -> Arc<dyn TableProvider> {
+    Arc::new(StoredTable::new(
+        table.id,
+        table.name.clone(),
+        schema,
+        Arc::clone(view),
+    ))
+}
+
+/// How the target of an `INSERT` is shown to the planner: a null where none may be is then found
+/// when the rows are written, and told with the name of the column.
+fn all_nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema
+        .fields()
+        .iter()
+        .map(|field| Field::clone(field).with_nullable(true));
+    let fields: Vec<Field> = fields.collect();
+    SchemaRef::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// Adds all tables of a database, for `information_schema`; they are described, not read.
+async fn describe(
+    inner: &Inner,
+    database: &str,
+    view: &Arc<View>,
+    tables: &mut Vec<(TableName, Arc<dyn TableProvider>)>,
+) -> Result<(), Error> {
+    let listed = match inner.catalog.list_tables(Some(database)).await {
+        Ok(listed) => listed,
+        // Nothing was written yet: there is nothing to describe.
+        Err(flightcluster_catalog::Error::DatabaseNotFound(_)) => Vec::new(),
+        Err(source) => return Err(Error::from_catalog("listing tables", source)),
+    };
+    for table in listed {
+        let schema = decode_schema(&table.schema)?;
+        tables.push((table.name.clone(), stored_table(&table, schema, view)));
+    }
+    for table in SystemTable::ALL {
+        let name = TableName {
+            database: database.to_owned(),
+            schema: SYSTEM.to_owned(),
+            table: table.name().to_owned(),
+        };
+        tables.push((name, table.described()?));
+    }
+    Ok(())
+}
+
+/// When planning failed and a named table does not exist, that is what the caller wants to know.
+pub(crate) async fn explain_missing(inner: &Inner, missing: &[TableName], error: Error) -> Error {
+    let user_mistake = matches!(error, Error::Plan { .. } | Error::NotImplemented { .. });
+    let functions = inner.template.table_functions();
+    let name = missing
+        .iter()
+        .find(|name| !functions.contains_key(&name.table));
+    let (true, Some(name)) = (user_mistake, name) else {
+        return error;
+    };
+    match inner.catalog.list_databases().await {
+        Ok(databases)
+            if databases
+                .iter()
+                .any(|database| database.name == name.database) => {}
+        Ok(_) => {
+            return Error::DatabaseNotFound {
+                database: name.database.clone(),
+            };
+        }
+        Err(source) => return Error::from_catalog("listing databases", source),
+    }
+    let tables = match inner.catalog.list_tables(Some(&name.database)).await {
+        Ok(tables) => tables,
+        Err(source) => return Error::from_catalog("listing tables", source),
+    };
+    let wanted = name.table.to_lowercase();
+    let likeness = |known: &str| normalized_levenshtein(&wanted, &known.to_lowercase());
+    let similar = tables
+        .iter()
+        .filter(|table| table.name.schema == name.schema)
+        .map(|table| (likeness(&table.name.table), &table.name.table))
+        .filter(|(likeness, _)| *likeness >= SIMILAR)
+        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .map(|(_, table)| quote_identifier(table).into_owned());
+    Error::TableNotFound {
+        table: name.to_string(),
+        similar,
+    }
+}

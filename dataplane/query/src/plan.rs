@@ -1,0 +1,440 @@
+//! From the text of a statement to a plan: names looked up in one catalog snapshot, parameters
+//! bound, types settled. No row is touched.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Field, Schema, SchemaRef};
+use datafusion::common::utils::quote_identifier;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan, WriteOp};
+use flightcluster_catalog::{IfExists, SnapshotId, TableName};
+
+use crate::Error;
+use crate::access::Access;
+use crate::engine::Inner;
+use crate::names::{check_access, check_target, explain_missing, look_up};
+use crate::parameters::Parameters;
+use crate::recent::View;
+use crate::schema::check_storable;
+use crate::session::session;
+use crate::sort::Sorter;
+use crate::statement::{Effect, Statement, parse};
+
+/// One statement to be planned.
+#[derive(Debug, Clone)]
+pub struct QueryRequest {
+    /// The database of names without one.
+    pub database: String,
+    /// The text: exactly one statement, a trailing semicolon is fine.
+    pub sql: String,
+    /// Values of the parameters, exactly one row. `?` and `$1` are taken by column position,
+    /// `$name` by column name (with or without `$`). Without a row the parameters stay open:
+    /// the plan can be described, not run.
+    pub parameters: Option<RecordBatch>,
+    /// What the caller may touch.
+    pub access: Access,
+    /// Refuse anything that is not a query.
+    pub read_only: bool,
+}
+
+/// What a statement is, by what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatementKind {
+    /// It answers rows and changes nothing: `SELECT`, `WITH`, `VALUES`, `EXPLAIN`, `SHOW`,
+    /// `DESCRIBE`.
+    Query,
+    /// It changes what exists: `CREATE`, `DROP`.
+    Ddl,
+    /// It adds rows: `INSERT`.
+    Dml,
+}
+
+/// A statement ready to run, once.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) action: Action,
+    pub(crate) database: String,
+    pub(crate) sql: String,
+    schema: SchemaRef,
+    parameter_schema: SchemaRef,
+    /// The first parameter without a value.
+    open: Option<String>,
+    snapshot: Option<SnapshotId>,
+}
+
+impl Plan {
+    /// The schema of every batch the plan gives; no fields for a statement that changes something.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Whether it changes anything.
+    #[must_use]
+    pub fn is_update(&self) -> bool {
+        self.kind() != StatementKind::Query
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> StatementKind {
+        match self.action {
+            Action::Query(_) => StatementKind::Query,
+            Action::CreateTable { .. }
+            | Action::DropTable { .. }
+            | Action::CreateDatabase { .. } => StatementKind::Ddl,
+            Action::Insert { .. } => StatementKind::Dml,
+        }
+    }
+
+    /// The parameters of the statement: `$1`, `$2`, … in order, or `$name` by name; type `Null`
+    /// where the statement does not tell the type.
+    #[must_use]
+    pub fn parameter_schema(&self) -> SchemaRef {
+        Arc::clone(&self.parameter_schema)
+    }
+
+    /// The state of the catalog the names were looked up in; `None` when no table was.
+    #[must_use]
+    pub fn snapshot_id(&self) -> Option<SnapshotId> {
+        self.snapshot
+    }
+
+    pub(crate) fn check_bound(&self) -> Result<(), Error> {
+        match &self.open {
+            Some(name) => Err(Error::ParameterMissing { name: name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Query(Ready),
+    CreateTable {
+        name: TableName,
+        schema: SchemaRef,
+        if_exists: IfExists,
+        rows: Option<Ready>,
+    },
+    DropTable {
+        name: TableName,
+        if_exists: bool,
+    },
+    CreateDatabase {
+        name: String,
+        if_not_exists: bool,
+    },
+    Insert {
+        table: TableName,
+        schema: SchemaRef,
+        rows: Ready,
+    },
+}
+
+/// A plan that gives rows.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) plan: LogicalPlan,
+    pub(crate) schema: SchemaRef,
+    pub(crate) state: Arc<SessionState>,
+    pub(crate) view: Arc<View>,
+}
+
+/// Plans one statement.
+pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, Error> {
+    let QueryRequest {
+        database,
+        sql,
+        parameters,
+        access,
+        read_only,
+    } = request;
+    let sorter = inner.sorter;
+    let (text, of) = (sql.clone(), database.clone());
+    // The text of an INSERT may be megabytes: parsed on the query threads.
+    let statement = inner
+        .compute
+        .run(async move { parse(&text, &of, sorter) })
+        .await?;
+    if read_only && statement.effect != Effect::Query {
+        return Err(Error::ReadOnly {
+            statement: statement.label,
+        });
+    }
+    check_access(&statement, &database, &access)?;
+    check_target(&statement)?;
+    if let Some(action) = by_name(&statement.effect) {
+        let schema = SchemaRef::new(Schema::empty());
+        let parameter_schema = Arc::clone(&schema);
+        let (open, snapshot) = (None, None);
+        return Ok(Plan {
+            action,
+            database,
+            sql,
+            schema,
+            parameter_schema,
+            open,
+            snapshot,
+        });
+    }
+    if matches!(statement.effect, Effect::Insert(_)) && inner.writer.is_none() {
+        return Err(Error::NoWriter);
+    }
+
+    let found = look_up(inner, &statement, &database).await?;
+    let missing = found.missing;
+    let snapshot = found.looked_up.then(|| found.view.snapshot_id());
+    let catalogs = Arc::new(found.databases);
+    let state = Arc::new(session(&inner.template, &database, catalogs));
+    let (view, target) = (found.view, found.target);
+    let work = Planning {
+        statement,
+        state,
+        view,
+        target,
+        parameters,
+        sorter,
+    };
+    let planned = inner.compute.run(work.run()).await;
+    let (action, parameters, open) = match planned {
+        Ok(planned) => planned,
+        Err(error) => return Err(explain_missing(inner, &missing, error).await),
+    };
+    let schema = match &action {
+        Action::Query(ready) => Arc::clone(&ready.schema),
+        _ => SchemaRef::new(Schema::empty()),
+    };
+    Ok(Plan {
+        action,
+        database,
+        sql,
+        schema,
+        parameter_schema: parameters,
+        open,
+        snapshot,
+    })
+}
+
+/// What needs nothing but a name.
+fn by_name(effect: &Effect) -> Option<Action> {
+    match effect.clone() {
+        Effect::DropTable { name, if_exists } => Some(Action::DropTable { name, if_exists }),
+        Effect::CreateDatabase {
+            name,
+            if_not_exists,
+        } => Some(Action::CreateDatabase {
+            name,
+            if_not_exists,
+        }),
+        Effect::Query | Effect::CreateTable(_) | Effect::Insert(_) => None,
+    }
+}
+
+/// The part of planning that computes; runs on the query threads.
+struct Planning {
+    statement: Statement,
+    state: Arc<SessionState>,
+    view: Arc<View>,
+    target: Option<SchemaRef>,
+    parameters: Option<RecordBatch>,
+    sorter: Sorter,
+}
+
+/// What is to be done, the parameters, and the first one without a value.
+type Planned = (Action, SchemaRef, Option<String>);
+
+impl Planning {
+    async fn run(self) -> Result<Planned, Error> {
+        let Self {
+            statement,
+            state,
+            view,
+            target,
+            parameters,
+            sorter,
+        } = self;
+        let plan = state
+            .statement_to_plan(statement.parsed)
+            .await
+            .map_err(|error| sorter.sort("planning", error))?;
+        let rows = Rows {
+            state,
+            view,
+            values: parameters,
+            sorter,
+        };
+        match (statement.effect, plan) {
+            (
+                Effect::CreateTable(name),
+                LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)),
+            ) => create_table(name, create, rows, &statement.label),
+            (Effect::Insert(table), LogicalPlan::Dml(insert))
+                if insert.op == WriteOp::Insert(InsertOp::Append) =>
+            {
+                let schema = target.unwrap_or_else(|| insert.target.schema());
+                let (rows, parameters, open) = rows.ready(Arc::unwrap_or_clone(insert.input))?;
+                Ok((
+                    Action::Insert {
+                        table,
+                        schema,
+                        rows,
+                    },
+                    parameters,
+                    open,
+                ))
+            }
+            (Effect::Query, plan) => {
+                let (rows, parameters, open) = rows.ready(plan)?;
+                Ok((Action::Query(rows), parameters, open))
+            }
+            _ => Err(Error::Unsupported {
+                statement: statement.label,
+                cure: "see the SQL reference for what is",
+            }),
+        }
+    }
+}
+
+fn create_table(
+    name: TableName,
+    create: CreateMemoryTable,
+    rows: Rows,
+    label: &str,
+) -> Result<Planned, Error> {
+    let refused = |cure| Error::Unsupported {
+        statement: label.to_owned(),
+        cure,
+    };
+    if !create.constraints.is_empty() {
+        return Err(refused(
+            "leave PRIMARY KEY, UNIQUE and other constraints out",
+        ));
+    }
+    if !create.column_defaults.is_empty() {
+        return Err(refused("leave DEFAULT out"));
+    }
+    let if_exists = match (create.or_replace, create.if_not_exists) {
+        (false, false) => IfExists::Fail,
+        (false, true) => IfExists::Keep,
+        (true, false) => IfExists::Replace,
+        (true, true) => return Err(refused("take either OR REPLACE or IF NOT EXISTS")),
+    };
+    let input = Arc::unwrap_or_clone(create.input);
+    if let LogicalPlan::EmptyRelation(empty) = &input
+        && !empty.produce_one_row
+    {
+        let schema = table_schema(empty.schema.inner(), false)?;
+        let action = Action::CreateTable {
+            name,
+            schema,
+            if_exists,
+            rows: None,
+        };
+        return Ok((action, SchemaRef::new(Schema::empty()), None));
+    }
+    let (rows, parameters, open) = rows.ready(input)?;
+    let schema = table_schema(&rows.schema, true)?;
+    let action = Action::CreateTable {
+        name,
+        schema,
+        if_exists,
+        rows: Some(rows),
+    };
+    Ok((action, parameters, open))
+}
+
+/// Makes plans that give rows ready.
+struct Rows {
+    state: Arc<SessionState>,
+    view: Arc<View>,
+    values: Option<RecordBatch>,
+    sorter: Sorter,
+}
+
+impl Rows {
+    fn ready(self, plan: LogicalPlan) -> Result<(Ready, SchemaRef, Option<String>), Error> {
+        let Self {
+            state,
+            view,
+            values,
+            sorter,
+        } = self;
+        let only_read = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
+        only_read
+            .verify_plan(&plan)
+            .map_err(|error| sorter.sort("checking", error))?;
+        let parameters = Parameters::of(&plan, sorter)?;
+        let parameter_schema = parameters.schema();
+        let (plan, open) = match values {
+            Some(values) => (parameters.bind(plan, &values, sorter)?, None),
+            None => (plan, parameters.first()),
+        };
+        // EXPLAIN wants to show this step, so it takes it itself.
+        let explained = matches!(plan, LogicalPlan::Explain(_));
+        let plan = match (explained, open.is_some()) {
+            (true, _) => plan,
+            (false, false) => analyze(plan, &state).map_err(|e| sorter.sort("planning", e))?,
+            // With open parameters types may be unknown: then the plan as it is says enough.
+            (false, true) => analyze(plan.clone(), &state).unwrap_or(plan),
+        };
+        let schema = Arc::clone(plan.schema().inner());
+        Ok((
+            Ready {
+                plan,
+                schema,
+                state,
+                view,
+            },
+            parameter_schema,
+            open,
+        ))
+    }
+}
+
+/// Settles the types; afterwards the plan has its final schema.
+fn analyze(
+    plan: LogicalPlan,
+    state: &SessionState,
+) -> Result<LogicalPlan, datafusion::error::DataFusionError> {
+    state
+        .analyzer()
+        .execute_and_check(plan, state.config_options(), |_, _| {})
+}
+
+/// The schema of a table to be created; the columns of a query become nullable.
+fn table_schema(schema: &SchemaRef, nullable: bool) -> Result<SchemaRef, Error> {
+    let mut names = BTreeSet::new();
+    let mut fields = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        if !names.insert(field.name()) {
+            return Err(Error::Plan {
+                message: format!(
+                    "column {} comes twice; rename one",
+                    quote_identifier(field.name())
+                ),
+                location: None,
+            });
+        }
+        let field = Field::clone(field);
+        let nullable = nullable || field.is_nullable();
+        fields.push(field.with_nullable(nullable));
+    }
+    if fields.is_empty() {
+        return Err(Error::Plan {
+            message: "a table needs at least one column".to_owned(),
+            location: None,
+        });
+    }
+    let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+    check_storable(&schema)?;
+    Ok(SchemaRef::new(schema))
+}

@@ -1,0 +1,80 @@
+//! What a query needs from the rest of the data plane: fresh rows and a place to write to.
+//!
+//! The adapters live in `server`: in process when the ingester is in the same binary, over the
+//! internal port otherwise.
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use flightcluster_catalog::{Ingester, SequenceNumber, Table, TableName};
+
+use crate::BatchStream;
+
+/// Rows that an ingester acknowledged and that are in no file of the snapshot yet.
+#[async_trait]
+pub trait RecentRows: Send + Sync + std::fmt::Debug + 'static {
+    /// The rows of `table` on `ingester` with a sequence number above `after`, in sequence order.
+    ///
+    /// - Shape: batches in the schema `schema` (missing columns are null), reduced to the columns
+    ///   `projection` (indices into `schema`) when given; may be empty.
+    /// - Errors: see [`RecentRowsError`]; never a partial answer.
+    async fn recent_rows(
+        &self,
+        ingester: &Ingester,
+        table: &Table,
+        schema: SchemaRef,
+        after: SequenceNumber,
+        projection: Option<&[usize]>,
+    ) -> Result<Vec<RecordBatch>, RecentRowsError>;
+}
+
+/// Why fresh rows could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RecentRowsError {
+    /// Rows above the asked sequence number have left memory (they are in newer files): take a new
+    /// snapshot and plan again.
+    #[error("ingester {ingester} no longer holds the rows after sequence {after}")]
+    TooOld {
+        /// Name of the ingester.
+        ingester: String,
+        /// The sequence number asked for.
+        after: SequenceNumber,
+    },
+    /// The ingester did not answer: the query can't be complete.
+    #[error("ingester {ingester} at {url:?} can't be reached")]
+    Unreachable {
+        /// Name of the ingester.
+        ingester: String,
+        /// Its internal URL.
+        url: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The ingester answered with something unusable: a bug.
+    #[error("ingester {ingester} gave an unusable answer")]
+    BadAnswer {
+        /// Name of the ingester.
+        ingester: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Where `INSERT` and `CREATE TABLE … AS` put their rows: durable when it returns.
+#[async_trait]
+pub trait TableWriter: Send + Sync + std::fmt::Debug + 'static {
+    /// Appends a stream of batches to a table and returns the number of rows written.
+    ///
+    /// - Shape: at least one item; batches are in the schema of the table and not empty. An error is
+    ///   the last item and only says that the rows ended early: the call has to fail then.
+    /// - Retry: with the same `idempotency_key` the rows are stored once.
+    /// - Errors: rows of earlier batches may have been stored when a later one fails.
+    async fn append(
+        &self,
+        table: &TableName,
+        idempotency_key: Option<u128>,
+        rows: BatchStream,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>>;
+}

@@ -1,0 +1,173 @@
+//! A table of the catalog as the engine reads it: its Parquet files and its fresh rows, in one.
+
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::{Statistics, internal_datafusion_err};
+use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::memory::{DataSourceExec, MemorySourceConfig};
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::union::UnionExec;
+use flightcluster_catalog::{File, TableId, TableName};
+use object_store::path::Path;
+
+use crate::recent::{FreshRows, View};
+use crate::session::store_url;
+
+/// A stored table in the schema it had when the query was planned.
+///
+/// A scan takes its files and fresh rows from the [`View`], which is filled between planning and
+/// running. Files written before a column was added lack it: the reader gives nulls.
+#[derive(Debug)]
+pub(crate) struct StoredTable {
+    id: TableId,
+    name: TableName,
+    schema: SchemaRef,
+    view: Arc<View>,
+}
+
+impl StoredTable {
+    pub(crate) fn new(id: TableId, name: TableName, schema: SchemaRef, view: Arc<View>) -> Self {
+        Self {
+            id,
+            name,
+            schema,
+            view,
+        }
+    }
+
+    pub(crate) fn id(&self) -> TableId {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    pub(crate) fn table_schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn files(
+        &self,
+        state: &dyn Session,
+        files: &[File],
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let rows: u64 = files.iter().map(|file| file.file.rows).sum();
+        let parts = files
+            .iter()
+            .map(|file| self.file(file))
+            .collect::<Result<Vec<_>, _>>()?;
+        let groups = FileGroup::new(parts).split_files(state.config().target_partitions());
+        // Files never change under their path, so a footer read once serves all later queries.
+        let runtime = state.runtime_env();
+        let reader = CachedParquetFileReaderFactory::new(
+            runtime.object_store(store_url())?,
+            runtime.cache_manager.get_file_metadata_cache(),
+        );
+        let source = ParquetSource::new(Arc::clone(&self.schema))
+            .with_parquet_file_reader_factory(Arc::new(reader));
+        let scan = FileScanConfigBuilder::new(store_url(), Arc::new(source))
+            .with_file_groups(groups)
+            .with_statistics(self.statistics_of(rows))
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(scan))
+    }
+
+    fn file(&self, file: &File) -> Result<PartitionedFile, DataFusionError> {
+        let statistics = Arc::new(self.statistics_of(file.file.rows));
+        let mut part = PartitionedFile::new("", file.file.size_bytes).with_statistics(statistics);
+        // Parsed, not made from text: the path in the catalog is already in its encoded form.
+        part.object_meta.location = Path::parse(&file.file.path)
+            .map_err(|error| DataFusionError::ObjectStore(Box::new(error.into())))?;
+        Ok(part)
+    }
+
+    /// The number of rows is exact: files never change. `count(*)` is answered from it.
+    fn statistics_of(&self, rows: u64) -> Statistics {
+        let rows = usize::try_from(rows).map_or(Precision::Absent, Precision::Exact);
+        Statistics::new_unknown(&self.schema).with_num_rows(rows)
+    }
+
+    fn fresh(
+        fresh: &FreshRows,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let places = projection
+            .map(|columns| {
+                columns
+                    .iter()
+                    .map(|column| fresh.columns.binary_search(column))
+                    .collect::<Result<Vec<_>, _>>()
+            })
+            .transpose()
+            .map_err(|_| internal_datafusion_err!("a needed column was not fetched"))?;
+        let source =
+            MemorySourceConfig::try_new(&fresh.batches, Arc::clone(&fresh.schema), places)?
+                .with_limit(limit);
+        Ok(DataSourceExec::from_data_source(source))
+    }
+}
+
+#[async_trait]
+impl TableProvider for StoredTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let (table, fresh) = self.view.rows(self.id).ok_or_else(|| {
+            internal_datafusion_err!("fresh rows of {} were not fetched", self.name)
+        })?;
+        let mut parts = Vec::with_capacity(2);
+        if !table.files.is_empty() {
+            parts.push(self.files(state, &table.files, projection, limit)?);
+        }
+        if !fresh.batches.is_empty() {
+            parts.push(Self::fresh(&fresh, projection, limit)?);
+        }
+        match (parts.pop(), parts.pop()) {
+            (None, _) => {
+                let schema = match projection {
+                    Some(columns) => SchemaRef::new(self.schema.project(columns)?),
+                    None => Arc::clone(&self.schema),
+                };
+                Ok(Arc::new(EmptyExec::new(schema)))
+            }
+            (Some(only), None) => Ok(only),
+            (Some(fresh), Some(files)) => UnionExec::try_new(vec![files, fresh]),
+        }
+    }
+
+    /// Files skip row groups by the filters, which does not replace filtering.
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+}

@@ -1,0 +1,313 @@
+//! What one query sees: the tables of a catalog snapshot and, on top, the fresh rows of the
+//! ingesters.
+//!
+//! # Flow
+//! A [`View`] is made from the snapshot taken while planning. When the query runs, the fresh rows
+//! above the watermarks of that snapshot are fetched once, for all its tables at once, reduced to
+//! the columns the plan needs. If an ingester no longer holds them, or does not answer, a new
+//! snapshot of the same tables is taken and the rows are asked for again, for a short while.
+//!
+//! # Guarantees
+//! - Files and fresh rows always belong to one snapshot: a row is seen once, in a file or fresh.
+//! - The schema of a table stays what it was when the query was planned, also if a later snapshot
+//!   has more columns.
+//! - All fresh rows or an error, never some of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_schema::{ArrowError, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::source_as_provider;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use flightcluster_catalog::{
+    Catalog, Ingester, SequenceNumber, Snapshot, SnapshotId, Table, TableId, TableName,
+    TableSnapshot,
+};
+use futures::future::try_join_all;
+use parking_lot::RwLock;
+use tracing::warn;
+
+use crate::Error;
+use crate::ports::{RecentRows, RecentRowsError};
+use crate::provider::StoredTable;
+
+/// How long fresh rows are asked for again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// No new attempt begins after this time.
+    pub(crate) total: Duration,
+    /// Wait before the second attempt; doubles each time.
+    pub(crate) first_wait: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        // An ingester that was restarted is back within seconds or not for a while; a caller with
+        // more time retries by itself.
+        Self {
+            total: Duration::from_secs(2),
+            first_wait: Duration::from_millis(20),
+        }
+    }
+}
+
+/// The state of the tables for one query.
+#[derive(Debug)]
+pub(crate) struct View {
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    snapshot: Arc<Snapshot>,
+    fresh: BTreeMap<TableId, FreshRows>,
+}
+
+/// The fresh rows of one table.
+#[derive(Debug, Clone)]
+pub(crate) struct FreshRows {
+    /// Which columns of the table they have, ascending.
+    pub(crate) columns: Vec<usize>,
+    /// Their schema.
+    pub(crate) schema: SchemaRef,
+    /// One list per ingester that has any.
+    pub(crate) batches: Vec<Vec<RecordBatch>>,
+}
+
+/// What a plan reads of one table.
+#[derive(Debug, Clone)]
+pub(crate) struct Need {
+    name: TableName,
+    schema: SchemaRef,
+    columns: BTreeSet<usize>,
+}
+
+/// What a plan reads, by table.
+pub(crate) type Needs = BTreeMap<TableId, Need>;
+
+impl View {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        let state = State {
+            snapshot: Arc::new(snapshot),
+            fresh: BTreeMap::new(),
+        };
+        Self {
+            state: RwLock::new(state),
+        }
+    }
+
+    pub(crate) fn snapshot_id(&self) -> SnapshotId {
+        self.state.read().snapshot.id
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.state.read().snapshot)
+    }
+
+    /// The files of a table and its fresh rows, of one snapshot; `None` before the fresh rows of
+    /// this table were fetched.
+    pub(crate) fn rows(&self, table: TableId) -> Option<(TableSnapshot, FreshRows)> {
+        let state = self.state.read();
+        let files = state
+            .snapshot
+            .tables
+            .iter()
+            .find(|held| held.table.id == table)?
+            .clone();
+        Some((files, state.fresh.get(&table)?.clone()))
+    }
+}
+
+/// Which columns of which tables a plan reads.
+pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
+    let mut needs = Needs::new();
+    plan.apply_with_subqueries(|node| {
+        let LogicalPlan::TableScan(scan) = node else {
+            return Ok(TreeNodeRecursion::Continue);
+        };
+        let provider = source_as_provider(&scan.source)?;
+        if let Some(table) = provider.downcast_ref::<StoredTable>() {
+            let need = needs.entry(table.id()).or_insert_with(|| Need {
+                name: table.name().clone(),
+                schema: table.table_schema(),
+                columns: BTreeSet::new(),
+            });
+            match &scan.projection {
+                Some(columns) => need.columns.extend(columns),
+                None => need.columns.extend(0..need.schema.fields().len()),
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(needs)
+}
+
+/// Fetches fresh rows for a query.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetch {
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) recent: Arc<dyn RecentRows>,
+    pub(crate) patience: Patience,
+}
+
+impl Fetch {
+    /// Fills `view` with the fresh rows of `needs`; returns how many new snapshots it took.
+    pub(crate) async fn fill(&self, view: &View, needs: &Needs) -> Result<u64, Error> {
+        let begin = Instant::now();
+        let mut wait = self.patience.first_wait;
+        let mut replans = 0;
+        loop {
+            let snapshot = view.snapshot();
+            let (ingester, problem) = match self.fetch(&snapshot, needs).await? {
+                Ok(fresh) => {
+                    *view.state.write() = State { snapshot, fresh };
+                    return Ok(replans);
+                }
+                Err(lost) => lost,
+            };
+            if begin.elapsed() + wait > self.patience.total {
+                return Err(Error::IngesterUnavailable {
+                    ingester: ingester.name,
+                    url: ingester.url,
+                    source: Box::new(problem),
+                });
+            }
+            warn!(ingester = ingester.name, replans, error = %problem, "taking a new snapshot");
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+            replans += 1;
+            view.state.write().snapshot = Arc::new(self.new_snapshot(needs).await?);
+        }
+    }
+
+    /// All fresh rows, or the ingester that does not have them (any more).
+    async fn fetch(
+        &self,
+        snapshot: &Snapshot,
+        needs: &Needs,
+    ) -> Result<Result<BTreeMap<TableId, FreshRows>, (Ingester, RecentRowsError)>, Error> {
+        let mut calls = Vec::new();
+        let mut fresh = BTreeMap::new();
+        for (id, need) in needs {
+            let held = find(snapshot, *id, &need.name)?;
+            let columns = columns_to_fetch(need);
+            let schema = need
+                .schema
+                .project(&columns)
+                .map(SchemaRef::new)
+                .map_err(|source| Error::WrongSchema { source })?;
+            for ingester in &snapshot.ingesters {
+                let after = held.watermark(ingester.id);
+                calls.push(self.ask(ingester, &held.table, need, after, columns.clone()));
+            }
+            fresh.insert(
+                *id,
+                FreshRows {
+                    columns,
+                    schema,
+                    batches: Vec::new(),
+                },
+            );
+        }
+        let answers = match try_join_all(calls).await {
+            Ok(answers) => answers,
+            Err((ingester, RecentRowsError::BadAnswer { source, .. })) => {
+                return Err(Error::IngesterAnswer {
+                    ingester: ingester.name,
+                    source,
+                });
+            }
+            Err(lost) => return Ok(Err(lost)),
+        };
+        for (table, ingester, batches) in answers {
+            let Some(rows) = fresh.get_mut(&table) else {
+                continue;
+            };
+            let batches = batches
+                .into_iter()
+                .filter(|batch| batch.num_rows() > 0)
+                .map(|batch| in_schema(batch, &rows.schema))
+                .collect::<Result<Vec<_>, ArrowError>>()
+                .map_err(|source| Error::IngesterAnswer {
+                    ingester,
+                    source: source.into(),
+                })?;
+            if !batches.is_empty() {
+                rows.batches.push(batches);
+            }
+        }
+        Ok(Ok(fresh))
+    }
+
+    async fn ask(
+        &self,
+        ingester: &Ingester,
+        table: &Table,
+        need: &Need,
+        after: SequenceNumber,
+        columns: Vec<usize>,
+    ) -> Result<(TableId, String, Vec<RecordBatch>), (Ingester, RecentRowsError)> {
+        let all = columns.len() == need.schema.fields().len();
+        let projection = (!all).then_some(columns.as_slice());
+        let rows = self
+            .recent
+            .recent_rows(ingester, table, Arc::clone(&need.schema), after, projection)
+            .await
+            .map_err(|problem| (ingester.clone(), problem))?;
+        Ok((table.id, ingester.name.clone(), rows))
+    }
+
+    async fn new_snapshot(&self, needs: &Needs) -> Result<Snapshot, Error> {
+        let names: Vec<TableName> = needs.values().map(|need| need.name.clone()).collect();
+        self.catalog
+            .snapshot(&names)
+            .await
+            .map_err(|source| Error::from_catalog("taking a snapshot", source))
+    }
+}
+
+/// The table with this id: one of the same name that was created later is another table.
+fn find<'a>(
+    snapshot: &'a Snapshot,
+    id: TableId,
+    name: &TableName,
+) -> Result<&'a TableSnapshot, Error> {
+    let held = snapshot.tables.iter().find(|held| held.table.name == *name);
+    match held {
+        Some(held) if held.table.id == id => Ok(held),
+        Some(_) => Err(Error::TableReplaced {
+            table: name.to_string(),
+        }),
+        None => Err(Error::TableNotFound {
+            table: name.to_string(),
+            similar: None,
+        }),
+    }
+}
+
+/// The needed columns, or one cheap column when only the number of rows counts: a batch without
+/// columns does not survive every transport.
+fn columns_to_fetch(need: &Need) -> Vec<usize> {
+    if !need.columns.is_empty() {
+        return need.columns.iter().copied().collect();
+    }
+    let fixed = need
+        .schema
+        .fields()
+        .iter()
+        .position(|field| field.data_type().is_primitive());
+    vec![fixed.unwrap_or(0)]
+}
+
+/// The same rows under the table's own field names, nullability and metadata.
+fn in_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if batch.schema_ref() == schema {
+        return Ok(batch);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)
+}

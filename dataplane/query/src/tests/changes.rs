@@ -1,0 +1,366 @@
+//! Statements that change something, and those that are refused.
+
+use flightcluster_catalog::TableName;
+use futures::TryStreamExt as _;
+
+use super::fixture::{Cluster, DATABASE, Fault, int64s};
+use crate::{Access, AccessKind, Error, ExecuteOptions, QueryRequest, StatementKind};
+
+#[tokio::test]
+async fn inserted_rows_are_seen_by_the_next_query() {
+    let cluster = Cluster::start().await;
+    let create = "CREATE TABLE t (id BIGINT NOT NULL, city VARCHAR, wind REAL)";
+    assert_eq!(cluster.update(create).await.unwrap(), 0);
+    let insert = "INSERT INTO t VALUES (1, 'Brno', 1.5), (2, NULL, 2)";
+    assert_eq!(cluster.update(insert).await.unwrap(), 2);
+    assert_eq!(
+        cluster
+            .update("INSERT INTO t (wind, id) VALUES (3, '3')")
+            .await
+            .unwrap(),
+        1
+    );
+    let copy = "INSERT INTO t SELECT id + 10, upper(city), wind * 2 FROM t";
+    assert_eq!(cluster.update(copy).await.unwrap(), 3);
+    let nothing = "INSERT INTO t SELECT * FROM t WHERE id > 1000";
+    assert_eq!(cluster.update(nothing).await.unwrap(), 0);
+    assert_eq!(
+        cluster.text("SELECT * FROM t ORDER BY id").await,
+        "\
++----+------+------+
+| id | city | wind |
++----+------+------+
+| 1  | Brno | 1.5  |
+| 2  |      | 2.0  |
+| 3  |      | 3.0  |
+| 11 | BRNO | 3.0  |
+| 12 |      | 4.0  |
+| 13 |      | 6.0  |
++----+------+------+"
+    );
+}
+
+#[tokio::test]
+async fn a_repeated_insert_with_the_same_key_stores_its_rows_once() {
+    let cluster = Cluster::start().await;
+    cluster.update("CREATE TABLE t (id BIGINT)").await.unwrap();
+    for _ in 0..2 {
+        let plan = cluster.plan("INSERT INTO t VALUES (1), (2)").await.unwrap();
+        let options = ExecuteOptions {
+            idempotency_key: Some(77),
+            ..ExecuteOptions::default()
+        };
+        assert_eq!(
+            cluster.engine.execute_update(plan, options).await.unwrap(),
+            2
+        );
+    }
+    assert_eq!(cluster.number("SELECT count(*) FROM t").await, 2);
+}
+
+#[tokio::test]
+async fn a_change_sent_as_a_query_is_made_once_and_gives_no_rows() {
+    let cluster = Cluster::start().await;
+    cluster.update("CREATE TABLE t (id BIGINT)").await.unwrap();
+    let plan = cluster.plan("INSERT INTO t VALUES (1)").await.unwrap();
+    assert_eq!(
+        (plan.kind(), plan.schema().fields().len()),
+        (StatementKind::Dml, 0)
+    );
+    assert!(cluster.run(plan).await.unwrap().is_empty());
+    assert_eq!(cluster.number("SELECT count(*) FROM t").await, 1);
+}
+
+#[tokio::test]
+async fn a_change_that_is_planned_and_not_run_changes_nothing() {
+    let cluster = Cluster::start().await;
+    let plan = cluster.plan("CREATE TABLE t (id BIGINT)").await.unwrap();
+    assert_eq!(plan.kind(), StatementKind::Ddl);
+    drop(cluster.engine.execute(plan, ExecuteOptions::default()));
+    let error = cluster.query("SELECT * FROM t").await.unwrap_err();
+    assert_eq!(error.category(), "table_not_found");
+}
+
+#[tokio::test]
+async fn a_table_is_created_kept_replaced_and_dropped() {
+    let cluster = Cluster::start().await;
+    cluster.update("CREATE TABLE t (id BIGINT)").await.unwrap();
+    let again = cluster
+        .update("CREATE TABLE t (other BIGINT)")
+        .await
+        .unwrap_err();
+    assert_eq!(again.category(), "table_exists");
+    cluster
+        .update("CREATE TABLE IF NOT EXISTS t (other BIGINT)")
+        .await
+        .unwrap();
+    assert_eq!(
+        cluster
+            .plan("SELECT * FROM t")
+            .await
+            .unwrap()
+            .schema()
+            .field(0)
+            .name(),
+        "id"
+    );
+    cluster
+        .update("CREATE OR REPLACE TABLE t (other BIGINT)")
+        .await
+        .unwrap();
+    assert_eq!(
+        cluster
+            .plan("SELECT * FROM t")
+            .await
+            .unwrap()
+            .schema()
+            .field(0)
+            .name(),
+        "other"
+    );
+    cluster.update("DROP TABLE t").await.unwrap();
+    assert_eq!(
+        cluster.update("DROP TABLE t").await.unwrap_err().category(),
+        "table_not_found"
+    );
+    cluster.update("DROP TABLE IF EXISTS t").await.unwrap();
+    cluster.update("CREATE DATABASE fresh").await.unwrap();
+    cluster
+        .update("CREATE DATABASE IF NOT EXISTS fresh")
+        .await
+        .unwrap();
+    let again = cluster.update("CREATE DATABASE fresh").await.unwrap_err();
+    assert_eq!(again.category(), "database_exists");
+}
+
+#[tokio::test]
+async fn create_table_as_writes_the_rows_of_its_query() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    let sql = "CREATE TABLE brno AS SELECT id, city FROM t WHERE city = 'Brno'";
+    assert_eq!(cluster.update(sql).await.unwrap(), 150);
+    assert_eq!(cluster.number("SELECT sum(id) FROM brno").await, 22_500);
+    let sql = "CREATE TABLE IF NOT EXISTS brno AS SELECT 1 AS x";
+    assert_eq!(cluster.update(sql).await.unwrap(), 0);
+    assert_eq!(
+        cluster
+            .update(sql.replace("IF NOT EXISTS ", "").as_str())
+            .await
+            .unwrap_err()
+            .category(),
+        "table_exists"
+    );
+    let schema = cluster.plan("SELECT * FROM brno").await.unwrap().schema();
+    assert!(schema.fields().iter().all(|field| field.is_nullable()));
+
+    let sql = "CREATE OR REPLACE TABLE brno AS SELECT id FROM brno WHERE id < 10";
+    assert_eq!(cluster.update(sql).await.unwrap(), 5);
+    let rows = cluster
+        .query("SELECT id FROM brno ORDER BY id")
+        .await
+        .unwrap();
+    assert_eq!(int64s(&rows, 0), [1, 3, 5, 7, 9]);
+}
+
+#[tokio::test]
+async fn a_failed_create_table_as_leaves_no_table() {
+    let cluster = Cluster::start().await;
+    cluster.update("CREATE TABLE t (id BIGINT)").await.unwrap();
+    cluster
+        .update("INSERT INTO t VALUES (1), (0)")
+        .await
+        .unwrap();
+    let error = cluster
+        .update("CREATE TABLE bad AS SELECT 1 / id AS x FROM t")
+        .await
+        .unwrap_err();
+    assert_eq!(error.category(), "value", "{error:?}");
+    let name = TableName::public(DATABASE, "bad");
+    assert!(cluster.catalog.table(&name).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_query_that_fails_while_it_is_inserted_says_why() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    cluster
+        .update("CREATE TABLE copy (id BIGINT NOT NULL)")
+        .await
+        .unwrap();
+    let error = cluster
+        .update("INSERT INTO copy SELECT id / (id - 7) FROM t")
+        .await
+        .unwrap_err();
+    assert_eq!(error.category(), "value", "{error:?}");
+    let error = cluster
+        .update("INSERT INTO copy VALUES (NULL)")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "column \"id\" of table demo.public.copy must not be null"
+    );
+    let error = cluster
+        .update("INSERT INTO copy VALUES ('x')")
+        .await
+        .unwrap_err();
+    assert_eq!(error.category(), "value", "{error:?}");
+    let error = cluster
+        .update("INSERT INTO copy VALUES (1, 2)")
+        .await
+        .unwrap_err();
+    assert_eq!(error.category(), "plan", "{error:?}");
+    let error = cluster
+        .update("INSERT INTO copy (nope) VALUES (1)")
+        .await
+        .unwrap_err();
+    assert_eq!(error.category(), "plan", "{error:?}");
+    cluster.ingesters.fail("a", &[Fault::Unreachable; 100]);
+    let error = cluster
+        .update("INSERT INTO copy SELECT id FROM t")
+        .await
+        .unwrap_err();
+    assert_eq!(error.category(), "ingester_unavailable", "{error:?}");
+}
+
+#[tokio::test]
+async fn tables_that_cannot_be_kept_are_refused_when_created() {
+    let cluster = Cluster::start().await;
+    for (sql, category) in [
+        ("CREATE TABLE t (a INTERVAL)", "unstorable_type"),
+        ("CREATE TABLE t (a BIGINT PRIMARY KEY)", "unsupported"),
+        ("CREATE TABLE t (a BIGINT DEFAULT 3)", "unsupported"),
+        ("CREATE TABLE t (a BIGINT, a VARCHAR)", "plan"),
+        (
+            "CREATE TABLE t AS SELECT l.x, r.x FROM (VALUES (1)) l(x), (VALUES (2)) r(x)",
+            "plan",
+        ),
+        ("CREATE TABLE system.t (a BIGINT)", "invalid_name"),
+        (
+            "CREATE TABLE information_schema.tables (a BIGINT)",
+            "invalid_name",
+        ),
+        ("CREATE TEMPORARY TABLE t (a BIGINT)", "not_implemented"),
+        ("CREATE TABLE t (a BIGINT) WITH (x = 1)", "not_implemented"),
+        ("DROP TABLE system.tables", "invalid_name"),
+        ("INSERT INTO system.tables VALUES (1)", "invalid_name"),
+    ] {
+        let error = cluster.plan(sql).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.category(), category, "{sql}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_on_a_reading_path_is_refused() {
+    let cluster = Cluster::start().await;
+    for sql in [
+        "CREATE TABLE t (id BIGINT)",
+        "DROP TABLE t",
+        "INSERT INTO t VALUES (1)",
+    ] {
+        let request = QueryRequest {
+            read_only: true,
+            ..Cluster::request(sql)
+        };
+        let error = cluster.engine.plan(request).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.category(), "read_only", "{sql}");
+    }
+    let plan = cluster.plan("SELECT 1").await.unwrap();
+    let error = cluster
+        .engine
+        .execute_update(plan, ExecuteOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.category(), "unsupported");
+}
+
+#[tokio::test]
+async fn rights_are_asked_for_every_database_before_it_is_looked_up() {
+    let cluster = Cluster::start().await;
+    let access = || {
+        Access::new(|kind, database| match kind {
+            AccessKind::Read => database == "demo" || database == "open",
+            AccessKind::Write => database == "open",
+        })
+    };
+    for (sql, denied) in [
+        ("SELECT * FROM secret.public.t", "secret"),
+        (
+            "SELECT 1 FROM t WHERE id IN (SELECT id FROM secret.public.t)",
+            "secret",
+        ),
+        (
+            "WITH x AS (SELECT * FROM secret.public.t) SELECT * FROM x",
+            "secret",
+        ),
+        ("SELECT * FROM secret.information_schema.tables", "secret"),
+        ("SELECT * FROM secret.system.files", "secret"),
+        ("DESCRIBE secret.public.t", "secret"),
+        ("EXPLAIN SELECT * FROM secret.public.t", "secret"),
+        (
+            "INSERT INTO open.public.t SELECT * FROM secret.public.t",
+            "secret",
+        ),
+        (
+            "CREATE TABLE open.public.u AS SELECT * FROM secret.public.t",
+            "secret",
+        ),
+        ("INSERT INTO t VALUES (1)", "demo"),
+        ("CREATE TABLE t (id BIGINT)", "demo"),
+        ("DROP TABLE t", "demo"),
+        ("CREATE DATABASE secret", "secret"),
+    ] {
+        let request = QueryRequest {
+            access: access(),
+            ..Cluster::request(sql)
+        };
+        match cluster.engine.plan(request).await.map(|_| ()) {
+            Err(Error::AccessDenied { database, .. }) => assert_eq!(database, denied, "{sql}"),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+    for sql in [
+        "SELECT 1",
+        "CREATE TABLE open.public.t (id BIGINT)",
+        "SHOW TABLES",
+    ] {
+        let request = QueryRequest {
+            access: access(),
+            ..Cluster::request(sql)
+        };
+        assert!(cluster.engine.plan(request).await.is_ok(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn no_statement_reaches_the_file_system() {
+    let cluster = Cluster::start().await;
+    let secret = cluster.directory.path().join("secret.csv");
+    std::fs::write(&secret, "password\nhunter2\n").unwrap();
+    let secret = secret.display();
+    for sql in [
+        format!("SELECT * FROM '{secret}'"),
+        format!("SELECT * FROM \"{secret}\""),
+        format!("SELECT * FROM \"file://{secret}\""),
+        format!("SELECT * FROM read_csv('{secret}')"),
+        format!("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '{secret}'"),
+        format!("COPY (SELECT 1) TO '{secret}' STORED AS CSV"),
+        format!("CREATE TABLE x (a INT) LOCATION '{secret}'"),
+    ] {
+        let failed = match cluster.plan(&sql).await {
+            Ok(plan) => {
+                let options = ExecuteOptions::default();
+                cluster
+                    .engine
+                    .execute(plan, options)
+                    .try_collect::<Vec<_>>()
+                    .await
+                    .is_err()
+            }
+            Err(_) => true,
+        };
+        assert!(failed, "{sql}");
+    }
+    let text = std::fs::read_to_string(cluster.directory.path().join("secret.csv")).unwrap();
+    assert_eq!(text, "password\nhunter2\n");
+}

@@ -1,0 +1,535 @@
+//! A cluster in one process: the real catalog on SQLite, files in memory, and ingesters that hold
+//! rows, flush them to Parquet, forget them or fail when told to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::execution::FunctionRegistry as _;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::{
+    Catalog, CreateTable, FlushCommit, IfExists, Ingester, NewFile, Registration, SequenceNumber,
+    Table, TableId, TableName,
+};
+use flightcluster_config::QueryConfig;
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use parking_lot::Mutex;
+use parquet::arrow::ArrowWriter;
+use tempfile::TempDir;
+
+use crate::recent::Patience;
+use crate::{
+    Access, BatchStream, Engine, EngineOptions, Error, ExecuteOptions, Plan, QueryRequest,
+    RecentRows, RecentRowsError, TableWriter, decode_schema, encode_schema,
+};
+
+pub(super) const DATABASE: &str = "demo";
+
+/// What an ingester does with the next question for fresh rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    /// Does not answer.
+    Unreachable,
+    /// Flushes everything and forgets it before it answers: the question is too old then.
+    FlushAndForget,
+    /// Gives rows of another schema.
+    Nonsense,
+}
+
+#[derive(Debug)]
+struct Held {
+    registration: Registration,
+    next: u64,
+    rows: Vec<(SequenceNumber, TableId, RecordBatch)>,
+    forgotten: BTreeMap<TableId, SequenceNumber>,
+    faults: Vec<Fault>,
+    questions: usize,
+}
+
+/// All ingesters of the cluster.
+#[derive(Debug)]
+pub(super) struct Ingesters {
+    catalog: Arc<dyn Catalog>,
+    store: Arc<dyn ObjectStore>,
+    held: Mutex<BTreeMap<String, Held>>,
+}
+
+impl Ingesters {
+    pub(super) async fn register(&self, name: &str) {
+        let url = format!("https://{name}.internal:17002");
+        let registration = self.catalog.register_ingester(name, &url).await.unwrap();
+        let held = Held {
+            registration,
+            next: 1,
+            rows: Vec::new(),
+            forgotten: BTreeMap::new(),
+            faults: Vec::new(),
+            questions: 0,
+        };
+        self.held.lock().insert(name.to_owned(), held);
+    }
+
+    pub(super) fn write(&self, ingester: &str, table: &Table, batch: RecordBatch) {
+        let mut all = self.held.lock();
+        let held = all.get_mut(ingester).unwrap();
+        held.rows.push((SequenceNumber(held.next), table.id, batch));
+        held.next += 1;
+    }
+
+    pub(super) fn fail(&self, ingester: &str, faults: &[Fault]) {
+        self.held.lock().get_mut(ingester).unwrap().faults = faults.to_vec();
+    }
+
+    pub(super) fn questions(&self, ingester: &str) -> usize {
+        self.held.lock()[ingester].questions
+    }
+
+    /// Writes the rows of a table to a file and commits it; the rows stay in memory.
+    pub(super) async fn flush(&self, ingester: &str, table: &TableName) {
+        let table = self.catalog.table(table).await.unwrap().unwrap();
+        let (registration, rows) = {
+            let mut all = self.held.lock();
+            let held = all.get_mut(ingester).unwrap();
+            let done = held
+                .registration
+                .watermarks
+                .iter()
+                .find(|(id, _)| *id == table.id);
+            let done = done.map_or(SequenceNumber(0), |(_, sequence)| *sequence);
+            let rows: Vec<(SequenceNumber, RecordBatch)> = held
+                .rows
+                .iter()
+                .filter(|(sequence, id, _)| *id == table.id && *sequence > done)
+                .map(|(sequence, _, batch)| (*sequence, batch.clone()))
+                .collect();
+            (held.registration.clone(), rows)
+        };
+        let Some((last, _)) = rows.last() else { return };
+        let path = format!(
+            "{}/{}-{}-{last}.parquet",
+            table.name.table, ingester, table.id
+        );
+        let schema = decode_schema(&table.schema).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), None).unwrap();
+        let mut count = 0;
+        for (_, batch) in &rows {
+            writer.write(&shape(batch, &schema, None)).unwrap();
+            count += batch.num_rows() as u64;
+        }
+        writer.close().unwrap();
+        let size_bytes = bytes.len() as u64;
+        self.store
+            .put(&Path::from(path.clone()), bytes.into())
+            .await
+            .unwrap();
+        let file = NewFile {
+            table: table.id,
+            path,
+            size_bytes,
+            rows: count,
+            schema_version: table.schema_version,
+            first_sequence: rows[0].0,
+            last_sequence: *last,
+            time_range_nanos: None,
+        };
+        let commit = FlushCommit {
+            ingester: registration.ingester.id,
+            epoch: registration.ingester.epoch,
+            files: vec![file],
+            watermarks: vec![(table.id, *last)],
+            producers: Vec::new(),
+        };
+        self.catalog.commit_flush(commit).await.unwrap();
+        let mut all = self.held.lock();
+        let watermarks = &mut all.get_mut(ingester).unwrap().registration.watermarks;
+        watermarks.retain(|(id, _)| *id != table.id);
+        watermarks.push((table.id, *last));
+    }
+
+    /// Drops the flushed rows of a table from memory.
+    pub(super) fn forget(&self, ingester: &str, table: TableId) {
+        let mut all = self.held.lock();
+        let held = all.get_mut(ingester).unwrap();
+        let flushed = held
+            .registration
+            .watermarks
+            .iter()
+            .find(|(id, _)| *id == table)
+            .unwrap()
+            .1;
+        held.rows
+            .retain(|(sequence, id, _)| *id != table || *sequence > flushed);
+        held.forgotten.insert(table, flushed);
+    }
+
+    pub(super) async fn drain(&self, ingester: &str) {
+        let who = self.held.lock()[ingester].registration.ingester.clone();
+        self.catalog
+            .drain_ingester(who.id, who.epoch)
+            .await
+            .unwrap();
+    }
+}
+
+#[async_trait]
+impl RecentRows for Ingesters {
+    async fn recent_rows(
+        &self,
+        ingester: &Ingester,
+        table: &Table,
+        schema: SchemaRef,
+        after: SequenceNumber,
+        projection: Option<&[usize]>,
+    ) -> Result<Vec<RecordBatch>, RecentRowsError> {
+        let fault = {
+            let mut all = self.held.lock();
+            let held = all.get_mut(&ingester.name).unwrap();
+            held.questions += 1;
+            (!held.faults.is_empty()).then(|| held.faults.remove(0))
+        };
+        let name = ingester.name.clone();
+        match fault {
+            Some(Fault::Unreachable) => {
+                let source = "connection refused".into();
+                let url = ingester.url.clone();
+                return Err(RecentRowsError::Unreachable {
+                    ingester: name,
+                    url,
+                    source,
+                });
+            }
+            Some(Fault::Nonsense) => {
+                let column: ArrayRef = Arc::new(StringArray::from(vec!["nonsense"]));
+                return Ok(vec![RecordBatch::try_from_iter([("x", column)]).unwrap()]);
+            }
+            Some(Fault::FlushAndForget) => {
+                self.flush(&name, &table.name).await;
+                self.forget(&name, table.id);
+            }
+            None => {}
+        }
+        let all = self.held.lock();
+        let held = &all[&name];
+        let lost = held.forgotten.get(&table.id).copied().unwrap_or_default();
+        if after < lost {
+            return Err(RecentRowsError::TooOld {
+                ingester: name,
+                after,
+            });
+        }
+        let mine = held
+            .rows
+            .iter()
+            .filter(|(seq, id, _)| *id == table.id && *seq > after);
+        Ok(mine
+            .map(|(_, _, batch)| shape(batch, &schema, projection))
+            .collect())
+    }
+}
+
+/// A batch by column names in another schema, missing columns null.
+fn shape(batch: &RecordBatch, schema: &SchemaRef, projection: Option<&[usize]>) -> RecordBatch {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => Arc::clone(column),
+            None => new_null_array(field.data_type(), batch.num_rows()),
+        })
+        .collect();
+    let whole = RecordBatch::try_new(Arc::clone(schema), columns).unwrap();
+    projection.map_or_else(|| whole.clone(), |columns| whole.project(columns).unwrap())
+}
+
+/// Puts rows into the memory of ingester `a`.
+#[derive(Debug)]
+pub(super) struct Writer {
+    ingesters: Arc<Ingesters>,
+    seen: Mutex<HashMap<u128, u64>>,
+}
+
+#[async_trait]
+impl TableWriter for Writer {
+    async fn append(
+        &self,
+        table: &TableName,
+        idempotency_key: Option<u128>,
+        mut rows: BatchStream,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        if let Some(count) = idempotency_key.and_then(|key| self.seen.lock().get(&key).copied()) {
+            return Ok(count);
+        }
+        let table = self
+            .ingesters
+            .catalog
+            .table(table)
+            .await?
+            .ok_or("no such table")?;
+        let schema = decode_schema(&table.schema)?;
+        let mut count = 0;
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            assert_eq!(
+                batch.schema(),
+                schema,
+                "rows come in the schema of the table"
+            );
+            count += batch.num_rows() as u64;
+            self.ingesters.write("a", &table, batch);
+        }
+        assert!(count > 0, "a writer is not called without rows");
+        if let Some(key) = idempotency_key {
+            self.seen.lock().insert(key, count);
+        }
+        Ok(count)
+    }
+}
+
+/// A cluster with ingesters `a` and `b`.
+pub(super) struct Cluster {
+    pub(super) catalog: Arc<dyn Catalog>,
+    pub(super) ingesters: Arc<Ingesters>,
+    pub(super) engine: Engine,
+    pub(super) directory: TempDir,
+    /// How often SQL called `tick(x)`, which gives x back.
+    pub(super) ticks: Arc<AtomicU64>,
+}
+
+pub(super) fn config() -> QueryConfig {
+    QueryConfig {
+        task_threads: 2,
+        ..QueryConfig::default()
+    }
+}
+
+impl Cluster {
+    pub(super) async fn start() -> Self {
+        Self::with(config(), 256 * 1024 * 1024).await
+    }
+
+    pub(super) async fn with(config: QueryConfig, memory_bytes: u64) -> Self {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("catalog.sqlite");
+        let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&file).await.unwrap());
+        catalog.create_database(DATABASE, true).await.unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let ingesters = Arc::new(Ingesters {
+            catalog: Arc::clone(&catalog),
+            store: Arc::clone(&store),
+            held: Mutex::default(),
+        });
+        ingesters.register("a").await;
+        ingesters.register("b").await;
+        let writer = Writer {
+            ingesters: Arc::clone(&ingesters),
+            seen: Mutex::default(),
+        };
+        let options = EngineOptions {
+            config,
+            catalog: Arc::clone(&catalog),
+            store,
+            recent: Arc::clone(&ingesters) as Arc<dyn RecentRows>,
+            writer: Some(Arc::new(writer)),
+            memory_bytes,
+            spill_dir: directory.path().join("spill"),
+        };
+        let patience = Patience {
+            total: Duration::from_millis(200),
+            first_wait: Duration::from_millis(1),
+        };
+        let engine = Engine::with_patience(options, patience).unwrap();
+        let ticks = Arc::new(AtomicU64::new(0));
+        let mut cluster = Self {
+            catalog,
+            ingesters,
+            engine,
+            directory,
+            ticks,
+        };
+        cluster.register_tick();
+        cluster
+    }
+
+    /// Adds a function to SQL, before the engine is used.
+    pub(super) fn register(&mut self, function: ScalarUDF) {
+        let inner = Arc::get_mut(&mut self.engine.inner).unwrap();
+        inner.template.register_udf(Arc::new(function)).unwrap();
+    }
+
+    fn register_tick(&mut self) {
+        let ticks = Arc::clone(&self.ticks);
+        let tick = Arc::new(move |arguments: &[ColumnarValue]| {
+            ticks.fetch_add(1, Ordering::Relaxed);
+            Ok(arguments[0].clone())
+        });
+        let number = DataType::Int64;
+        let volatile = Volatility::Volatile;
+        self.register(create_udf(
+            "tick",
+            vec![number.clone()],
+            number,
+            volatile,
+            tick,
+        ));
+    }
+
+    pub(super) async fn create(&self, name: &str, schema: &Schema) -> Table {
+        let request = CreateTable {
+            name: TableName::public(DATABASE, name),
+            schema: encode_schema(schema).unwrap(),
+            options: BTreeMap::new(),
+            if_exists: IfExists::Fail,
+            create_database: true,
+        };
+        self.catalog.create_table(request).await.unwrap()
+    }
+
+    /// A table `t(id, city)` whose rows 1, 2, … are spread over files and the memory of both
+    /// ingesters: flushed and forgotten, flushed and still in memory, and only in memory.
+    pub(super) async fn spread(&self) -> Table {
+        let table = self.create("t", &points_schema()).await;
+        let name = table.name.clone();
+        self.ingesters.write("a", &table, points(1..=100));
+        self.ingesters.flush("a", &name).await;
+        self.ingesters.forget("a", table.id);
+        self.ingesters.write("a", &table, points(101..=200));
+        self.ingesters.flush("a", &name).await;
+        self.ingesters.write("a", &table, points(201..=250));
+        self.ingesters.write("b", &table, points(251..=290));
+        self.ingesters.flush("b", &name).await;
+        self.ingesters.write("b", &table, points(291..=300));
+        table
+    }
+
+    pub(super) fn request(sql: &str) -> QueryRequest {
+        QueryRequest {
+            database: DATABASE.to_owned(),
+            sql: sql.to_owned(),
+            parameters: None,
+            access: Access::everything(),
+            read_only: false,
+        }
+    }
+
+    pub(super) async fn plan(&self, sql: &str) -> Result<Plan, Error> {
+        self.engine.plan(Self::request(sql)).await
+    }
+
+    pub(super) async fn query(&self, sql: &str) -> Result<Vec<RecordBatch>, Error> {
+        let plan = self.plan(sql).await?;
+        self.run(plan).await
+    }
+
+    pub(super) async fn bound(
+        &self,
+        sql: &str,
+        values: RecordBatch,
+    ) -> Result<Vec<RecordBatch>, Error> {
+        let request = QueryRequest {
+            parameters: Some(values),
+            ..Self::request(sql)
+        };
+        let plan = self.engine.plan(request).await?;
+        self.run(plan).await
+    }
+
+    /// Runs a plan; checks on the way that what was announced is what comes.
+    pub(super) async fn run(&self, plan: Plan) -> Result<Vec<RecordBatch>, Error> {
+        let schema = plan.schema();
+        let batches: Vec<RecordBatch> = self
+            .engine
+            .execute(plan, ExecuteOptions::default())
+            .try_collect()
+            .await?;
+        for batch in &batches {
+            assert_eq!(batch.schema(), schema, "announced and streamed schema");
+            assert!(batch.num_rows() > 0, "no empty batches");
+        }
+        Ok(batches)
+    }
+
+    pub(super) async fn update(&self, sql: &str) -> Result<u64, Error> {
+        let plan = self.plan(sql).await?;
+        assert!(plan.is_update(), "{sql}");
+        self.engine
+            .execute_update(plan, ExecuteOptions::default())
+            .await
+    }
+
+    /// The result as a table of text.
+    pub(super) async fn text(&self, sql: &str) -> String {
+        let batches = self
+            .query(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        pretty_format_batches(&batches).unwrap().to_string()
+    }
+
+    /// Removes a stored object behind the catalog's back.
+    pub(super) async fn delete(&self, path: &str) {
+        self.ingesters
+            .store
+            .delete(&Path::from(path))
+            .await
+            .unwrap();
+    }
+
+    /// The one number a query gives.
+    pub(super) async fn number(&self, sql: &str) -> i64 {
+        let batches = self
+            .query(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        int64s(&batches, 0)[0]
+    }
+}
+
+/// A column of whole numbers.
+pub(super) fn int64s(batches: &[RecordBatch], column: usize) -> Vec<i64> {
+    batches
+        .iter()
+        .flat_map(|batch| {
+            let column = batch
+                .column(column)
+                .as_any()
+                .downcast_ref::<Int64Array>()
+                .unwrap();
+            assert_eq!(column.null_count(), 0);
+            column.values().to_vec()
+        })
+        .collect()
+}
+
+pub(super) fn points_schema() -> Schema {
+    Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("city", DataType::Utf8, true),
+    ])
+}
+
+/// Rows of [`points_schema`]: the city of an odd id is Brno, of an even one Praha.
+pub(super) fn points(ids: std::ops::RangeInclusive<i64>) -> RecordBatch {
+    let city = |id| if id % 2 == 0 { "Praha" } else { "Brno" };
+    let cities: StringArray = ids.clone().map(|id| Some(city(id))).collect();
+    let ids: Int64Array = ids.map(Some).collect();
+    let columns: Vec<ArrayRef> = vec![Arc::new(ids), Arc::new(cities)];
+    RecordBatch::try_new(Arc::new(points_schema()), columns).unwrap()
+}
+
+/// One row of values.
+pub(super) fn row<'a>(values: impl IntoIterator<Item = (&'a str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(
+        values.into_iter().map(|(name, value)| (name, value, true)),
+    )
+    .unwrap()
+}

@@ -1,0 +1,10 @@
+//! The engine as its callers see it, on a cluster in one process.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod answers;
+mod changes;
+mod failures;
+mod fixture;
+mod hand_off;
+mod limits;
+mod parameters;
