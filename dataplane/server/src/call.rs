@@ -1,0 +1,641 @@
+//! What every call gets, whatever it is: a request id, a log span, counters, the client's time
+//! limit over the whole stream, an end for clients that stop reading, and a clean answer when our
+//! code panics.
+//!
+//! It works on HTTP requests and bodies, in front of the gRPC services, so that no method can
+//! forget it. Authentication is the service's business.
+//!
+//! # Trouble
+//! `the client did not read for …` (code `STALLED`): the call was ended and its memory freed because
+//! the client took nothing for `server.stream_idle_timeout`.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::Bytes;
+use flightcluster_telemetry::metrics::{RpcCall, RpcMetrics};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::Sleep;
+use tonic::Code;
+use tower::{Layer, Service};
+use tracing::{Instrument as _, Span, error_span};
+
+use crate::status::{ErrorCode, Failure};
+
+/// Header and trailer that name a call in logs and errors.
+const REQUEST_ID: &str = "x-request-id";
+
+/// Longest request id taken over from a client, in characters.
+const MAX_REQUEST_ID: usize = 64;
+
+/// The id of a call: the client's own, or made here.
+#[derive(Debug, Clone)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn of(headers: &HeaderMap) -> Self {
+        let given = headers
+            .get(REQUEST_ID)
+            .and_then(|value| value.to_str().ok());
+        let usable = |id: &&str| {
+            !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.chars().all(|c| c.is_ascii_graphic())
+        };
+        match given.filter(usable) {
+            Some(id) => Self(id.into()),
+            None => Self(uuid::Uuid::new_v4().simple().to_string().into()),
+        }
+    }
+}
+
+/// Who is at the other end of the connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Address of the client, or of the proxy before it.
+    pub address: std::net::SocketAddr,
+}
+
+/// Puts [`CallService`] in front of a service.
+#[derive(Clone)]
+pub struct CallLayer {
+    /// Where calls are counted.
+    pub metrics: RpcMetrics,
+    /// How long a client may leave a response unread.
+    pub idle_timeout: Duration,
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = CallService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CallService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// See the module documentation.
+#[derive(Clone)]
+pub struct CallService<S> {
+    inner: S,
+    layer: CallLayer,
+}
+
+impl<S> Service<Request<Body>> for CallService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let id = RequestId::of(request.headers());
+        let method = method_of(request.uri().path());
+        let deadline = deadline_of(request.headers());
+        // Of the highest level, so that lines of every level carry the request id.
+        let span = error_span!(
+            "call",
+            request_id = id.as_str(),
+            method,
+            peer = request
+                .extensions()
+                .get::<Peer>()
+                .map(|peer| peer.address.to_string()),
+            identity = tracing::field::Empty,
+        );
+        request.extensions_mut().insert(id.clone());
+        let call = Call::begin(&self.layer, method, id, span.clone());
+        let answer = self.inner.call(request);
+        let work = async move {
+            let answer = AssertUnwindSafe(within(deadline, answer))
+                .catch_unwind()
+                .await;
+            let response = match answer {
+                Ok(Some(Ok(response))) => response,
+                Ok(None) => deadline_failure().into_status(call.id.as_str()).into_http(),
+                Err(panic) => call.panic_failure(&*panic).into_http(),
+            };
+            Ok(call.watch(response, deadline))
+        };
+        work.instrument(span).boxed()
+    }
+}
+
+/// The RPC a path names; bounded, for metric labels.
+fn method_of(path: &str) -> &'static str {
+    const METHODS: [&str; 10] = [
+        "Handshake",
+        "ListFlights",
+        "GetFlightInfo",
+        "PollFlightInfo",
+        "GetSchema",
+        "DoGet",
+        "DoPut",
+        "DoExchange",
+        "DoAction",
+        "ListActions",
+    ];
+    match path.strip_prefix("/arrow.flight.protocol.FlightService/") {
+        Some(name) => METHODS
+            .into_iter()
+            .find(|known| *known == name)
+            .unwrap_or("unknown"),
+        None if path.starts_with("/grpc.health.") => "Health",
+        None if path.starts_with("/catalog/") => "catalog",
+        None if path.starts_with("/objects/") => "objects",
+        None => "http",
+    }
+}
+
+fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let timeout = flightcluster_wire::headers::parse_grpc_timeout(text).ok()?;
+    Instant::now().checked_add(timeout)
+}
+
+async fn within<F: Future>(deadline: Option<Instant>, work: F) -> Option<F::Output> {
+    match deadline {
+        Some(at) => tokio::time::timeout_at(at.into(), work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+fn deadline_failure() -> Failure {
+    Failure::new(
+        ErrorCode::DeadlineExceeded,
+        "the time limit of the call is over",
+    )
+}
+
+/// One call from its first to its last byte; counted when it is dropped.
+struct Call {
+    counted: Option<RpcCall>,
+    idle_timeout: Duration,
+    method: &'static str,
+    id: RequestId,
+    span: Span,
+    began: Instant,
+    /// `None` until it is known: a call dropped before its status went out was cancelled.
+    code: Option<Code>,
+}
+
+impl Call {
+    fn begin(layer: &CallLayer, method: &'static str, id: RequestId, span: Span) -> Self {
+        Self {
+            counted: Some(layer.metrics.start(method)),
+            idle_timeout: layer.idle_timeout,
+            method,
+            id,
+            span,
+            began: Instant::now(),
+            code: None,
+        }
+    }
+
+    fn panic_failure(&self, panic: &(dyn Any + Send)) -> tonic::Status {
+        // Counted and logged with its place by the panic hook; here it gets its request id.
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("panic without text");
+        tracing::error!(panic = text, "call panicked");
+        Failure::new(ErrorCode::Internal, text).into_status(self.id.as_str())
+    }
+
+    /// Names the call in the response and follows its body to the end.
+    fn watch(mut self, mut response: Response<Body>, deadline: Option<Instant>) -> Response<Body> {
+        if let Ok(id) = HeaderValue::from_str(self.id.as_str()) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        let is_grpc = response
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        if !is_grpc {
+            self.code = Some(if response.status().is_server_error() {
+                Code::Unknown
+            } else {
+                Code::Ok
+            });
+        }
+        if let Some(code) = code_of(response.headers()) {
+            self.code = Some(code);
+            return response;
+        }
+        response.map(|body| Body::new(WatchedBody::new(self, body, deadline, is_grpc)))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let code = self.code.unwrap_or(Code::Cancelled);
+        if let Some(counted) = self.counted.take() {
+            counted.finish(code_name(code));
+        }
+        let seconds = self.began.elapsed().as_secs_f64();
+        let code = code_name(code);
+        self.span.in_scope(|| match self.method {
+            // Probes and the calls among pods would drown those of users.
+            "Health" | "http" | "catalog" | "objects" => {
+                tracing::debug!(code, seconds, "call ended");
+            }
+            _ => tracing::info!(code, seconds, "call ended"),
+        });
+    }
+}
+
+/// The name of a gRPC code as metrics and logs show it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "Ok",
+        Code::Cancelled => "Cancelled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+fn code_of(headers: &HeaderMap) -> Option<Code> {
+    let code = headers.get("grpc-status")?;
+    Some(Code::from_bytes(code.as_bytes()))
+}
+
+/// The part of a response body that the watchdog may take away.
+struct Unread {
+    body: Option<Body>,
+    /// When the client's connection last asked for something.
+    polled: Instant,
+    /// The transport has what was there and has not asked since.
+    waiting_for_client: bool,
+}
+
+/// A response body that ends in time, survives panics and reports how it ended.
+struct WatchedBody {
+    call: Call,
+    unread: Arc<Mutex<Unread>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    is_grpc: bool,
+    watchdog: Option<tokio::task::JoinHandle<()>>,
+    ended: bool,
+}
+
+impl WatchedBody {
+    fn new(call: Call, body: Body, deadline: Option<Instant>, is_grpc: bool) -> Self {
+        let unread = Arc::new(Mutex::new(Unread {
+            body: Some(body),
+            polled: Instant::now(),
+            waiting_for_client: false,
+        }));
+        // Uploading clients commonly read no answer until they have sent everything; whether they
+        // still send is watched where it is read.
+        let watched = is_grpc && !matches!(call.method, "DoPut" | "DoExchange");
+        let watchdog =
+            watched.then(|| tokio::spawn(watch_idle(Arc::clone(&unread), call.idle_timeout)));
+        Self {
+            call,
+            unread,
+            deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into()))),
+            is_grpc,
+            watchdog,
+            ended: false,
+        }
+    }
+
+    fn end_with(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let status = failure.into_status(self.call.id.as_str());
+        self.end_with_status(&status)
+    }
+
+    fn end_with_status(
+        &mut self,
+        status: &tonic::Status,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.ended = true;
+        self.unread.lock().body = None;
+        if !self.is_grpc {
+            return Poll::Ready(Some(Err(axum::Error::new(status.clone()))));
+        }
+        self.call.code = Some(status.code());
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            return Poll::Ready(Some(Err(axum::Error::new(status.clone()))));
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Inner {
+        let mut unread = self.unread.lock();
+        unread.polled = Instant::now();
+        let Some(body) = unread.body.as_mut() else {
+            return Inner::Stalled;
+        };
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
+        unread.waiting_for_client = matches!(polled, Ok(Poll::Ready(Some(Ok(_)))));
+        match polled {
+            Ok(poll) => Inner::Polled(poll),
+            Err(panic) => Inner::Panicked(panic),
+        }
+    }
+}
+
+enum Inner {
+    Polled(Poll<Option<Result<Frame<Bytes>, axum::Error>>>),
+    Panicked(Box<dyn Any + Send>),
+    Stalled,
+}
+
+/// Drops a body that the client leaves unread: what the query holds is freed at once, the client
+/// learns it when it reads on.
+async fn watch_idle(unread: Arc<Mutex<Unread>>, idle_timeout: Duration) {
+    loop {
+        let since = {
+            let unread = unread.lock();
+            if unread.body.is_none() {
+                return;
+            }
+            unread.polled
+        };
+        tokio::time::sleep_until((since + idle_timeout).into()).await;
+        let body = {
+            let mut unread = unread.lock();
+            let idle = unread.waiting_for_client && unread.polled.elapsed() >= idle_timeout;
+            if idle {
+                unread.body.take()
+            } else {
+                if !unread.waiting_for_client {
+                    // We are the slow side: look again after another whole interval.
+                    unread.polled = Instant::now();
+                }
+                None
+            }
+        };
+        // Dropped outside the lock: a query's clean-up may take a while.
+        drop(body);
+    }
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let _entered = self.call.span.clone().entered();
+        if let Some(deadline) = self.deadline.as_mut()
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return self.end_with(deadline_failure());
+        }
+        let polled = match self.poll_inner(cx) {
+            Inner::Polled(polled) => ready!(polled),
+            Inner::Panicked(panic) => {
+                let status = self.call.panic_failure(&*panic);
+                return self.end_with_status(&status);
+            }
+            Inner::Stalled => {
+                let text = format!(
+                    "the client did not read for {:?}; the call was ended",
+                    self.call.idle_timeout
+                );
+                return self.end_with(Failure::new(ErrorCode::Stalled, text));
+            }
+        };
+        match &polled {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if let Some(counted) = &self.call.counted {
+                        counted.add_sent(data.len() as u64);
+                    }
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.call.code = code_of(trailers).or(self.call.code);
+                }
+            }
+            Some(Err(_)) => self.call.code = Some(Code::Unknown),
+            None => self.ended = true,
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl Drop for WatchedBody {
+    fn drop(&mut self) {
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.abort();
+        }
+        self.unread.lock().body = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use flightcluster_telemetry::metrics::{BuildLabels, MethodCodeLabels, Metrics};
+    use futures::StreamExt as _;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tower::service_fn;
+
+    use super::*;
+
+    const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+
+    fn metrics() -> Metrics {
+        Metrics::new(BuildLabels {
+            version: "0",
+            revision: "0",
+        })
+    }
+
+    fn layer(metrics: &Metrics, idle_timeout: Duration) -> CallLayer {
+        CallLayer {
+            metrics: metrics.rpc.clone(),
+            idle_timeout,
+        }
+    }
+
+    fn finished(metrics: &Metrics, code: &'static str) -> u64 {
+        let labels = MethodCodeLabels {
+            method: "DoGet",
+            code,
+        };
+        metrics.rpc.finished.get_or_create(&labels).get()
+    }
+
+    fn grpc(body: Body) -> Response<Body> {
+        Response::builder()
+            .header("content-type", "application/grpc")
+            .body(body)
+            .unwrap()
+    }
+
+    fn request(headers: &[(&str, &str)]) -> Request<Body> {
+        let mut request = Request::builder().uri(DO_GET);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    /// An endless body: a frame at once, and again each time it is asked.
+    fn endless() -> Body {
+        let frames = futures::stream::repeat_with(|| {
+            Ok::<_, axum::Error>(Frame::data(Bytes::from_static(b"data")))
+        });
+        Body::new(StreamBody::new(frames))
+    }
+
+    async fn last_trailers(body: Body) -> HeaderMap {
+        let mut body = body;
+        while let Some(frame) = body.frame().await {
+            if let Ok(trailers) = frame.unwrap().into_trailers() {
+                return trailers;
+            }
+        }
+        panic!("no trailers");
+    }
+
+    /// S1-2: the client's request id is taken over when it is usable, else one is made.
+    #[tokio::test]
+    async fn the_response_names_the_request() {
+        let metrics = metrics();
+        let mut service = layer(&metrics, Duration::from_secs(60))
+            .layer(service_fn(async |_| Ok(grpc(Body::empty()))));
+        let given = service
+            .call(request(&[("x-request-id", "abc-1")]))
+            .await
+            .unwrap();
+        assert_eq!(given.headers()["x-request-id"], "abc-1");
+        let made = service
+            .call(request(&[("x-request-id", "a b")]))
+            .await
+            .unwrap();
+        assert_eq!(made.headers()["x-request-id"].len(), 32);
+    }
+
+    /// S0-20, S1-16: a panic ends the call with code 13 and nothing else.
+    #[tokio::test]
+    async fn a_panic_becomes_an_internal_status() {
+        let metrics = metrics();
+        let mut service =
+            layer(&metrics, Duration::from_secs(60)).layer(service_fn(async |_: Request<Body>| {
+                if true {
+                    panic!("boom");
+                }
+                Ok(grpc(Body::empty()))
+            }));
+        let response = service.call(request(&[])).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "13");
+        assert_eq!(finished(&metrics, "Internal"), 1);
+    }
+
+    /// S1-16
+    #[tokio::test]
+    async fn a_panic_in_the_middle_of_a_stream_becomes_trailers() {
+        let metrics = metrics();
+        let mut service =
+            layer(&metrics, Duration::from_secs(60)).layer(service_fn(async |_: Request<Body>| {
+                let frames = futures::stream::iter(0..3).map(|n| {
+                    assert!(n < 2, "boom");
+                    Ok::<_, axum::Error>(Frame::data(Bytes::from_static(b"data")))
+                });
+                Ok(grpc(Body::new(StreamBody::new(frames))))
+            }));
+        let response = service.call(request(&[])).await.unwrap();
+        let trailers = last_trailers(response.into_body()).await;
+        assert_eq!(trailers["grpc-status"], "13");
+        assert_eq!(trailers["x-fc-code"], "INTERNAL");
+    }
+
+    /// S2-7: the client's time limit ends the whole stream, not just its beginning.
+    #[tokio::test]
+    async fn the_time_limit_ends_a_stream() {
+        let metrics = metrics();
+        let mut service =
+            layer(&metrics, Duration::from_secs(60)).layer(service_fn(async |_: Request<Body>| {
+                Ok(grpc(Body::new(StreamBody::new(
+                    futures::stream::pending::<Result<Frame<Bytes>, axum::Error>>(),
+                ))))
+            }));
+        let response = service
+            .call(request(&[("grpc-timeout", "200m")]))
+            .await
+            .unwrap();
+        let trailers = last_trailers(response.into_body()).await;
+        assert_eq!(trailers["grpc-status"], "4");
+        assert_eq!(finished(&metrics, "DeadlineExceeded"), 1);
+    }
+
+    /// S2-34: what an unread response holds is freed, and the client learns why.
+    #[tokio::test]
+    async fn a_client_that_stops_reading_is_ended() {
+        let metrics = metrics();
+        let mut service = layer(&metrics, Duration::from_millis(20))
+            .layer(service_fn(async |_: Request<Body>| Ok(grpc(endless()))));
+        let response = service.call(request(&[])).await.unwrap();
+        let mut body = response.into_body();
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let trailers = last_trailers(body).await;
+        assert_eq!(trailers["x-fc-code"], "STALLED");
+    }
+
+    /// S2-9: a client that leaves is counted as cancelled.
+    #[tokio::test]
+    async fn a_dropped_response_counts_as_cancelled() {
+        let metrics = metrics();
+        let mut service = layer(&metrics, Duration::from_secs(60))
+            .layer(service_fn(async |_: Request<Body>| Ok(grpc(endless()))));
+        let response = service.call(request(&[])).await.unwrap();
+        drop(response);
+        assert_eq!(finished(&metrics, "Cancelled"), 1);
+    }
+}

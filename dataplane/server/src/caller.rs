@@ -1,0 +1,81 @@
+//! Who calls, on which database, and how the answer is to be encoded: read once a call, from its
+//! headers.
+
+use flightcluster_auth::{Action, Authenticator, Principal};
+use flightcluster_query::{Access, AccessKind};
+use flightcluster_wire::{Encoding, headers};
+use tonic::Request;
+use tracing::Span;
+
+use crate::call::RequestId;
+use crate::status::Failure;
+
+/// Database of a call that names none.
+pub(crate) const DEFAULT_DATABASE: &str = "default";
+
+/// The caller of one RPC.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Id of the call.
+    pub(crate) request_id: String,
+    /// Who it is, with the rights it has.
+    pub(crate) principal: Principal,
+    /// How batches are to be encoded.
+    pub(crate) encoding: Encoding,
+    /// The database named by a header.
+    database: Option<String>,
+}
+
+impl Caller {
+    /// Authenticates the call and reads its headers.
+    pub(crate) fn of<T>(
+        request: &Request<T>,
+        authenticator: &Authenticator,
+    ) -> Result<Self, Failure> {
+        let metadata: &http::HeaderMap = request.metadata().as_ref();
+        let authorization = metadata.get_all(headers::AUTHORIZATION);
+        let principal = authenticator.authenticate(authorization.iter().map(|v| v.as_bytes()))?;
+        Span::current().record("identity", principal.name());
+        Ok(Self {
+            request_id: request_id(request),
+            principal,
+            encoding: headers::encoding_from_headers(metadata)?,
+            database: headers::database_from_headers(metadata)?,
+        })
+    }
+
+    /// The database a call works in: the one it names itself, else that of the headers, else
+    /// `default`.
+    pub(crate) fn database(&self, named: Option<&str>) -> String {
+        named
+            .filter(|name| !name.is_empty())
+            .or(self.database.as_deref())
+            .unwrap_or(DEFAULT_DATABASE)
+            .to_owned()
+    }
+
+    /// Fails unless the caller may do `action` on `database`.
+    pub(crate) fn authorize(&self, action: Action, database: &str) -> Result<(), Failure> {
+        Ok(self.principal.require(action, database)?)
+    }
+
+    /// The caller's rights as the query engine asks for them.
+    pub(crate) fn access(&self) -> Access {
+        let principal = self.principal.clone();
+        Access::new(move |kind, database| {
+            let action = match kind {
+                AccessKind::Read => Action::Read,
+                AccessKind::Write => Action::Write,
+            };
+            principal.may(action, database)
+        })
+    }
+}
+
+/// The id given to a call by [`crate::call::CallLayer`].
+pub(crate) fn request_id<T>(request: &Request<T>) -> String {
+    request
+        .extensions()
+        .get::<RequestId>()
+        .map_or_else(String::new, |id| id.as_str().to_owned())
+}

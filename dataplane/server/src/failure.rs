@@ -1,0 +1,332 @@
+//! Which failure of which crate becomes which [`ErrorCode`]: one exhaustive `match` each, so that a
+//! new variant can't be forgotten.
+
+use std::time::Duration;
+
+use arrow_flight::error::FlightError;
+use flightcluster_auth::Denied;
+use flightcluster_ingest::Fault;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::peers;
+use crate::status::{ErrorCode, Failure, chain};
+
+/// When a part of the cluster that is away may be back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+fn told(code: ErrorCode, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let failure = Failure::new(code, chain(error));
+    match code.grpc() {
+        Code::Unavailable => failure.retry_after(RETRY_AFTER),
+        _ => failure,
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        let code = match &denied {
+            Denied::Unauthenticated(_) => ErrorCode::Unauthenticated,
+            Denied::PermissionDenied { .. } => ErrorCode::PermissionDenied,
+        };
+        // The log tells the reasons apart, the caller must not learn which tokens exist.
+        tracing::debug!(reason = denied.category(), "call denied");
+        Self::new(code, denied.to_string())
+    }
+}
+
+impl From<flightcluster_catalog::Error> for Failure {
+    fn from(error: flightcluster_catalog::Error) -> Self {
+        use flightcluster_catalog::Error;
+        let code = match &error {
+            Error::DatabaseNotFound(_) => ErrorCode::DatabaseNotFound,
+            Error::DatabaseExists(_) => ErrorCode::DatabaseExists,
+            Error::TableNotFound(_) => ErrorCode::TableNotFound,
+            Error::TableExists(_) => ErrorCode::TableExists,
+            Error::InvalidName { .. } => ErrorCode::InvalidArgument,
+            Error::SchemaChanged { .. } => ErrorCode::SchemaChanged,
+            Error::Fenced { .. } => ErrorCode::WalFailed,
+            Error::Unavailable { .. } => ErrorCode::CatalogUnavailable,
+            Error::Store { .. } => ErrorCode::Internal,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<flightcluster_query::Error> for Failure {
+    fn from(error: flightcluster_query::Error) -> Self {
+        use flightcluster_query::Error;
+        let code = match &error {
+            Error::Syntax { .. }
+            | Error::StatementCount { .. }
+            | Error::Plan { .. }
+            | Error::Value { .. }
+            | Error::NullValue { .. }
+            | Error::ReadOnly { .. } => ErrorCode::InvalidSql,
+            Error::InvalidName { .. }
+            | Error::Parameter { .. }
+            | Error::ParameterMissing { .. } => ErrorCode::InvalidArgument,
+            Error::UnstorableType { .. } => ErrorCode::UnsupportedType,
+            Error::Unsupported { .. } | Error::NotImplemented { .. } => ErrorCode::Unimplemented,
+            Error::NoWriter => ErrorCode::WrongRole,
+            Error::TableNotFound { .. } => ErrorCode::TableNotFound,
+            Error::DatabaseNotFound { .. } => ErrorCode::DatabaseNotFound,
+            Error::TableExists { .. } => ErrorCode::TableExists,
+            Error::DatabaseExists { .. } => ErrorCode::DatabaseExists,
+            Error::AccessDenied { .. } => ErrorCode::PermissionDenied,
+            Error::QueueFull { .. } => ErrorCode::QueueFull,
+            Error::MemoryExhausted { .. } => ErrorCode::MemoryExhausted,
+            Error::Cancelled => ErrorCode::Cancelled,
+            Error::DeadlineExceeded => ErrorCode::DeadlineExceeded,
+            Error::IngesterUnavailable { .. } => ErrorCode::IngesterUnavailable,
+            Error::TableReplaced { .. } => ErrorCode::SchemaChanged,
+            Error::ObjectStore { .. } => ErrorCode::StoreUnavailable,
+            Error::Catalog { source, .. } => match source.as_ref() {
+                flightcluster_catalog::Error::Unavailable { .. } => ErrorCode::CatalogUnavailable,
+                flightcluster_catalog::Error::SchemaChanged { .. } => ErrorCode::SchemaChanged,
+                _ => ErrorCode::Internal,
+            },
+            // What the writer said is what the client is to hear.
+            Error::Write { source, .. } => match source.downcast_ref::<Failure>() {
+                Some(failure) => return failure.clone(),
+                None => ErrorCode::Internal,
+            },
+            Error::IngesterAnswer { .. }
+            | Error::StoredFile { .. }
+            | Error::StoredSchema { .. }
+            | Error::Scratch { .. }
+            | Error::Panic { .. }
+            | Error::Engine { .. }
+            | Error::WrongSchema { .. }
+            | Error::Start { .. } => ErrorCode::Internal,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<flightcluster_ingest::Error> for Failure {
+    fn from(error: flightcluster_ingest::Error) -> Self {
+        let code = match error.fault() {
+            Fault::InvalidArgument => match error.category() {
+                "unsupported_type" => ErrorCode::UnsupportedType,
+                "schema_conflict" => ErrorCode::SchemaConflict,
+                _ => ErrorCode::InvalidArgument,
+            },
+            Fault::NotFound => ErrorCode::TableNotFound,
+            Fault::AlreadyExists => ErrorCode::TableExists,
+            Fault::FailedPrecondition => ErrorCode::SchemaConflict,
+            Fault::Unavailable => match error.category() {
+                "draining" => ErrorCode::Draining,
+                "overloaded" => ErrorCode::Overloaded,
+                "catalog" => ErrorCode::CatalogUnavailable,
+                _ => ErrorCode::WalFailed,
+            },
+            Fault::ResourceExhausted => ErrorCode::DiskFull,
+            Fault::Internal => ErrorCode::Internal,
+        };
+        let failure = told(code, &error);
+        match error.retry_after() {
+            Some(delay) => failure.retry_after(delay),
+            None => failure,
+        }
+    }
+}
+
+impl From<flightcluster_wire::command::Error> for Failure {
+    fn from(error: flightcluster_wire::command::Error) -> Self {
+        let code = match &error {
+            flightcluster_wire::command::Error::Ticket(_) => ErrorCode::InvalidTicket,
+            _ => ErrorCode::InvalidCommand,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<flightcluster_wire::ticket::Error> for Failure {
+    fn from(error: flightcluster_wire::ticket::Error) -> Self {
+        use flightcluster_wire::ticket::Error;
+        let code = match &error {
+            Error::Expired { .. } => ErrorCode::TicketExpired,
+            Error::Foreign { .. }
+            | Error::Version { .. }
+            | Error::Signature { .. }
+            | Error::Content { .. }
+            | Error::Missing { .. } => ErrorCode::InvalidTicket,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<flightcluster_wire::decode::Error> for Failure {
+    fn from(error: flightcluster_wire::decode::Error) -> Self {
+        let code = match error.is_too_large() {
+            true => ErrorCode::MessageTooLarge,
+            false => ErrorCode::InvalidData,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<flightcluster_wire::encode::Error> for Failure {
+    fn from(error: flightcluster_wire::encode::Error) -> Self {
+        use flightcluster_wire::encode::Error;
+        let code = match &error {
+            Error::RowTooLarge { .. } | Error::DictionaryTooLarge { .. } => {
+                ErrorCode::MessageTooLarge
+            }
+            Error::NestedDictionary { .. } => ErrorCode::Unimplemented,
+            Error::Conform(_) | Error::Write(_) => ErrorCode::Internal,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<flightcluster_wire::conform::Error> for Failure {
+    fn from(error: flightcluster_wire::conform::Error) -> Self {
+        use flightcluster_wire::conform::Error;
+        let code = match &error {
+            Error::TooLarge { .. } => ErrorCode::MessageTooLarge,
+            Error::Columns { .. } | Error::Cast { .. } | Error::Batch(_) => ErrorCode::Internal,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<flightcluster_wire::params::Error> for Failure {
+    fn from(error: flightcluster_wire::params::Error) -> Self {
+        use flightcluster_wire::params::Error;
+        let code = match &error {
+            Error::Truncated | Error::Read(_) | Error::NoSchema | Error::Join(_) => {
+                ErrorCode::InvalidArgument
+            }
+            Error::Write(_) => ErrorCode::Internal,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<flightcluster_wire::schema::Error> for Failure {
+    fn from(error: flightcluster_wire::schema::Error) -> Self {
+        told(ErrorCode::Internal, &error)
+    }
+}
+
+impl From<flightcluster_wire::headers::Error> for Failure {
+    fn from(error: flightcluster_wire::headers::Error) -> Self {
+        told(ErrorCode::InvalidArgument, &error)
+    }
+}
+
+impl From<flightcluster_wire::action::Error> for Failure {
+    fn from(error: flightcluster_wire::action::Error) -> Self {
+        let code = match &error {
+            flightcluster_wire::action::Error::Unknown { .. } => ErrorCode::Unimplemented,
+            _ => ErrorCode::InvalidCommand,
+        };
+        told(code, &error)
+    }
+}
+
+impl From<peers::Error> for Failure {
+    fn from(error: peers::Error) -> Self {
+        told(ErrorCode::IngesterUnavailable, &error)
+    }
+}
+
+impl From<FlightError> for Failure {
+    /// Only the builders of Flight SQL metadata give these here: a bug in our tables.
+    fn from(error: FlightError) -> Self {
+        told(ErrorCode::Internal, &error)
+    }
+}
+
+impl Failure {
+    /// The end of a client's upload: it left, or sent a message over the limit.
+    #[must_use]
+    pub fn of_client_stream(status: Status) -> Self {
+        let text = status.message();
+        // The transport has no code of its own for a message over the limit.
+        if status.code() == Code::OutOfRange || status.code() == Code::ResourceExhausted {
+            let message = format!("{text}; send smaller batches (server.max_message_bytes)");
+            return Self::new(ErrorCode::MessageTooLarge, message);
+        }
+        match status.code() {
+            Code::Cancelled | Code::Unknown => Self::new(
+                ErrorCode::Cancelled,
+                format!("the upload was broken off: {text}"),
+            ),
+            _ => Self::new(
+                ErrorCode::InvalidData,
+                format!("the upload can't be read: {text}"),
+            ),
+        }
+    }
+
+    /// What a peer answered instead of doing what we asked. Its own machine code is kept; anything
+    /// else means that it can't be reached.
+    #[must_use]
+    pub fn from_peer(url: &str, status: &Status) -> Self {
+        let details = status.get_error_details();
+        let code = details.error_info().and_then(|info| {
+            ErrorCode::ALL
+                .iter()
+                .copied()
+                .find(|code| code.as_str() == info.reason)
+        });
+        match code {
+            Some(code) => {
+                let suffix = format!(" [{}]", code.as_str());
+                let text = status
+                    .message()
+                    .strip_suffix(&suffix)
+                    .unwrap_or(status.message());
+                let delay = details.retry_info().and_then(|info| info.retry_delay);
+                Self {
+                    code,
+                    message: text.to_owned(),
+                    retry_after: delay,
+                }
+            }
+            None => {
+                let text = format!("ingester {url} can't be reached: {}", chain(status));
+                Self::new(ErrorCode::IngesterUnavailable, text).retry_after(RETRY_AFTER)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_failure_survives_the_way_through_a_peer() {
+        let failure = Failure::new(ErrorCode::SchemaConflict, "column a is Int64, not Utf8")
+            .retry_after(Duration::from_secs(3));
+        let status = failure.clone().into_status("id");
+        assert_eq!(Failure::from_peer("https://a:1", &status), failure);
+    }
+
+    #[test]
+    fn a_peer_that_is_away_is_named() {
+        let status = Status::unavailable("tcp connect error");
+        let failure = Failure::from_peer("https://a:1", &status);
+        assert_eq!(failure.code, ErrorCode::IngesterUnavailable);
+        assert!(
+            failure.message.contains("https://a:1"),
+            "{}",
+            failure.message
+        );
+        assert!(failure.retry_after.is_some());
+    }
+
+    /// S2-30: the client is told the size and the limit, and what to do.
+    #[test]
+    fn a_message_over_the_limit_is_the_clients_to_mend() {
+        let status = Status::out_of_range("decoded message length too large: found 9 > 5");
+        let failure = Failure::of_client_stream(status);
+        assert_eq!(failure.code, ErrorCode::MessageTooLarge);
+        assert!(failure.message.contains("smaller batches"));
+    }
+}

@@ -1,0 +1,432 @@
+//! GetFlightInfo, GetSchema, ListFlights and DoGet: what there is to read, and reading it.
+//!
+//! Planning happens in both GetFlightInfo (for the schema) and DoGet (on the server that redeems
+//! the ticket, at a snapshot that holds everything acknowledged before). The ticket carries the
+//! fingerprint of the announced schema; should the table have changed in between, the client is
+//! told to ask again instead of getting another schema than announced.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow_array::RecordBatch;
+use arrow_flight::{
+    FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, SchemaResult,
+    Ticket as FlightTicket,
+};
+use arrow_ipc::writer::IpcWriteOptions;
+use arrow_schema::{Schema, SchemaRef};
+use flightcluster_auth::Action;
+use flightcluster_catalog::{Table, TableName};
+use flightcluster_query::{ExecuteOptions, Plan, QueryRequest};
+use flightcluster_wire::command::TicketForm;
+use flightcluster_wire::{
+    Command, Descriptor, Encoding, TablePath, Ticket, TicketQuery, conform, fingerprint, params,
+    wire_schema,
+};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use crate::caller::Caller;
+use crate::metadata;
+use crate::service::FlightServer;
+use crate::statement::{Asked, Statement};
+use crate::status::{ErrorCode, Failure};
+use crate::stream::{Response, respond};
+
+impl FlightServer {
+    /// GetFlightInfo: one endpoint, no location, so that the client stays on its connection.
+    pub(crate) async fn flight_info(
+        &self,
+        caller: &Caller,
+        descriptor: FlightDescriptor,
+    ) -> Result<FlightInfo, Failure> {
+        let command = descriptor.cmd.clone();
+        let (schema, ticket) = match self.asked(caller, Descriptor::decode(&descriptor)?)? {
+            Asked::Statement(statement) => {
+                let plan = self.plan(caller, &first_execution(&statement)).await?;
+                let schema = wire_schema(&plan.schema(), caller.encoding);
+                let ticket = self.ticket(&statement, &plan, &schema)?;
+                (schema, ticket)
+            }
+            Asked::Metadata(asked) => {
+                let answer = self.metadata(caller, asked).await?;
+                // The command itself is the ticket: some drivers compare them.
+                (answer.schema().as_ref().clone(), FlightTicket::new(command))
+            }
+        };
+        let info = FlightInfo::new()
+            .try_with_schema(&schema)
+            .map_err(|error| Failure::new(ErrorCode::Internal, format!("schema: {error}")))?;
+        Ok(info
+            .with_descriptor(descriptor)
+            .with_endpoint(FlightEndpoint::new().with_ticket(ticket)))
+    }
+
+    /// GetSchema: the schema GetFlightInfo announces for the same descriptor.
+    pub(crate) async fn schema(
+        &self,
+        caller: &Caller,
+        descriptor: FlightDescriptor,
+    ) -> Result<SchemaResult, Failure> {
+        let schema = match self.asked(caller, Descriptor::decode(&descriptor)?)? {
+            Asked::Statement(statement) => {
+                let plan = self.plan(caller, &first_execution(&statement)).await?;
+                wire_schema(&plan.schema(), caller.encoding)
+            }
+            Asked::Metadata(asked) => self
+                .metadata(caller, asked)
+                .await?
+                .schema()
+                .as_ref()
+                .clone(),
+        };
+        let message: IpcMessage = SchemaAsIpc::new(&schema, &IpcWriteOptions::default())
+            .try_into()
+            .map_err(|error| Failure::new(ErrorCode::Internal, format!("schema: {error}")))?;
+        Ok(SchemaResult { schema: message.0 })
+    }
+
+    /// DoGet: redeems a ticket of ours, or runs the command that a client sent as one.
+    pub(crate) async fn get(
+        &self,
+        caller: &Caller,
+        ticket: FlightTicket,
+    ) -> Result<Response, Failure> {
+        let (asked, announced, number) = match TicketForm::decode(&ticket.ticket)? {
+            TicketForm::Sealed(bytes) => {
+                let ticket = Ticket::open(&bytes, &self.key, now_millis())?;
+                let (announced, number) = (ticket.schema_fingerprint, ticket.nonce);
+                (
+                    self.asked_by_ticket(caller, ticket)?,
+                    Some(announced),
+                    number,
+                )
+            }
+            TicketForm::Command(command) => (
+                self.asked_by_command(caller, command)?,
+                None,
+                rand::random(),
+            ),
+        };
+        match asked {
+            Asked::Statement(statement) => self.run(caller, statement, announced, number).await,
+            Asked::Metadata(command) => {
+                let answer = self.metadata(caller, command).await?;
+                let schema = answer.schema();
+                let batches = futures::stream::iter([Ok(answer)]);
+                respond(schema, batches, self.settings.stream_keepalive_interval)
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        caller: &Caller,
+        statement: Statement,
+        announced: Option<u64>,
+        number: u128,
+    ) -> Result<Response, Failure> {
+        let keepalive = self.settings.stream_keepalive_interval;
+        let mut executions = statement.executions().into_iter();
+        let first = executions.next().unwrap_or(statement);
+        let plan = self.plan(caller, &first).await?;
+        if plan.is_update() {
+            self.executed
+                .run(number, self.execute_update(caller, plan, Some(number)))
+                .await?;
+            let nothing = futures::stream::empty();
+            return respond(Arc::new(Schema::empty()), nothing, keepalive);
+        }
+        let schema = announced_schema(&plan.schema(), caller.encoding, announced)?;
+        let mut plans = vec![plan];
+        for execution in executions {
+            plans.push(self.plan(caller, &execution).await?);
+        }
+        let engine = self.backends()?.engine()?.clone();
+        let request_id = caller.request_id.clone();
+        let wire = Arc::clone(&schema);
+        // One after the other: each begins when the one before has ended.
+        let batches = futures::stream::iter(plans)
+            .flat_map(move |plan| {
+                let options = ExecuteOptions {
+                    request_id: request_id.clone(),
+                    ..ExecuteOptions::default()
+                };
+                engine.execute(plan, options).map_err(Failure::from)
+            })
+            .map(move |batch| Ok(conform(&batch?, &wire)?));
+        respond(schema, Box::pin(batches), keepalive)
+    }
+
+    /// Runs a statement for its effect. `Err` when it is a query.
+    pub(crate) async fn update(
+        &self,
+        caller: &Caller,
+        request: QueryRequest,
+    ) -> Result<u64, Failure> {
+        let plan = self.backends()?.engine()?.plan(request).await?;
+        if !plan.is_update() {
+            return Err(Failure::new(
+                ErrorCode::InvalidSql,
+                "the statement returns rows; run it as a query",
+            ));
+        }
+        self.execute_update(caller, plan, None).await
+    }
+
+    async fn execute_update(
+        &self,
+        caller: &Caller,
+        plan: Plan,
+        number: Option<u128>,
+    ) -> Result<u64, Failure> {
+        let options = ExecuteOptions {
+            request_id: caller.request_id.clone(),
+            idempotency_key: number,
+            ..ExecuteOptions::default()
+        };
+        Ok(self
+            .backends()?
+            .engine()?
+            .execute_update(plan, options)
+            .await?)
+    }
+
+    /// Runs a prepared statement for its effect, once for each row of parameters, and returns the
+    /// sum of the row counts.
+    pub(crate) async fn update_prepared(
+        &self,
+        caller: &Caller,
+        handle: flightcluster_wire::PreparedHandle,
+        rows: Option<RecordBatch>,
+    ) -> Result<u64, Failure> {
+        let mut statement = self.statement_of_handle(handle)?;
+        statement.params = rows.or(statement.params);
+        let mut total = 0;
+        for execution in statement.executions() {
+            let request = QueryRequest {
+                database: execution.database,
+                sql: execution.sql,
+                parameters: execution.params,
+                access: caller.access(),
+                read_only: false,
+            };
+            total += self.update(caller, request).await?;
+        }
+        Ok(total)
+    }
+
+    fn ticket(
+        &self,
+        statement: &Statement,
+        plan: &Plan,
+        schema: &Schema,
+    ) -> Result<FlightTicket, Failure> {
+        let ticket = Ticket {
+            query: statement.to_ticket_query(),
+            database: statement.database.clone(),
+            params: statement
+                .params
+                .as_ref()
+                .map(params::batch_to_bytes)
+                .transpose()?,
+            schema_fingerprint: fingerprint(schema),
+            snapshot: plan.snapshot_id().map_or(0, |id| id.0),
+            nonce: rand::random(),
+            expires_at_millis: self.expiry_millis(),
+        };
+        Ok(FlightTicket::new(ticket.seal(&self.key)))
+    }
+
+    fn expiry_millis(&self) -> u64 {
+        let ttl = u64::try_from(self.settings.ticket_ttl.as_millis()).unwrap_or(u64::MAX);
+        now_millis().saturating_add(ttl)
+    }
+
+    /// ListFlights: the tables the caller may read, each with a ticket for its rows. The criteria
+    /// are empty or `db=NAME`.
+    pub(crate) async fn flights(
+        &self,
+        caller: &Caller,
+        criteria: &[u8],
+    ) -> Result<Vec<FlightInfo>, Failure> {
+        let database = list_criteria(criteria)?;
+        let tables = self.readable_tables(caller, database.as_deref()).await?;
+        tables
+            .into_iter()
+            .map(|(name, schema)| {
+                let [database, db_schema, table] = [name.database, name.schema, name.table];
+                let path = TablePath {
+                    database: database.clone(),
+                    schema: db_schema,
+                    table,
+                };
+                let descriptor =
+                    FlightDescriptor::new_path(path.segments().map(str::to_owned).to_vec());
+                let schema = wire_schema(&schema, caller.encoding);
+                let ticket = Ticket {
+                    query: TicketQuery::Table(path),
+                    database,
+                    params: None,
+                    schema_fingerprint: fingerprint(&schema),
+                    snapshot: 0,
+                    nonce: rand::random(),
+                    expires_at_millis: self.expiry_millis(),
+                };
+                let ticket = FlightTicket::new(ticket.seal(&self.key));
+                let info = FlightInfo::new()
+                    .try_with_schema(&schema)
+                    .map_err(|error| {
+                        Failure::new(ErrorCode::Internal, format!("schema: {error}"))
+                    })?;
+                Ok(info
+                    .with_descriptor(descriptor)
+                    .with_endpoint(FlightEndpoint::new().with_ticket(ticket)))
+            })
+            .collect()
+    }
+
+    /// The databases the caller may read.
+    async fn readable_databases(&self, caller: &Caller) -> Result<Vec<String>, Failure> {
+        let databases = self.backends()?.catalog.list_databases().await?;
+        Ok(databases
+            .into_iter()
+            .map(|database| database.name)
+            .filter(|name| caller.principal.may(Action::Read, name))
+            .collect())
+    }
+
+    /// The tables the caller may read, with their schemas.
+    async fn readable_tables(
+        &self,
+        caller: &Caller,
+        database: Option<&str>,
+    ) -> Result<Vec<(TableName, Schema)>, Failure> {
+        let tables = self.backends()?.catalog.list_tables(database).await?;
+        tables
+            .into_iter()
+            .filter(|table| caller.principal.may(Action::Read, &table.name.database))
+            .map(|table: Table| {
+                let schema = flightcluster_query::decode_schema(&table.schema)?;
+                Ok((table.name, schema.as_ref().clone()))
+            })
+            .collect()
+    }
+
+    /// Answers a Flight SQL metadata command.
+    async fn metadata(&self, caller: &Caller, command: Command) -> Result<RecordBatch, Failure> {
+        let batch = match command {
+            Command::GetCatalogs(_) => metadata::catalogs(&self.readable_databases(caller).await?)?,
+            Command::GetDbSchemas(command) => {
+                metadata::db_schemas(command, &self.readable_databases(caller).await?)?
+            }
+            Command::GetTables(command) => {
+                let tables = self
+                    .readable_tables(caller, command.catalog.as_deref())
+                    .await?;
+                let tables: Vec<_> = tables
+                    .into_iter()
+                    .map(|(name, schema)| (name, wire_schema(&schema, caller.encoding)))
+                    .collect();
+                metadata::tables(command, &tables)?
+            }
+            Command::GetTableTypes(_) => metadata::table_types()?,
+            Command::GetSqlInfo(command) => command.into_builder(&self.sql_info).build()?,
+            Command::GetPrimaryKeys(_) => RecordBatch::new_empty(metadata::primary_keys_schema()),
+            Command::GetExportedKeys(_)
+            | Command::GetImportedKeys(_)
+            | Command::GetCrossReference(_) => {
+                RecordBatch::new_empty(metadata::foreign_keys_schema())
+            }
+            Command::GetXdbcTypeInfo(command) => metadata::type_info(&command)?,
+            other => {
+                return Err(Failure::new(
+                    ErrorCode::InvalidCommand,
+                    format!("{} is not a metadata command", other.name()),
+                ));
+            }
+        };
+        Ok(batch)
+    }
+}
+
+/// What is planned to learn the schema: all executions of a statement have the same.
+fn first_execution(statement: &Statement) -> Statement {
+    let first = statement.executions().into_iter().next();
+    first.unwrap_or_else(|| statement.clone())
+}
+
+/// The schema to stream: the announced one, in whichever encoding that was.
+fn announced_schema(
+    schema: &Schema,
+    encoding: Encoding,
+    announced: Option<u64>,
+) -> Result<SchemaRef, Failure> {
+    let Some(announced) = announced else {
+        return Ok(Arc::new(wire_schema(schema, encoding)));
+    };
+    [Encoding::Plain, Encoding::Native]
+        .into_iter()
+        .map(|encoding| wire_schema(schema, encoding))
+        .find(|schema| fingerprint(schema) == announced)
+        .map(Arc::new)
+        .ok_or_else(|| {
+            let message = "a table changed since the ticket was made; ask for a new ticket";
+            Failure::new(ErrorCode::SchemaChanged, message)
+        })
+}
+
+fn list_criteria(criteria: &[u8]) -> Result<Option<String>, Failure> {
+    let unknown = || {
+        let message = "the criteria are not understood; send none, or db=NAME";
+        Failure::new(ErrorCode::InvalidArgument, message)
+    };
+    if criteria.is_empty() {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(criteria).map_err(|_| unknown())?;
+    match text.split_once('=') {
+        Some(("db" | "database", name)) if !name.is_empty() => Ok(Some(name.to_owned())),
+        _ => Err(unknown()),
+    }
+}
+
+fn now_millis() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    /// The announced schema is the streamed one, or the client is told.
+    #[test]
+    fn a_schema_that_changed_is_not_streamed() {
+        let tags = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        let schema = Schema::new(vec![Field::new("host", tags, true)]);
+        for encoding in [Encoding::Plain, Encoding::Native] {
+            let announced = wire_schema(&schema, encoding);
+            // Whatever the header of the second call says, the ticket decides.
+            let streamed =
+                announced_schema(&schema, Encoding::Plain, Some(fingerprint(&announced))).unwrap();
+            assert_eq!(streamed.as_ref(), &announced);
+        }
+        let failure = announced_schema(&schema, Encoding::Plain, Some(1)).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::SchemaChanged);
+    }
+
+    /// S2-1
+    #[test]
+    fn criteria_name_a_database() {
+        assert_eq!(list_criteria(b"").unwrap(), None);
+        assert_eq!(list_criteria(b"db=demo").unwrap().as_deref(), Some("demo"));
+        assert!(list_criteria(b"demo").is_err());
+        assert!(list_criteria(b"db=").is_err());
+        assert!(list_criteria(&[0xff]).is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! Accepts connections and serves HTTP/2 and HTTP/1.1 on them, with or without TLS, until told to
+//! stop; then lets running calls finish.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use flightcluster_telemetry::metrics::{ConnectionMetrics, GaugeGuard, ListenerLabels};
+use flightcluster_tls::{AcceptError, TlsAcceptor};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::call::Peer;
+
+/// An HTTP/1.1 client that does not finish its request is dropped after this.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// HTTP/2 settings. Clients of the C++ library send frames as large as we allow: 1 MiB frames and
+/// larger windows than the default raise the throughput of uploads by half.
+const MAX_FRAME_BYTES: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+
+/// JDBC turns every unknown URL parameter into a header, and JWTs are long: the transport's 16 KiB
+/// are not enough.
+const MAX_HEADER_BYTES: u32 = 64 << 10;
+
+/// A dead peer is noticed after about the sum of both.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One port.
+pub struct Listener {
+    /// The bound socket.
+    pub socket: TcpListener,
+    /// TLS, if this port has it.
+    pub tls: Option<TlsAcceptor>,
+    /// What is served.
+    pub router: Router,
+    /// Calls a connection may have open at once.
+    pub max_concurrent_streams: u32,
+    /// What it is called in metrics.
+    pub name: &'static str,
+    /// Where connections are counted.
+    pub metrics: ConnectionMetrics,
+}
+
+impl Listener {
+    /// Serves until `stop`; then closes the socket, tells clients to go elsewhere, and returns when
+    /// all calls are done or `drained` says that time is up.
+    pub async fn serve(self, stop: CancellationToken, drained: CancellationToken) {
+        let Self {
+            socket,
+            tls,
+            router,
+            max_concurrent_streams,
+            name,
+            metrics,
+        } = self;
+        let graceful = GracefulShutdown::new();
+        let connection = Connection {
+            tls,
+            router,
+            max_concurrent_streams,
+            name,
+            metrics,
+        };
+        let connection = Arc::new(connection);
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let connection = Arc::clone(&connection);
+                    let watcher = graceful.watcher();
+                    let drained = drained.clone();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = connection.run(stream, peer, watcher) => {}
+                            () = drained.cancelled() => {}
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to be closed.
+                    tracing::warn!(error = %error, "can't accept connections");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        drop(socket);
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = drained.cancelled() => {}
+        }
+    }
+}
+
+/// What every connection of a port shares.
+struct Connection {
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    max_concurrent_streams: u32,
+    name: &'static str,
+    metrics: ConnectionMetrics,
+}
+
+impl Connection {
+    async fn run(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) {
+        // Small messages must not wait for the acknowledgement of earlier ones.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = %error, %peer, "can't set TCP_NODELAY");
+        }
+        match flightcluster_tls::accept(stream, self.tls.as_ref()).await {
+            Ok(stream) => self.serve(stream, peer, watcher).await,
+            Err(error) => self.refused(&error, peer),
+        }
+    }
+
+    fn refused(&self, error: &AcceptError, peer: SocketAddr) {
+        match error {
+            AcceptError::TlsOnPlaintext => {
+                self.metrics.tls_on_plaintext.inc();
+            }
+            AcceptError::PlaintextOnTls => {
+                self.metrics.plaintext_on_tls.inc();
+            }
+            AcceptError::NotTls { .. }
+            | AcceptError::Closed
+            | AcceptError::Timeout
+            | AcceptError::Read(_)
+            | AcceptError::Handshake(_) => {}
+        }
+        // Port scans and the checks of load balancers are not worth a line each.
+        if !error.is_worth_a_log_line() {
+            return;
+        }
+        tracing::warn!(%peer, error = %crate::status::chain(error), "connection refused");
+    }
+
+    async fn serve<S>(
+        &self,
+        stream: S,
+        peer: SocketAddr,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let labels = ListenerLabels {
+            listener: self.name,
+        };
+        let _open = GaugeGuard::new(&self.metrics.open.get_or_create(&labels));
+        let router = self.router.clone();
+        let service = tower::service_fn(move |request: http::Request<Incoming>| {
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(Peer { address: peer });
+            router.clone().oneshot(request)
+        });
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_frame_size(MAX_FRAME_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(self.max_concurrent_streams)
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_TIMEOUT);
+        let connection =
+            builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(%peer, error = %error, "connection ended with an error");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Connections to the internal ports of the other pods: one a URL, made when first needed, kept.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::flight_service_client::FlightServiceClient;
+use parking_lot::Mutex;
+use tonic::transport::{Channel, Endpoint};
+
+/// A pod of the same cluster answers in milliseconds; after this it counts as gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A peer that died without closing is noticed after about twice this.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// HTTP/2 flow control. The transport's defaults halve the throughput between pods.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+
+/// Largest message between pods: what the public port takes, and some.
+const MAX_MESSAGE_BYTES: usize = 256 << 20;
+
+/// The connections of this process to its peers.
+#[derive(Debug)]
+pub struct Peers {
+    tls: Option<Arc<rustls::ClientConfig>>,
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+/// Why a peer can't be called.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL it announced can't be used.
+    #[error("{url:?} is not a usable internal url")]
+    Url {
+        /// The URL.
+        url: String,
+        /// The cause.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+impl Peers {
+    /// Connections with mutual TLS, or in plaintext when `tls` is `None`.
+    #[must_use]
+    pub fn new(tls: Option<Arc<rustls::ClientConfig>>) -> Self {
+        Self {
+            tls,
+            channels: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// A client for the internal port at `url` (`https://host:port`). It connects on the first
+    /// call and again whenever the connection breaks.
+    ///
+    /// # Errors
+    /// When the URL is malformed; a peer that is down shows in the call.
+    pub fn client(&self, url: &str) -> Result<FlightServiceClient<Channel>, Error> {
+        let mut channels = self.channels.lock();
+        let channel = match channels.get(url) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = self.channel(url)?;
+                channels.insert(url.to_owned(), channel.clone());
+                channel
+            }
+        };
+        Ok(FlightServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    fn channel(&self, url: &str) -> Result<Channel, Error> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|source| Error::Url {
+                url: url.to_owned(),
+                source,
+            })?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        Ok(match &self.tls {
+            Some(tls) => {
+                endpoint.connect_with_connector_lazy(flightcluster_tls::connector(Arc::clone(tls)))
+            }
+            None => endpoint.connect_with_connector_lazy(flightcluster_tls::plain_connector()),
+        })
+    }
+}

@@ -1,0 +1,215 @@
+//! Fresh rows for queries: from the ingester in this process, or over the internal port.
+//!
+//! This is the adapter of [`flightcluster_query::ports::RecentRows`], and the ticket with which one
+//! pod asks another.
+
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_flight::Ticket;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
+use arrow_schema::{ArrowError, Schema, SchemaRef};
+use async_trait::async_trait;
+use flightcluster_catalog::{
+    Epoch, Ingester, IngesterId, SchemaBytes, SequenceNumber, Table, TableId,
+};
+use flightcluster_ingest::Ingest;
+use flightcluster_query::ports::{RecentRows, RecentRowsError};
+use futures::TryStreamExt as _;
+use serde::{Deserialize, Serialize};
+use tonic::Code;
+
+use crate::peers::Peers;
+
+/// What one pod asks another for, as JSON in a ticket on the internal port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RecentRequest {
+    /// Whom the question is for.
+    pub(crate) ingester: IngesterId,
+    /// In which life. Another life holds other rows.
+    pub(crate) epoch: Epoch,
+    /// The table.
+    pub(crate) table: TableId,
+    /// Only rows with a higher sequence number.
+    pub(crate) after: SequenceNumber,
+    /// The schema the rows are to have.
+    pub(crate) schema: SchemaBytes,
+    /// Which of its columns are wanted; all when missing.
+    pub(crate) projection: Option<Vec<usize>>,
+}
+
+/// The fresh rows of the whole cluster, as seen from this process.
+#[derive(Debug)]
+pub struct FreshRows {
+    /// The ingester in this process, if there is one.
+    pub local: Option<Arc<Ingest>>,
+    /// The way to all others.
+    pub peers: Arc<Peers>,
+}
+
+#[async_trait]
+impl RecentRows for FreshRows {
+    async fn recent_rows(
+        &self,
+        ingester: &Ingester,
+        table: &Table,
+        schema: SchemaRef,
+        after: SequenceNumber,
+        projection: Option<&[usize]>,
+    ) -> Result<Vec<RecordBatch>, RecentRowsError> {
+        let local = self
+            .local
+            .as_ref()
+            .filter(|local| local.ingester().id == ingester.id);
+        match local {
+            Some(local) => local_rows(local, ingester.epoch, table.id, &schema, after, projection),
+            None => {
+                self.remote_rows(ingester, table, &schema, after, projection)
+                    .await
+            }
+        }
+    }
+}
+
+/// Rows of the ingester in this process, adapted to `schema`.
+pub(crate) fn local_rows(
+    ingest: &Ingest,
+    epoch: Epoch,
+    table: TableId,
+    schema: &SchemaRef,
+    after: SequenceNumber,
+    projection: Option<&[usize]>,
+) -> Result<Vec<RecordBatch>, RecentRowsError> {
+    let too_old = || RecentRowsError::TooOld {
+        ingester: ingest.ingester().name.clone(),
+        after,
+    };
+    // Asked by someone who knows another life of this ingester: its snapshot and our rows don't
+    // belong together.
+    if ingest.ingester().epoch != epoch {
+        return Err(too_old());
+    }
+    let rows = ingest.recent(table, after).map_err(|_| too_old())?;
+    rows.iter()
+        .map(|(_, batch)| adapt(batch, schema, projection))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| RecentRowsError::BadAnswer {
+            ingester: ingest.ingester().name.clone(),
+            source: source.into(),
+        })
+}
+
+/// Gives a batch the wanted columns: by name, null where the batch is older than the column.
+fn adapt(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    projection: Option<&[usize]>,
+) -> Result<RecordBatch, ArrowError> {
+    let wanted = match projection {
+        Some(columns) => Arc::new(schema.project(columns)?),
+        None => Arc::clone(schema),
+    };
+    let columns = wanted
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+            Some(column) => arrow_cast::cast(column, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    // A count needs no column, only the number of rows.
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(wanted, columns, &options)
+}
+
+impl FreshRows {
+    async fn remote_rows(
+        &self,
+        ingester: &Ingester,
+        table: &Table,
+        schema: &Schema,
+        after: SequenceNumber,
+        projection: Option<&[usize]>,
+    ) -> Result<Vec<RecordBatch>, RecentRowsError> {
+        let unreachable =
+            |source: Box<dyn std::error::Error + Send + Sync>| RecentRowsError::Unreachable {
+                ingester: ingester.name.clone(),
+                url: ingester.url.clone(),
+                source,
+            };
+        let request = RecentRequest {
+            ingester: ingester.id,
+            epoch: ingester.epoch,
+            table: table.id,
+            after,
+            schema: flightcluster_ingest::schema::encode_schema(schema),
+            projection: projection.map(<[usize]>::to_vec),
+        };
+        let ticket = serde_json::to_vec(&request).map_err(|error| unreachable(error.into()))?;
+        let mut client = self
+            .peers
+            .client(&ingester.url)
+            .map_err(|error| unreachable(error.into()))?;
+        let failed = |status: tonic::Status| match status.code() {
+            Code::OutOfRange => RecentRowsError::TooOld {
+                ingester: ingester.name.clone(),
+                after,
+            },
+            _ => unreachable(status.into()),
+        };
+        let response = client.do_get(Ticket::new(ticket)).await.map_err(failed)?;
+        let messages = response.into_inner().map_err(FlightError::from);
+        FlightRecordBatchStream::new_from_flight_data(messages)
+            .try_filter(|batch| std::future::ready(batch.num_rows() > 0))
+            .try_collect()
+            .await
+            .map_err(|error| match error {
+                FlightError::Tonic(status) => failed(*status),
+                other => RecentRowsError::BadAnswer {
+                    ingester: ingester.name.clone(),
+                    source: other.into(),
+                },
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use arrow_array::{Array as _, Int32Array, Int64Array};
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    /// S0-10: rows older than a column have nulls in it.
+    #[test]
+    fn a_batch_is_adapted_by_column_name() {
+        let old = Schema::new(vec![
+            Field::new("b", DataType::Int32, true),
+            Field::new("a", DataType::Int64, true),
+        ]);
+        let batch = RecordBatch::try_new(
+            Arc::new(old),
+            vec![
+                Arc::new(Int32Array::from(vec![1, 2])),
+                Arc::new(Int64Array::from(vec![3, 4])),
+            ],
+        )
+        .unwrap();
+        let new = Arc::new(Schema::new(vec![
+            Field::new("a", DataType::Int64, true),
+            Field::new("b", DataType::Int64, true),
+            Field::new("c", DataType::Utf8, true),
+        ]));
+        let all = adapt(&batch, &new, None).unwrap();
+        assert_eq!(all.schema(), new);
+        assert_eq!(all.column(1).as_ref(), &Int64Array::from(vec![1, 2]));
+        assert_eq!(all.column(2).null_count(), 2);
+        let none = adapt(&batch, &new, Some(&[])).unwrap();
+        assert_eq!((none.num_columns(), none.num_rows()), (0, 2));
+        let one = adapt(&batch, &new, Some(&[2])).unwrap();
+        assert_eq!(one.schema().field(0).name(), "c");
+    }
+}

@@ -1,0 +1,459 @@
+//! Where uploaded rows go: into the ingester of this process, or to one of the cluster's.
+//!
+//! Every way to write (DoPut by path, Flight SQL ingest, `INSERT`) becomes one [`PutTarget`] and a
+//! stream of messages; every batch of it is answered by one [`Ack`], in order, once it is durable
+//! and visible.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow_array::RecordBatch;
+use arrow_flight::{FlightData, FlightDescriptor, PutResult};
+use async_trait::async_trait;
+use bytes::Bytes;
+use flightcluster_catalog::{Catalog, IngesterState, TableName};
+use flightcluster_ingest::{Ingest, Producer, TableMode, TableWriter};
+use flightcluster_query::BatchStream;
+use flightcluster_wire::decode::DecodedBatch;
+use flightcluster_wire::{BatchEncoder, DecodeLimits, Decoded, EncodeLimits, StreamDecoder};
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+
+use crate::peers::Peers;
+use crate::status::{ErrorCode, Failure};
+
+/// Batches of one upload that may be on their way into the WAL at once. With group commit this
+/// hides the time of a sync; each holds at most one message.
+const MAX_IN_FLIGHT: usize = 16;
+
+/// Acknowledgements kept for a client that does not read them while it writes. Clients commonly
+/// write everything first; stopping the upload for that would block both sides for ever.
+const MAX_UNREAD_ACKS: usize = 1 << 20;
+
+/// Uploaded messages, in order. An error ends the upload.
+pub type Messages = Pin<Box<dyn Stream<Item = Result<FlightData, Failure>> + Send>>;
+
+/// One item a batch, in order; an error is the last item.
+pub type Acks = Pin<Box<dyn Stream<Item = Result<Ack, Failure>> + Send>>;
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// Its place in the ingester's WAL; 0 for an empty batch.
+    pub sequence: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// It is on disk and in the next query. There are no other acknowledgements.
+    pub durable: bool,
+    /// It had been stored before, by an earlier attempt of the same producer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duplicate: bool,
+}
+
+/// What an upload does with its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PutMode {
+    /// Create the table when it is missing, then append.
+    CreateOrAppend,
+    /// Create the table; it must not exist.
+    Create,
+    /// Append; the table must exist.
+    Append,
+    /// Create the table in place of the one that may be there.
+    Replace,
+}
+
+/// Where an upload goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutTarget {
+    /// The table.
+    pub table: TableName,
+    /// What to do with it.
+    pub mode: PutMode,
+    /// Whether a missing database is created too.
+    pub create_database: bool,
+    /// Makes a repeated upload of the same batches store them once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// A place that takes uploads.
+#[async_trait]
+pub trait Writes: Send + Sync + fmt::Debug + 'static {
+    /// Stores a stream of batches.
+    ///
+    /// - Errors: a failure in the stream of acknowledgements leaves everything acknowledged before
+    ///   it stored.
+    /// - Cancellation: dropping the stream of acknowledgements stops the upload; batches read
+    ///   before may still become durable.
+    async fn put(&self, target: PutTarget, messages: Messages) -> Result<Acks, Failure>;
+}
+
+/// What a client may say of a batch in its `app_metadata`.
+#[derive(Debug, Deserialize)]
+struct BatchMetadata {
+    producer: Option<String>,
+    sequence: Option<u64>,
+}
+
+fn producer_of(
+    metadata: &Bytes,
+    target: &PutTarget,
+    batch_number: u64,
+) -> Result<Option<Producer>, Failure> {
+    if let Some(key) = &target.idempotency_key {
+        return Ok(Some(Producer {
+            id: key.clone(),
+            sequence: batch_number,
+        }));
+    }
+    // Other applications put their own bytes there: only our JSON is understood, the rest ignored.
+    let Ok(metadata) = serde_json::from_slice::<BatchMetadata>(metadata) else {
+        return Ok(None);
+    };
+    match (metadata.producer, metadata.sequence) {
+        (Some(id), Some(sequence)) => Ok(Some(Producer { id, sequence })),
+        (None, _) => Ok(None),
+        (Some(_), None) => Err(Failure::new(
+            ErrorCode::InvalidArgument,
+            "app_metadata names a producer but no sequence; send both or neither",
+        )),
+    }
+}
+
+/// Uploads into the ingester of this process.
+#[derive(Debug)]
+pub struct LocalWrites {
+    ingest: Arc<Ingest>,
+    limits: DecodeLimits,
+}
+
+impl LocalWrites {
+    /// `limits` bounds what one message may cost.
+    #[must_use]
+    pub fn new(ingest: Arc<Ingest>, limits: DecodeLimits) -> Self {
+        Self { ingest, limits }
+    }
+}
+
+#[async_trait]
+impl Writes for LocalWrites {
+    async fn put(&self, target: PutTarget, messages: Messages) -> Result<Acks, Failure> {
+        let (sender, receiver) = mpsc::channel(MAX_UNREAD_ACKS);
+        let upload = Upload {
+            ingest: Arc::clone(&self.ingest),
+            decoder: StreamDecoder::new(self.limits),
+            target,
+            writer: None,
+            batches: 0,
+        };
+        let span = tracing::Span::current();
+        tokio::spawn(upload.run(messages, sender).instrument(span));
+        Ok(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed())
+    }
+}
+
+/// One upload on its way into the ingester.
+struct Upload {
+    ingest: Arc<Ingest>,
+    decoder: StreamDecoder,
+    target: PutTarget,
+    writer: Option<Arc<TableWriter>>,
+    batches: u64,
+}
+
+type Write = BoxFuture<'static, Result<Ack, Failure>>;
+type InFlight = FuturesOrdered<Write>;
+
+/// What a message of an upload asks for.
+enum Step {
+    Nothing,
+    Write(Write),
+    End,
+}
+
+impl Upload {
+    /// Reads, stores and acknowledges until the client is done, leaves, or something fails.
+    async fn run(mut self, mut messages: Messages, acks: mpsc::Sender<Result<Ack, Failure>>) {
+        let mut in_flight = InFlight::new();
+        let mut failure = None;
+        let mut reading = true;
+        while reading || !in_flight.is_empty() {
+            tokio::select! {
+                biased;
+                () = acks.closed() => return,
+                Some(ack) = in_flight.next(), if !in_flight.is_empty() => {
+                    let failed = ack.is_err();
+                    // What follows a failed batch is not acknowledged, whatever became of it.
+                    if acks.send(ack).await.is_err() || failed {
+                        return;
+                    }
+                }
+                message = messages.next(), if reading && in_flight.len() < MAX_IN_FLIGHT => {
+                    match self.take(message).await {
+                        Ok(Step::Write(write)) => in_flight.push_back(write),
+                        Ok(Step::Nothing) => {}
+                        Ok(Step::End) => reading = false,
+                        Err(error) => {
+                            failure = Some(error);
+                            reading = false;
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            // The client may be gone: nobody to tell then.
+            let _ = acks.send(Err(failure)).await;
+        }
+    }
+
+    async fn take(
+        &mut self,
+        message: Option<Result<FlightData, Failure>>,
+    ) -> Result<Step, Failure> {
+        let Some(message) = message else {
+            if self.writer.is_none() {
+                return Err(Failure::new(
+                    ErrorCode::InvalidData,
+                    "the upload ended without a schema; send the schema first",
+                ));
+            }
+            return Ok(Step::End);
+        };
+        match self.decoder.push(message?)? {
+            Decoded::Metadata(_) | Decoded::Dictionary => Ok(Step::Nothing),
+            Decoded::Schema { schema, .. } => {
+                if self.writer.is_none() {
+                    let writer = self
+                        .ingest
+                        .writer(
+                            &self.target.table,
+                            &schema,
+                            table_mode(self.target.mode),
+                            self.target.create_database,
+                        )
+                        .await?;
+                    self.writer = Some(Arc::new(writer));
+                }
+                Ok(Step::Nothing)
+            }
+            Decoded::Batch(batch) => self.write(batch).map(Step::Write),
+        }
+    }
+
+    fn write(
+        &mut self,
+        DecodedBatch {
+            batch,
+            raw,
+            app_metadata,
+        }: DecodedBatch,
+    ) -> Result<Write, Failure> {
+        // The decoder refuses a batch before the schema.
+        let Some(writer) = self.writer.as_ref().map(Arc::clone) else {
+            return Err(Failure::new(
+                ErrorCode::InvalidData,
+                "a batch came before the schema",
+            ));
+        };
+        self.batches += 1;
+        let producer = producer_of(&app_metadata, &self.target, self.batches)?;
+        let raw = raw.map(|raw| vec![(raw.header, raw.body)]);
+        Ok(async move {
+            let ack = writer.write(batch, raw, producer).await?;
+            Ok(Ack {
+                sequence: ack.sequence.0,
+                rows: ack.rows,
+                durable: true,
+                duplicate: ack.duplicate,
+            })
+        }
+        .boxed())
+    }
+}
+
+fn table_mode(mode: PutMode) -> TableMode {
+    match mode {
+        PutMode::CreateOrAppend => TableMode::CreateOrAppend,
+        PutMode::Create => TableMode::Create,
+        PutMode::Append => TableMode::Append,
+        PutMode::Replace => TableMode::Replace,
+    }
+}
+
+/// Uploads through this process to an ingester of the cluster, over the internal port.
+#[derive(Debug)]
+pub struct ForwardedWrites {
+    catalog: Arc<dyn Catalog>,
+    peers: Arc<Peers>,
+    next: AtomicUsize,
+}
+
+impl ForwardedWrites {
+    /// Forwards to the ingesters that `catalog` knows, in turn.
+    #[must_use]
+    pub fn new(catalog: Arc<dyn Catalog>, peers: Arc<Peers>) -> Self {
+        // Queriers start at different places, or all would begin with the same ingester.
+        let next = usize::try_from(RandomState::new().hash_one(0) % 1024).unwrap_or_default();
+        Self {
+            catalog,
+            peers,
+            next: AtomicUsize::new(next),
+        }
+    }
+
+    /// URLs of the active ingesters, beginning with the next in turn.
+    async fn candidates(&self) -> Result<Vec<String>, Failure> {
+        let ingesters = self.catalog.list_ingesters().await?;
+        let mut urls: Vec<_> = ingesters
+            .into_iter()
+            .filter(|ingester| ingester.state == IngesterState::Active)
+            .map(|ingester| ingester.url)
+            .collect();
+        if urls.is_empty() {
+            let message = "no ingester is running, so nothing can be written";
+            return Err(Failure::new(ErrorCode::IngesterUnavailable, message)
+                .retry_after(std::time::Duration::from_secs(1)));
+        }
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % urls.len();
+        urls.rotate_left(turn);
+        Ok(urls)
+    }
+}
+
+#[async_trait]
+impl Writes for ForwardedWrites {
+    async fn put(&self, target: PutTarget, mut messages: Messages) -> Result<Acks, Failure> {
+        // The first message carries our own descriptor instead of the client's.
+        let Some(first) = messages.next().await else {
+            return Err(Failure::new(ErrorCode::InvalidData, "the upload is empty"));
+        };
+        let mut first = first?;
+        first.flight_descriptor = Some(FlightDescriptor::new_cmd(target_to_json(&target)?));
+        let mut refused = None;
+        for url in self.candidates().await? {
+            let mut client = self.peers.client(&url)?;
+            // Makes sure of the connection before a message is given away.
+            if let Err(status) = client.list_actions(arrow_flight::Empty {}).await {
+                refused = Some(Failure::from_peer(&url, &status));
+                continue;
+            }
+            let failure = Arc::new(Mutex::new(None));
+            let stream = keep_failure(first, messages, Arc::clone(&failure));
+            let response = client
+                .do_put(stream)
+                .await
+                .map_err(|status| Failure::from_peer(&url, &status))?;
+            return Ok(forwarded_acks(url, response.into_inner(), failure).boxed());
+        }
+        Err(refused.unwrap_or_else(|| {
+            Failure::new(ErrorCode::IngesterUnavailable, "no ingester can be reached")
+        }))
+    }
+}
+
+fn target_to_json(target: &PutTarget) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(target)
+        .map_err(|error| Failure::new(ErrorCode::Internal, format!("put target: {error}")))
+}
+
+/// Passes the messages on; a failure ends them and is kept, since a request stream can't carry it.
+fn keep_failure(
+    first: FlightData,
+    rest: Messages,
+    failure: Arc<Mutex<Option<Failure>>>,
+) -> impl Stream<Item = FlightData> + Send {
+    let rest = rest
+        .map(move |message| match message {
+            Ok(message) => Some(message),
+            Err(error) => {
+                *failure.lock() = Some(error);
+                None
+            }
+        })
+        .take_while(|message| std::future::ready(message.is_some()))
+        .filter_map(std::future::ready);
+    futures::stream::once(std::future::ready(first)).chain(rest)
+}
+
+fn forwarded_acks(
+    url: String,
+    results: tonic::Streaming<PutResult>,
+    failure: Arc<Mutex<Option<Failure>>>,
+) -> impl Stream<Item = Result<Ack, Failure>> + Send {
+    let acks = results.map(move |result| {
+        let result = result.map_err(|status| Failure::from_peer(&url, &status))?;
+        serde_json::from_slice(&result.app_metadata).map_err(|error| {
+            Failure::new(
+                ErrorCode::Internal,
+                format!("acknowledgement of {url}: {error}"),
+            )
+        })
+    });
+    let kept = futures::stream::once(async move { failure.lock().take() })
+        .filter_map(|failure| std::future::ready(failure.map(Err)));
+    acks.chain(kept)
+}
+
+/// `INSERT` and `CREATE TABLE … AS`: rows of a query as an upload.
+#[derive(Debug)]
+pub struct InsertedRows(pub Arc<dyn Writes>);
+
+#[async_trait]
+impl flightcluster_query::ports::TableWriter for InsertedRows {
+    async fn append(
+        &self,
+        table: &TableName,
+        idempotency_key: Option<u128>,
+        rows: BatchStream,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        let target = PutTarget {
+            table: table.clone(),
+            mode: PutMode::Append,
+            create_database: false,
+            idempotency_key: idempotency_key.map(|key| format!("statement-{key:032x}")),
+        };
+        let mut acks = self.0.put(target, batches_to_messages(rows)).await?;
+        let mut stored = 0;
+        while let Some(ack) = acks.next().await {
+            stored += ack?.rows;
+        }
+        Ok(stored)
+    }
+}
+
+/// Encodes batches as an upload; the schema is that of the first one.
+fn batches_to_messages(rows: BatchStream) -> Messages {
+    let mut encoder: Option<BatchEncoder> = None;
+    rows.map(move |batch| -> Result<Vec<FlightData>, Failure> {
+        let batch: RecordBatch = batch?;
+        let mut messages = Vec::new();
+        let encoder = match &mut encoder {
+            Some(encoder) => encoder,
+            None => {
+                let made = BatchEncoder::try_new(batch.schema(), EncodeLimits::default())?;
+                let encoder = encoder.insert(made);
+                messages.push(encoder.schema_message());
+                encoder
+            }
+        };
+        messages.extend(encoder.encode(batch)?);
+        Ok(messages)
+    })
+    .flat_map(|messages| match messages {
+        Ok(messages) => futures::stream::iter(messages.into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(failure) => futures::stream::iter(vec![Err(failure)]),
+    })
+    .boxed()
+}
