@@ -1,0 +1,306 @@
+//! What each role works with: catalog, object store, ingester, query engine, internal port.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use flightcluster_catalog::Catalog;
+use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions};
+use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_config::{Config, ObjectStoreKind, Role};
+use flightcluster_ingest::{Clock, Ingest, IngestOptions};
+use flightcluster_objectstore::RemoteEndpoint;
+use flightcluster_query::{Engine, EngineOptions};
+use flightcluster_server::status::chain;
+use flightcluster_server::{
+    Backends, CallLayer, ForwardedWrites, FreshRows, Gate, InsertedRows, InternalService,
+    LocalWrites, Peers, Writes, decode_limits, internal_router,
+};
+use flightcluster_telemetry::memory::memory_limit_bytes;
+use flightcluster_telemetry::metrics::Metrics;
+use object_store::ObjectStore;
+
+use super::identity::Identities;
+use super::measured::MeasuredCatalog;
+use super::observe::IngestObserver;
+
+/// Pause between attempts to reach the catalog or the object store while starting.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Share of the memory limit that queries may use when nothing is configured.
+const QUERY_MEMORY_PERCENT: u64 = 60;
+
+/// Memory assumed where no limit can be read.
+const FALLBACK_MEMORY_BYTES: u64 = 4 << 30;
+
+/// Makes the router of the internal port, once gate and call layer are there.
+type InternalRouter = Box<dyn FnOnce(Arc<Gate>, CallLayer) -> Router + Send>;
+
+/// The opened parts of a role.
+pub(crate) struct Parts {
+    /// For the public port; the catalog role has none.
+    pub(crate) backends: Option<Backends>,
+    /// The ingester of this process.
+    pub(crate) ingest: Option<Arc<Ingest>>,
+    /// The query engine of this process.
+    pub(crate) engine: Option<Engine>,
+    /// What the internal port serves.
+    pub(crate) internal_router: InternalRouter,
+}
+
+/// Opens what `role` needs. Waits for other pods that are not there yet.
+///
+/// - `internal`: where the internal port listens, if the role has one.
+pub(crate) async fn open(
+    role: Role,
+    config: &Config,
+    internal: Option<SocketAddr>,
+    identities: &Identities,
+    metrics: &Metrics,
+) -> anyhow::Result<Parts> {
+    let catalog = open_catalog(config, identities, metrics).await?;
+    let store = open_store(role, config, identities).await?;
+    match role {
+        Role::Catalog => Ok(catalog_parts(config, catalog, store)),
+        Role::Ingester => {
+            let url = internal_url(config, internal);
+            let ingest = open_ingest(config, url, &catalog, &store, metrics).await?;
+            Ok(ingester_parts(config, catalog, ingest))
+        }
+        Role::Querier => querier_parts(config, catalog, store, identities),
+        Role::Standalone => {
+            let url = internal_url(config, internal);
+            let ingest = open_ingest(config, url, &catalog, &store, metrics).await?;
+            standalone_parts(config, catalog, store, ingest)
+        }
+    }
+}
+
+async fn open_catalog(
+    config: &Config,
+    identities: &Identities,
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<dyn Catalog>> {
+    let metrics = metrics.catalog.clone();
+    let Some(url) = &config.catalog.url else {
+        let path = config
+            .storage
+            .data_dir
+            .join("catalog")
+            .join("catalog.sqlite");
+        let catalog = SqliteCatalog::open(&path)
+            .await
+            .with_context(|| format!("can't open the catalog {}", path.display()))?;
+        return Ok(Arc::new(MeasuredCatalog { catalog, metrics }));
+    };
+    let options = RemoteOptions {
+        tls: identities.peer_tls.clone(),
+        timeout: config.catalog.request_timeout,
+    };
+    let catalog = RemoteCatalog::new(url, options)?;
+    let mut told = false;
+    while let Err(error) = catalog.ping().await {
+        if !told {
+            tracing::warn!(url, error = %chain(&error), "waiting for the catalog");
+            told = true;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+    Ok(Arc::new(MeasuredCatalog { catalog, metrics }))
+}
+
+async fn open_store(
+    role: Role,
+    config: &Config,
+    identities: &Identities,
+) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    let embedded = config.storage.object_store.kind == ObjectStoreKind::Embedded;
+    // The catalog pod keeps the files of the embedded store; the others ask it.
+    let remote = match &config.catalog.url {
+        Some(url) if embedded && role != Role::Catalog => Some(RemoteEndpoint {
+            url: url.clone(),
+            tls: identities.peer_tls.clone(),
+            timeout: config.catalog.request_timeout,
+        }),
+        _ => None,
+    };
+    let place = flightcluster_objectstore::place(&config.storage, remote.as_ref());
+    let kind = config.storage.object_store.kind;
+    let store = flightcluster_objectstore::open(&config.storage, remote)?;
+    let mut told = false;
+    while let Err(error) = flightcluster_objectstore::check(store.as_ref(), kind, &place).await {
+        if !told {
+            tracing::error!(error = %chain(&error), "the object store can't be used; trying again");
+            told = true;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+    Ok(store)
+}
+
+/// The URL queriers call an ingester by; empty where the role has no internal port.
+fn internal_url(config: &Config, internal: Option<SocketAddr>) -> String {
+    if let Some(url) = &config.internal.advertise_url {
+        return url.clone();
+    }
+    let Some(bound) = internal else {
+        return String::new();
+    };
+    // The certificate names the configured host, which may be a name.
+    let scheme = match config.internal.tls.certificate_file {
+        Some(_) => "https",
+        None => "http",
+    };
+    let host = &config.internal.listen_host;
+    match host.contains(':') {
+        true => format!("{scheme}://[{host}]:{}", bound.port()),
+        false => format!("{scheme}://{host}:{}", bound.port()),
+    }
+}
+
+async fn open_ingest(
+    config: &Config,
+    internal_url: String,
+    catalog: &Arc<dyn Catalog>,
+    store: &Arc<dyn ObjectStore>,
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<Ingest>> {
+    let observer = IngestObserver {
+        wal: metrics.wal.clone(),
+        ingest: metrics.ingest.clone(),
+    };
+    let options = IngestOptions {
+        config: config.ingest.clone(),
+        catalog: Arc::clone(catalog),
+        store: Arc::clone(store),
+        node_name: config.server.node_name(),
+        internal_url,
+        wal_dir: config.storage.data_dir.join("wal"),
+        observer: Arc::new(observer),
+        clock: Clock::system(),
+    };
+    Ingest::open(options)
+        .await
+        .context("the ingester can't start")
+}
+
+fn open_engine(
+    config: &Config,
+    catalog: &Arc<dyn Catalog>,
+    store: &Arc<dyn ObjectStore>,
+    recent: FreshRows,
+    writes: &Arc<dyn Writes>,
+) -> anyhow::Result<Engine> {
+    let memory_bytes = match config.query.memory_bytes.as_u64() {
+        0 => memory_limit_bytes().unwrap_or(FALLBACK_MEMORY_BYTES) / 100 * QUERY_MEMORY_PERCENT,
+        bytes => bytes,
+    };
+    let engine = Engine::new(EngineOptions {
+        config: config.query.clone(),
+        catalog: Arc::clone(catalog),
+        store: Arc::clone(store),
+        recent: Arc::new(recent),
+        writer: Some(Arc::new(InsertedRows(Arc::clone(writes)))),
+        memory_bytes,
+        spill_dir: config.storage.data_dir.join("scratch"),
+    })?;
+    Ok(engine)
+}
+
+fn catalog_parts(config: &Config, catalog: Arc<dyn Catalog>, store: Arc<dyn ObjectStore>) -> Parts {
+    let embedded = config.storage.object_store.kind == ObjectStoreKind::Embedded;
+    let limit = config.server.max_message_bytes.as_usize();
+    let internal = move |_: Arc<Gate>, calls: CallLayer| {
+        let mut router = flightcluster_catalog::remote::router(catalog);
+        if embedded {
+            router = router.merge(flightcluster_objectstore::router(store));
+        }
+        internal_router(None, router, limit, calls)
+    };
+    Parts {
+        backends: None,
+        ingest: None,
+        engine: None,
+        internal_router: Box::new(internal),
+    }
+}
+
+fn local_writes(config: &Config, ingest: &Arc<Ingest>) -> Arc<dyn Writes> {
+    let limits = decode_limits(config.server.max_message_bytes.as_usize());
+    Arc::new(LocalWrites::new(Arc::clone(ingest), limits))
+}
+
+fn ingester_parts(config: &Config, catalog: Arc<dyn Catalog>, ingest: Arc<Ingest>) -> Parts {
+    let writes = local_writes(config, &ingest);
+    let limit = config.server.max_message_bytes.as_usize();
+    let (own, forwarded) = (Arc::clone(&ingest), Arc::clone(&writes));
+    let internal = move |gate: Arc<Gate>, calls: CallLayer| {
+        let service = InternalService {
+            ingest: own,
+            writes: forwarded,
+            gate,
+        };
+        internal_router(Some(service), Router::new(), limit, calls)
+    };
+    Parts {
+        backends: Some(Backends {
+            catalog,
+            engine: None,
+            writes: Some(writes),
+        }),
+        ingest: Some(ingest),
+        engine: None,
+        internal_router: Box::new(internal),
+    }
+}
+
+fn querier_parts(
+    config: &Config,
+    catalog: Arc<dyn Catalog>,
+    store: Arc<dyn ObjectStore>,
+    identities: &Identities,
+) -> anyhow::Result<Parts> {
+    let peers = Arc::new(Peers::new(identities.peer_tls.clone()));
+    let writes: Arc<dyn Writes> = Arc::new(ForwardedWrites::new(
+        Arc::clone(&catalog),
+        Arc::clone(&peers),
+    ));
+    let recent = FreshRows { local: None, peers };
+    let engine = open_engine(config, &catalog, &store, recent, &writes)?;
+    Ok(public_only(catalog, engine, writes, None))
+}
+
+fn standalone_parts(
+    config: &Config,
+    catalog: Arc<dyn Catalog>,
+    store: Arc<dyn ObjectStore>,
+    ingest: Arc<Ingest>,
+) -> anyhow::Result<Parts> {
+    let writes = local_writes(config, &ingest);
+    let recent = FreshRows {
+        local: Some(Arc::clone(&ingest)),
+        peers: Arc::new(Peers::new(None)),
+    };
+    let engine = open_engine(config, &catalog, &store, recent, &writes)?;
+    Ok(public_only(catalog, engine, writes, Some(ingest)))
+}
+
+fn public_only(
+    catalog: Arc<dyn Catalog>,
+    engine: Engine,
+    writes: Arc<dyn Writes>,
+    ingest: Option<Arc<Ingest>>,
+) -> Parts {
+    Parts {
+        backends: Some(Backends {
+            catalog,
+            engine: Some(engine.clone()),
+            writes: Some(writes),
+        }),
+        ingest,
+        engine: Some(engine),
+        internal_router: Box::new(|_, _| Router::new()),
+    }
+}

@@ -1,0 +1,145 @@
+//! The catalog with its calls in the metrics.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use flightcluster_catalog::{
+    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, Ingester,
+    IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
+};
+use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
+
+/// A catalog whose calls are timed and whose failures are counted.
+#[derive(Debug)]
+pub(crate) struct MeasuredCatalog<C> {
+    /// The catalog that does the work.
+    pub(crate) catalog: C,
+    /// Where its calls are counted.
+    pub(crate) metrics: CatalogMetrics,
+}
+
+impl<C> MeasuredCatalog<C> {
+    async fn timed<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        let labels = MethodLabels { method };
+        let began = Instant::now();
+        let answer = call.await;
+        let seconds = began.elapsed().as_secs_f64();
+        self.metrics.calls.get_or_create(&labels).observe(seconds);
+        // A name that is not there is an answer, not a failure of the catalog.
+        if matches!(answer, Err(Error::Unavailable { .. } | Error::Store { .. })) {
+            self.metrics.failures.get_or_create(&labels).inc();
+        }
+        answer
+    }
+}
+
+#[async_trait]
+impl<C: Catalog> Catalog for MeasuredCatalog<C> {
+    async fn create_database(&self, name: &str, if_not_exists: bool) -> Result<Database, Error> {
+        let call = self.catalog.create_database(name, if_not_exists);
+        self.timed("create_database", call).await
+    }
+
+    async fn list_databases(&self) -> Result<Vec<Database>, Error> {
+        let call = self.catalog.list_databases();
+        self.timed("list_databases", call).await
+    }
+
+    async fn create_table(&self, request: CreateTable) -> Result<Table, Error> {
+        let call = self.catalog.create_table(request);
+        self.timed("create_table", call).await
+    }
+
+    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
+        let call = self.catalog.drop_table(name, if_exists);
+        self.timed("drop_table", call).await
+    }
+
+    async fn evolve_table(
+        &self,
+        table: TableId,
+        from: SchemaVersion,
+        schema: SchemaBytes,
+    ) -> Result<Table, Error> {
+        let call = self.catalog.evolve_table(table, from, schema);
+        self.timed("evolve_table", call).await
+    }
+
+    async fn table(&self, name: &TableName) -> Result<Option<Table>, Error> {
+        self.timed("table", self.catalog.table(name)).await
+    }
+
+    async fn tables_by_id(&self, ids: &[TableId]) -> Result<Vec<Table>, Error> {
+        let call = self.catalog.tables_by_id(ids);
+        self.timed("tables_by_id", call).await
+    }
+
+    async fn list_tables(&self, database: Option<&str>) -> Result<Vec<Table>, Error> {
+        let call = self.catalog.list_tables(database);
+        self.timed("list_tables", call).await
+    }
+
+    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error> {
+        let call = self.catalog.snapshot(tables);
+        self.timed("snapshot", call).await
+    }
+
+    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
+        let call = self.catalog.register_ingester(name, url);
+        self.timed("register_ingester", call).await
+    }
+
+    async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {
+        let call = self.catalog.drain_ingester(ingester, epoch);
+        self.timed("drain_ingester", call).await
+    }
+
+    async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
+        let call = self.catalog.list_ingesters();
+        self.timed("list_ingesters", call).await
+    }
+
+    async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
+        let call = self.catalog.commit_flush(commit);
+        self.timed("commit_flush", call).await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.timed("ping", self.catalog.ping()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use flightcluster_catalog::sql::SqliteCatalog;
+    use flightcluster_telemetry::metrics::{BuildLabels, Metrics};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_are_timed_and_only_real_failures_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = Metrics::new(BuildLabels {
+            version: "0",
+            revision: "0",
+        });
+        let catalog = MeasuredCatalog {
+            catalog: SqliteCatalog::open(&folder.path().join("c.sqlite"))
+                .await
+                .unwrap(),
+            metrics: metrics.catalog.clone(),
+        };
+        catalog.create_database("d", false).await.unwrap();
+        catalog.create_database("d", false).await.unwrap_err();
+        let text = metrics.exposition().encode();
+        let count =
+            "flightcluster_catalog_call_duration_seconds_count{method=\"create_database\"} 2";
+        assert!(text.contains(count), "{text}");
+        assert!(!text.contains("flightcluster_catalog_call_failures_total{"));
+    }
+}

@@ -1,0 +1,162 @@
+//! Joins the parts to the metrics: what they report as it happens, and what is looked up from time
+//! to time.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use flightcluster_config::{Config, MALLOC_CONF_ENV};
+use flightcluster_ingest::{Ingest, Observer};
+use flightcluster_query::Engine;
+use flightcluster_telemetry::metrics::{IngestMetrics, Metrics, WalMetrics};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// How often gauges are looked up. Prometheus commonly scrapes every 15 to 60 seconds.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A name of our own that does not answer within this time does not answer.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The options jemalloc was built with (`.cargo/config.toml`).
+const BUILT_IN_MALLOC_CONF: &str = "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0";
+
+/// Makes the allocator follow the configuration. It reads its options before `main`, so a process
+/// that was started with others starts itself again, once, under the same process id.
+pub(crate) fn apply_malloc(wanted: &str) -> anyhow::Result<()> {
+    // What the environment says is the owner's word, be it ours from before or not.
+    if wanted == BUILT_IN_MALLOC_CONF || std::env::var_os(MALLOC_CONF_ENV).is_some() {
+        return Ok(());
+    }
+    let program = std::env::current_exe().context("can't find the program itself")?;
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(MALLOC_CONF_ENV, wanted)
+        .exec();
+    Err(error).context("can't start again with the malloc settings of the configuration")
+}
+
+/// Registers what the allocator knows.
+pub(crate) fn watch_memory(metrics: &Metrics) {
+    use tikv_jemalloc_ctl::{epoch, stats};
+    // The figures are those of the last refresh, which `epoch` does.
+    let refreshed = |read: fn() -> tikv_jemalloc_ctl::Result<usize>| {
+        move || {
+            epoch::advance().ok()?;
+            u64::try_from(read().ok()?).ok()
+        }
+    };
+    let memory = &metrics.process.memory;
+    memory.add("jemalloc_allocated", refreshed(stats::allocated::read));
+    memory.add("jemalloc_resident", refreshed(stats::resident::read));
+}
+
+/// Writes what the ingester reports into the metrics.
+#[derive(Debug)]
+pub(crate) struct IngestObserver {
+    /// Of the write-ahead log.
+    pub(crate) wal: WalMetrics,
+    /// Of the buffer and flushes.
+    pub(crate) ingest: IngestMetrics,
+}
+
+impl Observer for IngestObserver {
+    fn wal_synced(&self, took: Duration, bytes: u64, _records: u64) {
+        self.wal.fsync.observe(took.as_secs_f64());
+        self.wal.written.inc_by(bytes);
+    }
+
+    fn wal_size(&self, segments: u64, _bytes: u64) {
+        self.wal.segments.set(gauge(segments));
+    }
+
+    fn flushed(&self, took: Duration, rows: u64, file_bytes: u64, _files: u64) {
+        self.ingest.flush.observe(took.as_secs_f64());
+        self.ingest.flushed_rows.inc_by(rows);
+        self.ingest.flushed_bytes.inc_by(file_bytes);
+    }
+
+    fn flush_failed(&self, _category: &'static str) {
+        self.ingest.flush_failures.inc();
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Looks the gauges up until `stop`.
+pub(crate) fn sample(
+    metrics: &Metrics,
+    ingest: Option<Arc<Ingest>>,
+    engine: Option<Engine>,
+    stop: CancellationToken,
+) {
+    let metrics = metrics.clone();
+    let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            if let Some(ingest) = &ingest {
+                let statistics = ingest.statistics();
+                let held = statistics.buffered_bytes + statistics.retained_bytes;
+                metrics.ingest.buffer_bytes.set(gauge(held));
+                metrics
+                    .ingest
+                    .buffer_rows
+                    .set(gauge(statistics.buffered_rows));
+            }
+            if let Some(engine) = &engine {
+                let stats = engine.stats();
+                metrics.query.running.set(gauge(stats.running as u64));
+                metrics.query.queued.set(gauge(stats.queued as u64));
+            }
+        }
+    });
+}
+
+/// Tells gRPC health checks what `/ready` tells, for the whole server and for Flight.
+pub(crate) async fn report_health(reporter: HealthReporter, mut ready: watch::Receiver<bool>) {
+    loop {
+        let status = match *ready.borrow_and_update() {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        for name in ["", "arrow.flight.protocol.FlightService"] {
+            reporter.set_service_status(name, status).await;
+        }
+        if ready.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Dials the address this server tells others. A name that does not lead here is the commonest
+/// mistake of a hand-made set-up, and nothing else would show it.
+pub(crate) async fn check_advertised(config: &Config, bound: Option<SocketAddr>) {
+    let (Some(host), Some(bound)) = (&config.server.advertise_host, bound) else {
+        return;
+    };
+    let port = config.server.advertise_port.unwrap_or(bound.port());
+    let dialed = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host.as_str(), port)));
+    let problem = match dialed.await {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {DIAL_TIMEOUT:?}"),
+    };
+    tracing::warn!(
+        host,
+        port,
+        error = problem,
+        "the advertised address does not lead here; clients may not reach this server by it \
+         (settings server.advertise_host, advertise_port)"
+    );
+}
