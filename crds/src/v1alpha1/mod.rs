@@ -1,0 +1,30 @@
+//! Version `v1alpha1` of the API: `FlightCluster` and everything it is made of.
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema derives from a copy of each type inside a function"
+)]
+
+mod auth;
+mod cluster;
+mod condition;
+mod role;
+mod status;
+mod storage;
+mod tls;
+
+pub use auth::{AuthMode, AuthSpec};
+pub use cluster::{
+    AdvertiseSpec, FlightCluster, FlightClusterSpec, ImagePullPolicy, ImageSpec, MAX_NAME_LENGTH,
+    Settings,
+};
+pub use condition::{CONDITION_TYPES, ConditionType, reason};
+pub use role::{
+    CatalogSpec, EmbeddedCatalogSpec, IngesterSpec, MallocPreset, MallocSpec, PodTemplate,
+    QuerierSpec,
+};
+pub use status::{EndpointsStatus, FlightClusterStatus, RoleStatus, TlsStatus};
+pub use storage::{EmbeddedStoreSpec, ObjectStoreSpec, S3Spec, ScratchSpec, StorageSpec};
+pub use tls::{SelfSignedSpec, TlsSpec};
+
+/// The API group of every kind of this project.
+pub const GROUP: &str = "flightcluster.io";

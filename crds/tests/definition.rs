@@ -1,0 +1,295 @@
+//! The definition that users install: its text, its rules, its size.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+
+use flightcluster_crds::v1alpha1::{
+    AuthMode, AuthSpec, FlightCluster, FlightClusterSpec, ImageSpec, IngesterSpec, ObjectStoreSpec,
+    S3Spec, SelfSignedSpec, StorageSpec, TlsSpec,
+};
+use flightcluster_crds::{
+    KEEP_ANNOTATION, MAX_DEFINITION_BYTES, chart_template, definition, definition_yaml,
+};
+use kube::core::cel::{validate_cel, validate_cel_update};
+use serde_json::Value;
+
+/// Every CEL rule of the API: a rule that silently leaves the definition is found here.
+const RULES: [&str; 13] = [
+    "metadata.name must have at most 40 characters",
+    "metadata.name must start with a letter and hold only lower case letters, digits and '-', because Services are named after it",
+    "auth.mode None lets everybody read and write: set auth.allowInsecure: true to accept that",
+    "tls.enabled: false sends tokens and rows in clear text: set auth.allowInsecure: true to accept that",
+    "objectStore can't be switched between embedded and s3: the stored files would no longer be found",
+    "image: give tag or digest, not both",
+    "storage.storageClassName can't be changed: a volume stays in the class it was made in",
+    "objectStore: give embedded or s3, not both",
+    "objectStore.s3: bucket and prefix can't be changed: the stored files would no longer be found",
+    "objectStore.s3: an endpoint with http:// needs allowHttp: true",
+    "tls: give selfSigned or secretName, not both",
+    "tls.enabled: false leaves no use for selfSigned or secretName",
+    "auth.tokenSecrets has no use with auth.mode None",
+];
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// Compares `actual` with the file, or writes the file when `UPDATE_EXPECT=1`.
+fn assert_file(path: &str, actual: &str) {
+    let file = repository(path);
+    if std::env::var_os("UPDATE_EXPECT").is_some_and(|value| value == "1") {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, actual).unwrap();
+    }
+    let expected = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(
+        actual, expected,
+        "{path} is out of date: run with UPDATE_EXPECT=1, read the diff"
+    );
+}
+
+fn cluster(spec: FlightClusterSpec) -> FlightCluster {
+    FlightCluster::new("weather", spec)
+}
+
+fn refusal(cluster: &FlightCluster) -> String {
+    validate_cel(cluster).unwrap_err().to_string()
+}
+
+fn refusal_of_update(old: &FlightCluster, new: &FlightCluster) -> String {
+    validate_cel_update(new, old).unwrap_err().to_string()
+}
+
+#[test]
+fn the_committed_definition_is_what_the_types_generate() {
+    assert_file("crds/yaml/flightcluster.yaml", &definition_yaml().unwrap());
+}
+
+#[test]
+fn the_chart_installs_the_same_definition_and_keeps_it_on_uninstall() {
+    let template = chart_template().unwrap();
+    assert!(
+        !template.contains("{{"),
+        "Helm would take this for a template"
+    );
+    assert_file(
+        "charts/flightcluster-crds/templates/flightcluster.yaml",
+        &template,
+    );
+
+    let mut in_chart: Value = serde_yaml::from_str(&template).unwrap();
+    let annotations = in_chart["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("annotations")
+        .unwrap();
+    assert_eq!(annotations[KEEP_ANNOTATION.0], KEEP_ANNOTATION.1);
+    assert_eq!(in_chart, serde_json::to_value(definition()).unwrap());
+}
+
+#[test]
+fn every_rule_is_in_the_definition_and_no_other() {
+    let yaml: Value = serde_yaml::from_str(&definition_yaml().unwrap()).unwrap();
+    let mut found = Vec::new();
+    visit(&yaml, &mut |key, value| {
+        if key == "x-kubernetes-validations" {
+            for rule in value.as_array().unwrap() {
+                found.push(rule["message"].as_str().unwrap().to_owned());
+            }
+        }
+    });
+    // A rule on a type that is used twice stands in the definition twice.
+    found.sort();
+    found.dedup();
+    let mut wanted = RULES.map(str::to_owned).to_vec();
+    wanted.sort();
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn the_definition_fits_into_the_annotation_of_kubectl_apply() {
+    let bytes = serde_json::to_vec(&definition()).unwrap().len();
+    assert!(
+        bytes < MAX_DEFINITION_BYTES / 4,
+        "{bytes} bytes: strip embedded descriptions"
+    );
+}
+
+#[test]
+fn the_definition_has_no_empty_lists() {
+    let yaml: Value = serde_yaml::from_str(&definition_yaml().unwrap()).unwrap();
+    visit(&yaml, &mut |key, value| {
+        assert!(
+            value.as_array().is_none_or(|list| !list.is_empty()),
+            "{key} is an empty list"
+        );
+    });
+}
+
+#[test]
+fn the_definition_sets_no_defaults_that_a_gitops_tool_would_see_as_drift() {
+    let yaml: Value = serde_yaml::from_str(&definition_yaml().unwrap()).unwrap();
+    visit(&yaml, &mut |key, value| {
+        assert!(key != "default", "default {value}");
+    });
+}
+
+#[test]
+fn kubectl_get_shows_readiness_and_the_pods_of_each_role() {
+    let columns: Vec<String> = definition().spec.versions[0]
+        .additional_printer_columns
+        .iter()
+        .flatten()
+        .map(|column| column.name.clone())
+        .collect();
+    assert_eq!(
+        columns,
+        [
+            "Ready", "Status", "Querier", "Ingester", "Catalog", "Endpoint", "Message", "Age"
+        ]
+    );
+    assert_eq!(definition().spec.names.short_names.unwrap(), ["fltc"]);
+}
+
+#[test]
+fn an_empty_spec_is_accepted() {
+    validate_cel(&cluster(FlightClusterSpec::default())).unwrap();
+}
+
+#[test]
+fn a_name_that_no_service_can_have_is_refused() {
+    for name in ["a.b", "1weather", &"x".repeat(41)] {
+        let refused = refusal(&FlightCluster::new(name, FlightClusterSpec::default()));
+        assert!(refused.contains("metadata.name"), "{refused}");
+    }
+    validate_cel(&FlightCluster::new(
+        &"x".repeat(40),
+        FlightClusterSpec::default(),
+    ))
+    .unwrap();
+}
+
+#[test]
+fn giving_up_tokens_or_tls_needs_a_clear_yes() {
+    let mut spec = FlightClusterSpec {
+        auth: Some(AuthSpec {
+            mode: Some(AuthMode::None),
+            ..AuthSpec::default()
+        }),
+        ..FlightClusterSpec::default()
+    };
+    assert!(refusal(&cluster(spec.clone())).contains("auth.mode None"));
+    spec.auth.as_mut().unwrap().allow_insecure = true;
+    validate_cel(&cluster(spec.clone())).unwrap();
+
+    spec.tls = Some(TlsSpec {
+        enabled: Some(false),
+        ..TlsSpec::default()
+    });
+    validate_cel(&cluster(spec.clone())).unwrap();
+    spec.auth = None;
+    assert!(refusal(&cluster(spec)).contains("tls.enabled: false sends"));
+}
+
+#[test]
+fn contradicting_alternatives_are_refused() {
+    let both_certificates = FlightClusterSpec {
+        tls: Some(TlsSpec {
+            self_signed: Some(SelfSignedSpec::default()),
+            secret_name: Some("own".into()),
+            enabled: None,
+        }),
+        ..FlightClusterSpec::default()
+    };
+    assert!(refusal(&cluster(both_certificates)).contains("selfSigned or secretName, not both"));
+
+    let tag_and_digest = FlightClusterSpec {
+        image: Some(ImageSpec {
+            tag: Some("1".into()),
+            digest: Some(format!("sha256:{}", "0".repeat(64))),
+            ..ImageSpec::default()
+        }),
+        ..FlightClusterSpec::default()
+    };
+    assert!(refusal(&cluster(tag_and_digest)).contains("tag or digest, not both"));
+}
+
+#[test]
+fn storage_never_changes_its_class_and_a_growth_can_be_taken_back() {
+    let with = |size: &str, class: Option<&str>| {
+        cluster(FlightClusterSpec {
+            ingester: Some(IngesterSpec {
+                storage: Some(StorageSpec {
+                    size: Some(size.into()),
+                    storage_class_name: class.map(Into::into),
+                }),
+                ..IngesterSpec::default()
+            }),
+            ..FlightClusterSpec::default()
+        })
+    };
+    let old = with("2Gi", Some("fast"));
+    assert!(refusal_of_update(&old, &with("2Gi", Some("slow"))).contains("can't be changed"));
+    assert!(refusal_of_update(&old, &with("2Gi", None)).contains("can't be changed"));
+    // Back from a growth that the operator didn't carry out.
+    validate_cel_update(&old, &with("3Gi", Some("fast"))).unwrap();
+    validate_cel_update(&with("3Gi", Some("fast")), &old).unwrap();
+}
+
+#[test]
+fn files_never_get_lost_by_pointing_the_cluster_elsewhere() {
+    let s3 = |bucket: &str, prefix: Option<&str>| {
+        cluster(FlightClusterSpec {
+            object_store: Some(ObjectStoreSpec {
+                s3: Some(S3Spec {
+                    bucket: bucket.into(),
+                    prefix: prefix.map(Into::into),
+                    ..S3Spec::default()
+                }),
+                embedded: None,
+            }),
+            ..FlightClusterSpec::default()
+        })
+    };
+    let embedded = cluster(FlightClusterSpec::default());
+    assert!(refusal_of_update(&embedded, &s3("rows", None)).contains("can't be switched"));
+    assert!(refusal_of_update(&s3("rows", None), &embedded).contains("can't be switched"));
+    assert!(refusal_of_update(&s3("rows", None), &s3("lines", None)).contains("bucket and prefix"));
+    let prefixed = s3("rows", Some("a"));
+    assert!(refusal_of_update(&s3("rows", None), &prefixed).contains("bucket and prefix"));
+    validate_cel_update(&prefixed, &prefixed).unwrap();
+}
+
+#[test]
+fn plain_http_to_the_object_store_needs_a_clear_yes() {
+    let mut s3 = S3Spec {
+        bucket: "rows".into(),
+        endpoint: Some("http://s3.example".into()),
+        ..S3Spec::default()
+    };
+    let with = |s3: &S3Spec| {
+        cluster(FlightClusterSpec {
+            object_store: Some(ObjectStoreSpec {
+                s3: Some(s3.clone()),
+                embedded: None,
+            }),
+            ..FlightClusterSpec::default()
+        })
+    };
+    assert!(refusal(&with(&s3)).contains("allowHttp"));
+    s3.allow_http = true;
+    validate_cel(&with(&s3)).unwrap();
+}
+
+fn visit(value: &Value, found: &mut dyn FnMut(&str, &Value)) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                found(key, value);
+                visit(value, found);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| visit(value, found)),
+        _ => {}
+    }
+}
