@@ -1,0 +1,158 @@
+//! The configuration of each role, written with the data plane's own types.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use flightcluster_config::{
+    AuthConfig, AuthMode, CatalogConfig, Config, InternalConfig, InternalTlsConfig,
+    ObjectStoreConfig, ObjectStoreKind, Role, ServerConfig, StorageConfig, TlsConfig,
+    to_yaml_minimal,
+};
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::labels::role_metadata;
+use super::pod::mounts;
+use super::pod::ports;
+use crate::controller::validate::{Auth, ObjectStore, Tls, ValidatedCluster, ValidatedRole};
+
+/// The key of the ConfigMap, and the name of the file in the pod.
+pub const CONFIG_KEY: &str = "config.yaml";
+
+/// The addresses pods listen on: all, or kubelets and other pods would not reach them.
+const ALL_ADDRESSES: &str = "0.0.0.0";
+
+/// Builds the ConfigMap of a role: only what differs from the data plane's defaults.
+pub(super) fn build_config_map(cluster: &ValidatedCluster, role: &ValidatedRole) -> ConfigMap {
+    let data = BTreeMap::from([(CONFIG_KEY.to_owned(), config_yaml(cluster, role))]);
+    ConfigMap {
+        metadata: role_metadata(cluster, role.role, cluster.names.role(role.role)),
+        data: Some(data),
+        ..ConfigMap::default()
+    }
+}
+
+/// Returns the text of the configuration file of a role.
+#[must_use]
+pub fn config_yaml(cluster: &ValidatedCluster, role: &ValidatedRole) -> String {
+    to_yaml_minimal(&config(cluster, role))
+}
+
+/// Returns the configuration as a process of this role will see it: the file, and what each pod
+/// gets by its environment, for some pod.
+#[must_use]
+pub fn effective_config(cluster: &ValidatedCluster, role: &ValidatedRole) -> Config {
+    let mut config = config(cluster, role);
+    let host = format!(
+        "{}-0.{}",
+        cluster.names.role(role.role),
+        cluster.dns().headless_service(role.role)
+    );
+    config.internal.advertise_url = Some(format!("https://{host}:{}", ports::INTERNAL));
+    config.server.advertise_host = Some(host);
+    config
+}
+
+fn config(cluster: &ValidatedCluster, role: &ValidatedRole) -> Config {
+    let user = role.config.clone();
+    let is_public = role.role.is_public();
+    Config {
+        server: ServerConfig {
+            listen_host: ALL_ADDRESSES.to_owned(),
+            signing_key_file: is_public.then(mounts::signing_key_file),
+            ..user.server
+        },
+        internal: InternalConfig {
+            enabled: true,
+            listen_host: ALL_ADDRESSES.to_owned(),
+            tls: InternalTlsConfig {
+                certificate_file: Some(mounts::internal_tls_file("tls.crt")),
+                key_file: Some(mounts::internal_tls_file("tls.key")),
+                ca_file: Some(mounts::internal_tls_file("ca.crt")),
+            },
+            ..user.internal
+        },
+        admin: flightcluster_config::AdminConfig {
+            listen_host: ALL_ADDRESSES.to_owned(),
+            ..user.admin
+        },
+        tls: if is_public {
+            tls(cluster, user.tls)
+        } else {
+            user.tls
+        },
+        auth: if is_public {
+            auth(cluster, user.auth)
+        } else {
+            user.auth
+        },
+        storage: StorageConfig {
+            data_dir: PathBuf::from(mounts::DATA_DIRECTORY),
+            object_store: object_store(cluster),
+        },
+        catalog: CatalogConfig {
+            url: catalog_url(cluster, role.role),
+            ..user.catalog
+        },
+        ..user
+    }
+}
+
+fn tls(cluster: &ValidatedCluster, user: TlsConfig) -> TlsConfig {
+    let enabled = cluster.tls != Tls::Disabled;
+    TlsConfig {
+        certificate_file: enabled.then(|| mounts::tls_file("tls.crt")),
+        key_file: enabled.then(|| mounts::tls_file("tls.key")),
+        ..user
+    }
+}
+
+fn auth(cluster: &ValidatedCluster, user: AuthConfig) -> AuthConfig {
+    let (mode, token_files) = match &cluster.auth {
+        Auth::None => (AuthMode::None, Vec::new()),
+        Auth::Token { secrets } => {
+            let own = cluster.names.admin_token_secret();
+            let files = std::iter::once(&own)
+                .chain(secrets)
+                .map(|name| mounts::token_file(name));
+            (AuthMode::Token, files.collect())
+        }
+    };
+    AuthConfig {
+        mode,
+        token_files,
+        allow_insecure: cluster.allow_insecure,
+        ..user
+    }
+}
+
+fn object_store(cluster: &ValidatedCluster) -> ObjectStoreConfig {
+    match &cluster.object_store {
+        ObjectStore::Embedded => ObjectStoreConfig {
+            kind: ObjectStoreKind::Embedded,
+            ..ObjectStoreConfig::default()
+        },
+        ObjectStore::S3(s3) => {
+            let spec = s3.spec.clone();
+            let has_credentials = spec.credentials_secret.is_some();
+            let file = |key| has_credentials.then(|| mounts::object_store_file(key));
+            ObjectStoreConfig {
+                kind: ObjectStoreKind::S3,
+                path: None,
+                bucket: Some(spec.bucket),
+                prefix: spec.prefix,
+                region: spec.region,
+                endpoint: spec.endpoint,
+                allow_http: spec.allow_http,
+                path_style: spec.path_style,
+                access_key_id_file: file(mounts::ACCESS_KEY_ID),
+                secret_access_key_file: file(mounts::SECRET_ACCESS_KEY),
+            }
+        }
+    }
+}
+
+/// The catalog is the only role that opens the database itself.
+fn catalog_url(cluster: &ValidatedCluster, role: Role) -> Option<String> {
+    let host = cluster.dns().client_service(Role::Catalog);
+    (role != Role::Catalog).then(|| format!("https://{host}:{}", ports::INTERNAL))
+}

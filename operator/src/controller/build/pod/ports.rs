@@ -1,0 +1,27 @@
+//! The ports of the pods. They are fixed, so that Services, probes and documentation agree.
+
+use flightcluster_config::Role;
+use k8s_openapi::api::core::v1::ContainerPort;
+
+/// Flight, Flight SQL and gRPC health, for clients.
+pub const GRPC: u16 = 17001;
+/// Traffic among the pods, always with mutual TLS.
+pub const INTERNAL: u16 = 17002;
+/// Health and metrics over plain HTTP.
+pub const ADMIN: u16 = 17101;
+
+/// Returns the ports of a role's container.
+pub(super) fn container_ports(role: Role) -> Vec<ContainerPort> {
+    let public = role.is_public().then_some(("grpc", GRPC));
+    let ports = public
+        .into_iter()
+        .chain([("internal", INTERNAL), ("admin", ADMIN)]);
+    ports
+        .map(|(name, number)| ContainerPort {
+            name: Some(name.to_owned()),
+            container_port: i32::from(number),
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        })
+        .collect()
+}

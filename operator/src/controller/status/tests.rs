@@ -1,0 +1,251 @@
+//! Conditions: what they say in each case, and that an unchanged one is left alone.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use flightcluster_crds::v1alpha1::FlightCluster;
+
+use super::*;
+use crate::controller::build::build;
+use crate::controller::dereference::{KeptSecrets, Referenced};
+use crate::controller::material::provide;
+use crate::controller::observe::FailingPod;
+use crate::controller::validate::{Defaults, validate};
+
+const MORNING: &str = "2026-03-01T08:00:00Z";
+const NOON: &str = "2026-03-01T12:00:00Z";
+
+struct Case {
+    cluster: ValidatedCluster,
+    material: Material,
+    resources: Resources<Applied>,
+}
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn case() -> Case {
+    let mut cluster = FlightCluster::new("weather", Default::default());
+    cluster.metadata.namespace = Some("meteo".into());
+    let defaults = Defaults {
+        image: "x:1".into(),
+        cluster_domain: "cluster.local".into(),
+    };
+    let cluster = validate(&cluster, &Referenced::default(), &defaults).unwrap();
+    let material = provide(&cluster, &KeptSecrets::default(), time(MORNING)).unwrap();
+    let resources = build(&cluster, &material).into_applied();
+    Case {
+        cluster,
+        material,
+        resources,
+    }
+}
+
+impl Case {
+    fn applied(&self) -> Outcome<'_> {
+        Outcome::Applied(Success {
+            cluster: &self.cluster,
+            material: &self.material,
+            resources: &self.resources,
+        })
+    }
+}
+
+fn pods(catalog: i32, ingester: i32, querier: i32) -> Observed {
+    let role = |replicas, ready| ObservedRole {
+        replicas,
+        ready,
+        updated: replicas,
+        rolled_out: replicas == ready,
+    };
+    Observed {
+        roles: [
+            (Role::Catalog, role(1, catalog)),
+            (Role::Ingester, role(2, ingester)),
+            (Role::Querier, role(3, querier)),
+        ]
+        .into(),
+        failing_pods: Vec::new(),
+    }
+}
+
+fn status_of(
+    outcome: Outcome<'_>,
+    observed: Option<&Observed>,
+    previous: Option<&FlightClusterStatus>,
+    now: &str,
+) -> FlightClusterStatus {
+    build_status(&Input {
+        generation: Some(7),
+        previous,
+        outcome,
+        observed,
+        now: time(now),
+    })
+}
+
+/// `Type=Status Reason` of each condition.
+fn summary(status: &FlightClusterStatus) -> Vec<String> {
+    let line = |c: &Condition| format!("{}={} {}", c.type_, c.status, c.reason);
+    status.conditions.iter().map(line).collect()
+}
+
+fn find<'a>(status: &'a FlightClusterStatus, type_: &str) -> &'a Condition {
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
+        .unwrap()
+}
+
+#[test]
+fn a_cluster_whose_pods_are_all_there_is_ready() {
+    let case = case();
+    let status = status_of(case.applied(), Some(&pods(1, 2, 3)), None, NOON);
+    assert_eq!(
+        summary(&status),
+        [
+            "Ready=True Ready",
+            "Reconciling=False RolledOut",
+            "Stalled=False Progressing",
+            "Available=True Serving",
+            "Degraded=False PodsHealthy",
+            "ConfigurationValid=True Valid",
+            "TLSReady=True CertificateValid",
+        ]
+    );
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|c| c.observed_generation == Some(7))
+    );
+    assert_eq!(status.observed_generation, Some(7));
+    assert_eq!(status.template_revision, Some(1));
+    assert_eq!(status.querier.as_ref().unwrap().ready, "3/3");
+    let endpoints = status.endpoints.unwrap();
+    assert_eq!(
+        endpoints.flight,
+        "grpc+tls://weather.meteo.svc.cluster.local:17001"
+    );
+    assert_eq!(
+        endpoints.ingest,
+        "grpc+tls://weather-ingester.meteo.svc.cluster.local:17001"
+    );
+}
+
+#[test]
+fn one_querier_is_enough_to_be_available_but_every_ingester_is_needed() {
+    let case = case();
+    let status = status_of(case.applied(), Some(&pods(1, 2, 1)), None, NOON);
+    assert_eq!(find(&status, "Available").status, "True");
+    assert_eq!(find(&status, "Ready").reason, "RollingOut");
+    assert_eq!(find(&status, "Reconciling").status, "True");
+
+    let status = status_of(case.applied(), Some(&pods(1, 1, 3)), None, NOON);
+    let available = find(&status, "Available");
+    assert_eq!(available.status, "False");
+    assert_eq!(
+        available.message,
+        "ingester: 1 of 2 pods it needs are ready"
+    );
+    assert_eq!(find(&status, "Ready").status, "False");
+}
+
+#[test]
+fn a_bad_spec_lists_every_problem_and_still_says_that_the_cluster_serves() {
+    let problems = [
+        Problem::new("config.a.b", "one"),
+        Problem::new("ingester", "two"),
+    ];
+    let status = status_of(
+        Outcome::Invalid(&problems),
+        Some(&pods(1, 2, 3)),
+        None,
+        NOON,
+    );
+    for type_ in ["ConfigurationValid", "Stalled", "Ready"] {
+        assert_eq!(
+            find(&status, type_).message,
+            "config.a.b: one; ingester: two"
+        );
+    }
+    assert_eq!(find(&status, "ConfigurationValid").status, "False");
+    assert_eq!(find(&status, "Stalled").status, "True");
+    assert_eq!(find(&status, "Reconciling").status, "False");
+    assert_eq!(find(&status, "Available").status, "True");
+}
+
+#[test]
+fn a_failed_pass_is_tried_again_and_forgets_nothing() {
+    let case = case();
+    let good = status_of(case.applied(), Some(&pods(1, 2, 3)), None, MORNING);
+    let failed = status_of(Outcome::Failed("no answer"), None, Some(&good), NOON);
+    assert_eq!(find(&failed, "Ready").message, "no answer");
+    assert_eq!(find(&failed, "Reconciling").status, "True");
+    assert_eq!(find(&failed, "Available").status, "Unknown");
+    assert_eq!(
+        find(&failed, "ConfigurationValid"),
+        find(&good, "ConfigurationValid")
+    );
+    assert_eq!(failed.endpoints, good.endpoints);
+    assert_eq!(failed.querier, good.querier);
+}
+
+#[test]
+fn a_condition_that_stays_keeps_its_time_and_one_that_turns_gets_a_new_one() {
+    let case = case();
+    let before = status_of(case.applied(), Some(&pods(1, 2, 3)), None, MORNING);
+    let same = status_of(case.applied(), Some(&pods(1, 2, 3)), Some(&before), NOON);
+    assert_eq!(
+        same, before,
+        "a status without news must not be written again"
+    );
+    let after = status_of(case.applied(), Some(&pods(0, 2, 3)), Some(&before), NOON);
+    assert_eq!(find(&after, "Ready").last_transition_time.0, time(NOON));
+    assert_eq!(
+        find(&after, "ConfigurationValid").last_transition_time.0,
+        time(MORNING)
+    );
+}
+
+/// S1-17: a pod that keeps crashing is visible in the cluster's own status.
+#[test]
+fn a_failing_pod_makes_the_cluster_degraded_and_its_last_words_are_shown() {
+    let case = case();
+    let mut observed = pods(1, 1, 3);
+    observed.failing_pods.push(FailingPod {
+        name: "weather-ingester-1".into(),
+        reason: "CrashLoopBackOff".into(),
+        message: "exit code 2 (Error): disk full".into(),
+    });
+    let status = status_of(case.applied(), Some(&observed), None, NOON);
+    let degraded = find(&status, "Degraded");
+    assert_eq!(degraded.status, "True");
+    assert_eq!(
+        degraded.message,
+        "pod weather-ingester-1 (CrashLoopBackOff): exit code 2 (Error): disk full"
+    );
+}
+
+#[test]
+fn a_paused_cluster_says_so_and_shows_its_pods() {
+    let status = status_of(Outcome::Paused, Some(&pods(1, 2, 3)), None, NOON);
+    assert_eq!(find(&status, "Reconciling").reason, "Paused");
+    assert_eq!(find(&status, "Ready").reason, "Paused");
+    assert_eq!(status.ingester.as_ref().unwrap().ready, "2/2");
+    let status = status_of(Outcome::Paused, Some(&pods(1, 0, 3)), None, NOON);
+    assert_eq!(find(&status, "Ready").status, "False");
+}
+
+#[test]
+fn a_certificate_that_ended_is_not_ready() {
+    let case = case();
+    let status = status_of(
+        case.applied(),
+        Some(&pods(1, 2, 3)),
+        None,
+        "2027-01-01T00:00:00Z",
+    );
+    assert_eq!(find(&status, "TLSReady").reason, "CertificateExpired");
+    assert_eq!(status.tls.unwrap().secret_name, "weather-tls");
+}
