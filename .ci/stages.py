@@ -1,0 +1,525 @@
+#!/usr/bin/env python3
+"""Runs every check and test of the project, stage by stage: this is `make test`.
+
+    .ci/stages.py            all stages
+    .ci/stages.py NAME…      only these, in the order of the table below
+    .ci/stages.py --list     names and what each does
+
+Each stage is timed and writes $FLIGHTCLUSTER_CACHE/logs/NAME.log; the end of that log is shown when
+the stage fails. A failing stage does not stop the others, except those that need what it makes. The
+last line is "N passed, N failed"; the exit code is 0 only when nothing failed and every stage that
+was asked for ran at least one test or check.
+
+Only the standard library is used, so that a fresh machine needs nothing but Python to get here.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = pathlib.Path(
+    os.environ.get("FLIGHTCLUSTER_CACHE") or pathlib.Path.home() / ".cache" / "flightcluster"
+)
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or CACHE / "target")
+LOGS = CACHE / "logs"
+VENV = CACHE / "venv"
+VENV_PYTHON = VENV / "bin" / "python"
+
+# One selection of packages means one set of features: what `make run`, `make build` and the tests
+# compile is then the same, and DataFusion (most of the build time) is compiled once.
+WORKSPACE = ["--locked", "--workspace"]
+# The tests that need a Kubernetes node are compiled only for the stage that starts one.
+NODE_TESTS = ["--features", "flightcluster-e2e/node"]
+# Of the tests in e2e/tests, the one that starts nodes itself, and the one that needs none.
+NODE_OUTSIDE = "runner"
+WITHOUT_NODE = "workspace"
+
+# Compiled once into the cache, without optimisation: 60 seconds of one core instead of 165.
+CARGO_DENY = "0.20.2"
+CARGO_TOOLS = CACHE / "cargo-tools"
+
+# A stage that is still running after this long hangs; without a limit no summary would be printed.
+STAGE_LIMIT_SECONDS = 45 * 60
+TAIL_LINES = 60
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a stage found: counts of tests or checks, and the names of the first that failed."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    failures: list = dataclasses.field(default_factory=list)
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.failures += other.failures
+        return self
+
+
+class StageFailed(Exception):
+    """A command of the stage failed; the log says why."""
+
+
+class Log:
+    """The log file of a stage, and the way a stage starts commands."""
+
+    def __init__(self, name):
+        LOGS.mkdir(parents=True, exist_ok=True)
+        self.path = LOGS / f"{name}.log"
+        self.file = self.path.open("w", encoding="utf-8", errors="replace")
+        self.deadline = time.monotonic() + STAGE_LIMIT_SECONDS
+
+    def run(self, command, check=True, stdout=None, **environment):
+        """Runs `command` from the repository root; returns its exit code.
+
+        Its output goes to the log, or its standard output to the open file `stdout`. A command that
+        outlives the limit of its stage is ended with everything it started.
+        """
+        command = [str(word) for word in command]
+        self.file.write(f"$ {' '.join(command)}\n")
+        self.file.flush()
+        child = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=base_environment() | {name: str(value) for name, value in environment.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout or self.file,
+            stderr=self.file,
+            start_new_session=True,
+        )
+        try:
+            code = child.wait(timeout=max(1, self.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            end_group(child)
+            self.say(f"ended: still running after {STAGE_LIMIT_SECONDS} s")
+            raise StageFailed(f"{command[0]} hangs") from None
+        except KeyboardInterrupt:
+            end_group(child)
+            raise
+        if check and code != 0:
+            raise StageFailed(f"{command[0]} exited with {code}")
+        return code
+
+    def say(self, text):
+        self.file.write(text + "\n")
+        self.file.flush()
+
+    def text(self):
+        self.file.flush()
+        return self.path.read_text(encoding="utf-8", errors="replace")
+
+
+def base_environment():
+    return os.environ | {
+        "FLIGHTCLUSTER_CACHE": str(CACHE),
+        "CARGO_TARGET_DIR": str(TARGET),
+        "CARGO_TERM_COLOR": "never",
+        "CARGO_TERM_PROGRESS_WHEN": "never",
+        "CARGO_NET_RETRY": "5",
+        "RUST_BACKTRACE": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def end_group(child):
+    """Ends a command and whatever it started: it leads a session of its own."""
+    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(child.pid, number)
+            child.wait(timeout=patience)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def tree_status():
+    """The files git calls changed or new, as lines of `git status`; none outside a git clone."""
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return set(status.stdout.splitlines())
+
+
+TREE_BEFORE = tree_status()
+
+
+# --- the stages -----------------------------------------------------------------------------------
+
+
+def setup(log):
+    """Debian and Python packages, cargo-deny, and the crates of the lock file."""
+    for program, advice in (
+        ("cargo", "install Rust 1.95 or newer with rustup"),
+        ("go", "install Go 1.26 or newer"),
+        ("cc", "install gcc and libc6-dev"),
+    ):
+        if shutil.which(program) is None:
+            raise StageFailed(f"{program} is missing: {advice}")
+    if not has_module("ensurepip"):
+        install_debian_packages(log, "python3-venv")
+    log.run(["bash", "e2e/setup.sh"])
+    install_python_packages(log)
+    log.run(["cargo", "fetch", "--locked", "--target", host_platform()])
+    install_cargo_deny(log)
+    return Outcome(passed=1)
+
+
+def has_module(name):
+    return subprocess.run([sys.executable, "-c", f"import {name}"], check=False).returncode == 0
+
+
+def install_debian_packages(log, *names):
+    if shutil.which("apt-get") is None:
+        raise StageFailed(f"install these packages yourself: {' '.join(names)}")
+    prefix = [] if os.geteuid() == 0 else ["sudo"]
+    log.run([*prefix, "apt-get", "update"])
+    install = ["apt-get", "install", "--yes", "--no-install-recommends", *names]
+    log.run([*prefix, *install], DEBIAN_FRONTEND="noninteractive")
+
+
+def host_platform():
+    version = subprocess.run(["cargo", "-vV"], capture_output=True, text=True, check=True).stdout
+    return re.search(r"^host: (\S+)", version, re.M)[1]
+
+
+def install_cargo_deny(log):
+    program = CARGO_TOOLS / "bin" / "cargo-deny"
+    if program.exists():
+        found = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+        if found.stdout.split()[-1:] == [CARGO_DENY]:
+            return
+    install = ["cargo", "install", "cargo-deny", "--debug", "--locked", "--version", CARGO_DENY]
+    log.run([*install, "--root", CARGO_TOOLS], CARGO_TARGET_DIR=CACHE / "cargo-tools-target")
+    shutil.rmtree(CACHE / "cargo-tools-target", ignore_errors=True)
+
+
+def install_python_packages(log):
+    lock = ROOT / "clients" / "requirements.txt"
+    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    stamp = VENV / "installed-lock"
+    if stamp.exists() and stamp.read_text() == wanted:
+        log.say("python environment: up to date")
+        return
+    log.run([sys.executable, "-m", "venv", "--clear", VENV])
+    pip = [VENV_PYTHON, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps"]
+    log.run([*pip, "--requirement", lock])
+    stamp.write_text(wanted)
+
+
+def runner(log):
+    """The runner itself: a failure or a stage without tests never counts as a success."""
+    code = log.run([sys.executable, "-m", "unittest", "discover", "-s", ".ci"], check=False)
+    ran = re.search(r"^Ran (\d+) tests? in", log.text(), re.M)
+    bad = sum(int(n) for n in re.findall(r"(?:failures|errors)=(\d+)", log.text()))
+    failed = max(bad, 1) if code else 0
+    return Outcome(passed=int(ran[1]) - failed if ran else 0, failed=failed)
+
+
+def formatting(log):
+    """Rust code is formatted."""
+    log.run(["cargo", "fmt", "--all", "--check"])
+    return Outcome(passed=1)
+
+
+def python_code(log):
+    """Python code is formatted and has no lint."""
+    ruff = [VENV / "bin" / "ruff"]
+    files = ["--no-cache", "--config", "clients/ruff.toml", "clients", "examples", ".ci"]
+    log.run([*ruff, "format", "--check", *files])
+    log.run([*ruff, "check", *files])
+    return Outcome(passed=2)
+
+
+def build(log):
+    """The binaries, as `make run` and `make build` make them."""
+    log.run(["cargo", "build", *WORKSPACE, "--bins"])
+    return Outcome(passed=1)
+
+
+def build_tests(log):
+    """Every Rust test, with the dependencies of the build before."""
+    log.run(["cargo", "test", *WORKSPACE, "--no-run"])
+    return Outcome(passed=1)
+
+
+def clippy(log):
+    """The workspace lints, as errors, on every target."""
+    log.run(["cargo", "clippy", *WORKSPACE, "--all-targets", *NODE_TESTS, "--", "-D", "warnings"])
+    return Outcome(passed=1)
+
+
+def rust_tests(log):
+    """Unit, property, golden and documentation tests of every crate."""
+    code = log.run(["cargo", "test", *WORKSPACE, "--no-fail-fast"], check=False)
+    return read_cargo_tests(log.text(), code)
+
+
+def docs(log):
+    """The API documentation builds without a warning."""
+    log.run(["cargo", "doc", *WORKSPACE, "--no-deps"], RUSTDOCFLAGS="-D warnings")
+    return Outcome(passed=1)
+
+
+def licences(log):
+    """Licences, banned libraries and sources of every dependency, by cargo-deny."""
+    deny = CARGO_TOOLS / "bin" / "cargo-deny"
+    log.run([deny, "--offline", "check", "licenses", "bans", "sources"])
+    return Outcome(passed=3)
+
+
+def clients(log):
+    """Real client libraries against the real binary."""
+    report = LOGS / "clients.xml"
+    report.unlink(missing_ok=True)
+    pytest = [VENV_PYTHON, "-m", "pytest", "clients/tests", f"--junitxml={report}"]
+    code = log.run(pytest, check=False, FLIGHTCLUSTER_BIN=TARGET / "debug" / "flightcluster")
+    return read_junit(report, code)
+
+
+def one_build(log):
+    """Building the binaries after the tests compiles nothing: one feature set, one profile."""
+    messages = LOGS / "one-build.json"
+    with messages.open("w", encoding="utf-8") as out:
+        build = ["cargo", "build", *WORKSPACE, "--bins", "--message-format=json"]
+        log.run(build, stdout=out)
+    lines = messages.read_text(encoding="utf-8").splitlines()
+    artifacts = [each for each in map(json.loads, lines) if each["reason"] == "compiler-artifact"]
+    stale = sorted({each["target"]["name"] for each in artifacts if not each["fresh"]})
+    if stale:
+        log.say(
+            "compiled twice, because a dev-dependency switches on a feature that the binaries do "
+            f"not have (name it in [workspace.dependencies] instead): {' '.join(stale)}"
+        )
+        return Outcome(failed=1, failures=["binaries and tests do not share one build"])
+    return Outcome(passed=1)
+
+
+def node_tools(log):
+    """Kubernetes, etcd, containerd, CoreDNS, Helm and an S3 server, from their Go modules."""
+    log.run(["bash", "e2e/tools/build.sh"])
+    return Outcome(passed=1)
+
+
+def charts(log):
+    """The charts have no lint, and install.yaml is what they render."""
+    log.run(["sh", "charts/install-yaml.sh", "--check"])
+    return Outcome(passed=2)
+
+
+def node_runner(log):
+    """A node comes up, goes away, and leaves nothing on this machine."""
+    (executable,) = node_executables(log, lambda name: name == NODE_OUTSIDE)
+    code = log.run([executable], check=False)
+    return read_cargo_tests(log.text(), code)
+
+
+def node_tests(log):
+    """The operator, the charts and the data plane on a real one-node Kubernetes."""
+    inside = node_executables(log, lambda name: name not in (NODE_OUTSIDE, WITHOUT_NODE))
+    # One node for all of them; each test has a Kubernetes namespace of its own.
+    each = 'failed=0; for test in "$@"; do "$test" || failed=1; done; exit $failed'
+    binaries = TARGET / "debug"
+    run = [binaries / "flightcluster-node", "run", "--binaries", binaries, "--"]
+    run += ["bash", "-c", each, "bash", *inside]
+    code = log.run(run, check=False, FLIGHTCLUSTER_PYTHON=VENV_PYTHON)
+    return read_cargo_tests(log.text(), code)
+
+
+def clean_tree(log):
+    """The run changed no tracked file and left no file in the clone."""
+    new = sorted(tree_status() - TREE_BEFORE)
+    if new:
+        log.say("changed by this run:\n" + "\n".join(new))
+        return Outcome(failed=1, failures=new)
+    return Outcome(passed=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage, what it runs, and the stages it cannot run without."""
+
+    name: str
+    function: object
+    needs: tuple = ()
+
+
+STAGES = (
+    Stage("setup", setup),
+    Stage("runner", runner),
+    Stage("format", formatting),
+    Stage("python", python_code, ("setup",)),
+    Stage("build", build),
+    Stage("build-tests", build_tests),
+    Stage("clippy", clippy),
+    Stage("docs", docs),
+    Stage("licences", licences, ("setup",)),
+    Stage("rust-tests", rust_tests, ("build-tests",)),
+    Stage("one-build", one_build, ("build", "build-tests")),
+    Stage("clients", clients, ("setup", "build")),
+    Stage("node-tools", node_tools, ("setup",)),
+    Stage("charts", charts, ("node-tools",)),
+    Stage("node-runner", node_runner, ("build", "node-tools")),
+    Stage("node-tests", node_tests, ("build", "node-tools")),
+    Stage("clean-tree", clean_tree),
+)
+
+
+# --- reading results ------------------------------------------------------------------------------
+
+CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.M)
+CARGO_FAILURE = re.compile(r"^test (.+?) \.\.\. FAILED", re.M)
+
+
+def read_cargo_tests(text, code):
+    """Sums the result lines of every test binary; a failed run without a failed test counts one."""
+    outcome = Outcome(failures=CARGO_FAILURE.findall(text))
+    for passed, failed, ignored in CARGO_RESULT.findall(text):
+        outcome.add(Outcome(int(passed), int(failed), int(ignored)))
+    if code != 0 and outcome.failed == 0:
+        outcome.add(Outcome(failed=1, failures=[f"the test command exited with {code}"]))
+    return outcome
+
+
+def read_junit(report, code):
+    """The counts of a JUnit file; a run that broke off before writing one counts one failure."""
+    outcome = Outcome()
+    if report.exists():
+        for case in ElementTree.parse(report).iter("testcase"):
+            name = f"{case.get('classname')}::{case.get('name')}"
+            if case.find("failure") is not None or case.find("error") is not None:
+                outcome.add(Outcome(failed=1, failures=[name]))
+            elif case.find("skipped") is not None:
+                outcome.add(Outcome(skipped=1))
+            else:
+                outcome.add(Outcome(passed=1))
+    if code != 0 and outcome.failed == 0:
+        outcome.add(Outcome(failed=1, failures=[f"the test command exited with {code}"]))
+    return outcome
+
+
+def node_executables(log, wanted):
+    """Builds the tests of e2e/tests; the files of those whose name is wanted."""
+    messages = LOGS / "node-build.json"
+    with messages.open("w", encoding="utf-8") as out:
+        select = ["--no-run", "--message-format=json"]
+        log.run(["cargo", "test", *WORKSPACE, *NODE_TESTS, *select], stdout=out)
+    found = []
+    for line in messages.read_text(encoding="utf-8").splitlines():
+        message = json.loads(line)
+        if message["reason"] != "compiler-artifact" or not message["executable"]:
+            continue
+        target = message["target"]
+        of_e2e = pathlib.Path(target["src_path"]).is_relative_to(ROOT / "e2e")
+        if of_e2e and target["kind"] == ["test"] and wanted(target["name"]):
+            found.append(message["executable"])
+    if not found:
+        raise StageFailed("cargo built no such test in e2e/tests")
+    return found
+
+
+# --- running and summing up -----------------------------------------------------------------------
+
+
+def run_stage(stage, failed_before):
+    """Runs one stage; returns its outcome and how long it took."""
+    missing = [name for name in stage.needs if name in failed_before]
+    if missing:
+        reason = f"not run: needs {', '.join(missing)}"
+        print(f"==> {stage.name}: {reason}", flush=True)
+        return Outcome(failed=1, failures=[reason]), 0.0
+    print(f"==> {stage.name}: {stage.function.__doc__.splitlines()[0]}", flush=True)
+    log = Log(stage.name)
+    begun = time.monotonic()
+    try:
+        outcome = stage.function(log)
+        if outcome.passed + outcome.failed == 0:
+            outcome.add(Outcome(failed=1, failures=["ran no test at all"]))
+    except (StageFailed, OSError, subprocess.CalledProcessError) as error:
+        log.say(str(error))
+        outcome = Outcome(failed=1, failures=[str(error)])
+    took = time.monotonic() - begun
+    if outcome.failed:
+        show_tail(log)
+    print(f"    {describe(outcome)} in {took:.1f} s", flush=True)
+    return outcome, took
+
+
+def show_tail(log):
+    for line in log.text().splitlines()[-TAIL_LINES:]:
+        print(f"    | {line}")
+    print(f"    whole log: {log.path}")
+
+
+def describe(outcome):
+    text = f"{outcome.passed} passed, {outcome.failed} failed"
+    return text + (f", {outcome.skipped} skipped" if outcome.skipped else "")
+
+
+def run_all(stages):
+    """Runs the stages in order and prints the summary; returns the exit code."""
+    begun = time.monotonic()
+    results = []
+    for stage in stages:
+        failed = {earlier.name for earlier, outcome, _ in results if outcome.failed}
+        results.append((stage, *run_stage(stage, failed)))
+    return summarize(results, time.monotonic() - begun)
+
+
+def summarize(results, took):
+    width = max(len(stage.name) for stage, _, _ in results)
+    print(f"\n{'stage':<{width}}  {'seconds':>8}  {'passed':>7}  {'failed':>7}  {'skipped':>7}")
+    total = Outcome()
+    for stage, outcome, seconds in results:
+        total.add(outcome)
+        counts = f"{outcome.passed:>7}  {outcome.failed:>7}  {outcome.skipped:>7}"
+        print(f"{stage.name:<{width}}  {seconds:>8.1f}  {counts}")
+        for failure in outcome.failures[:10]:
+            print(f"{'':<{width}}  {'':>8}  FAILED {failure}")
+    print(f"{'all':<{width}}  {took:>8.1f}\n")
+    print(f"{total.passed} passed, {total.failed} failed", flush=True)
+    return 1 if total.failed else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Runs the checks and tests of the project.")
+    parser.add_argument("stage", nargs="*", help="run only these stages")
+    parser.add_argument("--list", action="store_true", help="print the stages and stop")
+    arguments = parser.parse_args()
+    if arguments.list:
+        for stage in STAGES:
+            print(f"{stage.name:<12} {stage.function.__doc__.splitlines()[0]}")
+        return 0
+    names = {stage.name for stage in STAGES}
+    if unknown := [name for name in arguments.stage if name not in names]:
+        parser.error(f"unknown stage {unknown[0]}; there are: {' '.join(s.name for s in STAGES)}")
+    return run_all([stage for stage in STAGES if stage.name in (arguments.stage or names)])
+
+
+def stop(_number, _frame):
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

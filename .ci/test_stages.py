@@ -1,0 +1,117 @@
+"""The runner of the stages cannot call a failure a success: its own tests, with made-up stages."""
+
+import contextlib
+import io
+import pathlib
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import stages
+from stages import Outcome, Stage, StageFailed
+
+CARGO_OUTPUT = """
+running 3 tests
+test wal::a_good_one ... ok
+test wal::a_bad_one ... FAILED
+test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.10s
+     Running tests/other.rs
+test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+"""
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="a" name="good"/>
+<testcase classname="a" name="bad"><failure message="no"/></testcase>
+<testcase classname="a" name="broken"><error message="no"/></testcase>
+<testcase classname="a" name="left out"><skipped/></testcase>
+</testsuite></testsuites>"""
+
+
+def good(log):
+    """Passes twice."""
+    return Outcome(passed=2)
+
+
+def empty(log):
+    """Runs nothing."""
+    return Outcome()
+
+
+def broken(log):
+    """Cannot run."""
+    raise StageFailed("a program is missing")
+
+
+def command(log):
+    """Runs a program that fails."""
+    log.run([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"])
+
+
+class Runner(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        before = stages.LOGS
+        stages.LOGS = pathlib.Path(folder.name)
+        self.addCleanup(setattr, stages, "LOGS", before)
+
+    def run_stages(self, *made_up):
+        """(exit code, what was printed) of these stages."""
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            code = stages.run_all(made_up)
+        return code, out.getvalue()
+
+    def last_line(self, text):
+        return text.rstrip("\n").splitlines()[-1]
+
+    def test_only_passing_stages_are_a_success(self):
+        code, text = self.run_stages(Stage("one", good), Stage("two", good))
+        self.assertEqual((code, self.last_line(text)), (0, "4 passed, 0 failed"))
+
+    def test_a_stage_that_ran_nothing_is_a_failure(self):
+        code, text = self.run_stages(Stage("one", good), Stage("none", empty))
+        self.assertEqual((code, self.last_line(text)), (1, "2 passed, 1 failed"))
+
+    def test_a_broken_stage_does_not_stop_the_others(self):
+        code, text = self.run_stages(Stage("bad", broken), Stage("one", good))
+        self.assertEqual((code, self.last_line(text)), (1, "2 passed, 1 failed"))
+
+    def test_a_stage_without_what_it_needs_is_a_failure(self):
+        stage = Stage("one", good, ("bad",))
+        code, text = self.run_stages(Stage("bad", broken), stage)
+        self.assertEqual((code, self.last_line(text)), (1, "0 passed, 2 failed"))
+        self.assertIn("needs bad", text)
+
+    def test_a_program_that_fails_fails_its_stage_and_is_shown(self):
+        code, text = self.run_stages(Stage("program", command))
+        self.assertEqual(code, 1)
+        self.assertIn("the reason", text)
+        self.assertIn("exited with 3", text)
+
+
+class Reading(unittest.TestCase):
+    def test_the_results_of_all_test_binaries_are_added(self):
+        outcome = stages.read_cargo_tests(CARGO_OUTPUT, 101)
+        self.assertEqual((outcome.passed, outcome.failed, outcome.skipped), (6, 1, 1))
+        self.assertEqual(outcome.failures, ["wal::a_bad_one"])
+
+    def test_a_failed_run_without_a_failed_test_is_a_failure(self):
+        outcome = stages.read_cargo_tests("error: could not compile", 101)
+        self.assertEqual((outcome.passed, outcome.failed), (0, 1))
+
+    def test_a_junit_report_is_counted(self):
+        with tempfile.TemporaryDirectory() as folder:
+            report = pathlib.Path(folder) / "report.xml"
+            report.write_text(JUNIT)
+            outcome = stages.read_junit(report, 1)
+        self.assertEqual((outcome.passed, outcome.failed, outcome.skipped), (1, 2, 1))
+
+    def test_a_missing_report_is_a_failure(self):
+        outcome = stages.read_junit(pathlib.Path("/nonexistent"), 4)
+        self.assertEqual((outcome.passed, outcome.failed), (0, 1))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,71 @@
+# The commands of a developer. `make` alone lists them.
+#
+# Nothing is built inside the clone: FLIGHTCLUSTER_CACHE holds the Cargo target folder, the Python
+# environment, the tools of the end-to-end node and the logs of the last run.
+
+export FLIGHTCLUSTER_CACHE ?= $(HOME)/.cache/flightcluster
+export CARGO_TARGET_DIR ?= $(FLIGHTCLUSTER_CACHE)/target
+
+# dev shares everything with the tests; release is what the image ships (20 minutes on two cores).
+PROFILE ?= dev
+IMAGE ?= $(FLIGHTCLUSTER_CACHE)/flightcluster-image.tar
+binaries := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+.PHONY: run
+run: binaries ## standalone server on 127.0.0.1:17001 with a small real data set
+	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster bash examples/quickstart.sh
+
+.PHONY: test
+test: ## everything CI runs; STAGES="format clippy" runs only those
+	@python3 .ci/stages.py $(STAGES)
+
+.PHONY: check
+check: ## the quick half of the tests: format, lints, API documentation, licences
+	@python3 .ci/stages.py setup format python clippy docs licences
+
+# The whole workspace at once: another selection of packages would be another set of features, and
+# a second compilation of DataFusion.
+.PHONY: binaries
+binaries:
+	cargo build --locked --workspace --bins --profile $(PROFILE)
+
+.PHONY: build
+build: binaries ## both binaries; PROFILE=release for the ones that ship
+	@echo $(binaries)/flightcluster
+	@echo $(binaries)/flightcluster-operator
+
+.PHONY: bench
+bench: ## the benchmarks, with release builds
+	@if ls -d */benches */*/benches >/dev/null 2>&1; \
+	then cargo bench --locked --workspace --benches; \
+	else echo "there are no benchmarks yet"; fi
+
+# Debian packages and the Kubernetes programs of the one-node cluster.
+.PHONY: node-tools
+node-tools:
+	bash e2e/setup.sh
+	bash e2e/tools/build.sh
+
+.PHONY: image
+image: binaries ## container image as an OCI archive, made without a container engine
+	$(binaries)/flightcluster-node image --binaries $(binaries) $(IMAGE)
+
+.PHONY: cluster
+cluster: binaries node-tools ## a one-node Kubernetes with the operator and a sample FlightCluster
+	@FLIGHTCLUSTER_BINARIES=$(binaries) bash examples/cluster.sh
+
+.PHONY: cluster-down
+cluster-down: ## removes every trace of `make cluster`
+	$(binaries)/flightcluster-node down
+	rm -rf $(FLIGHTCLUSTER_CACHE)/cluster
+
+.PHONY: lock-clients
+lock-clients: ## writes clients/requirements.txt anew from clients/requirements.in
+	$(FLIGHTCLUSTER_CACHE)/venv/bin/python -m pip install --quiet uv
+	cd clients && $(FLIGHTCLUSTER_CACHE)/venv/bin/uv pip compile --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--output-file requirements.txt requirements.in

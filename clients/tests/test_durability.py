@@ -1,0 +1,201 @@
+"""Acknowledged rows and the death of the process."""
+
+import json
+import random
+import threading
+import time
+
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+from harness import put, running, select, wait_until
+
+ROUNDS = 12
+WRITERS = 3
+# Small enough that the process also dies in the middle of flushes, commits and truncations.
+RESTLESS = {
+    "ingest": {
+        "flush_interval": "150ms",
+        "flush_bytes": "64KiB",
+        "wal_segment_bytes": "64KiB",
+        "flushed_grace": "2s",
+    }
+}
+
+
+class Writer(threading.Thread):
+    """Puts numbered batches until the connection breaks; remembers which were acknowledged."""
+
+    def __init__(self, server, number, first):
+        super().__init__(daemon=True)
+        self.server = server
+        self.number = number
+        self.next = first
+        self.acknowledged = []
+        self.unexpected = None
+
+    def run(self):
+        descriptor = flight.FlightDescriptor.for_path("d", "events")
+        chance = random.Random(f"{self.number}-{self.next}")
+        try:
+            with self.server.client() as client:
+                schema = pa.schema([("writer", pa.int64()), ("id", pa.int64())])
+                writer, reader = client.do_put(descriptor, schema)
+                while True:
+                    ids = range(self.next, self.next + chance.randint(1, 50))
+                    columns = {"writer": [self.number] * len(ids), "id": ids}
+                    self.next = ids.stop
+                    writer.write_batch(pa.record_batch(columns, schema=schema))
+                    answer = reader.read()
+                    if answer is None:
+                        return  # the server was killed; the writer would tell when it is closed
+                    answer = json.loads(answer.to_pybytes())
+                    assert answer["rows"] == len(ids) and answer["durable"] is True
+                    self.acknowledged += ids
+        except flight.FlightError:
+            pass  # the server was killed
+        except Exception as error:  # whatever else it is, the test has to show it
+            self.unexpected = error
+
+
+def got_on(writers, goal):
+    """Whether every writer has rows acknowledged, and all together more than `goal`."""
+    done = [len(writer.acknowledged) for writer in writers]
+    return all(done) and sum(done) > goal
+
+
+def counts(server):
+    """{(writer, id): how often it is there}."""
+    with server.client() as client:
+        sql = "SELECT writer, id, count(*) AS n FROM events GROUP BY writer, id"
+        rows = select(client, "d", sql).to_pylist()
+    return {(row["writer"], row["id"]): row["n"] for row in rows}
+
+
+def test_kill_9_during_do_put_loses_no_acknowledged_row_and_doubles_none(new_server):
+    """Issue section 5, style invariants 1 and 2: many short rounds on one data folder."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    server = new_server(RESTLESS)
+    acknowledged = set()
+    first = [0] * WRITERS
+    for _ in range(ROUNDS):
+        server.start()
+        writers = [Writer(server, number, first[number]) for number in range(WRITERS)]
+        for writer in writers:
+            writer.start()
+        goal = chance.randint(1, 60) * 25
+        wait_until(lambda w=writers, g=goal: got_on(w, g), "the writers got on", seconds=60)
+        # A moment anywhere between two flushes.
+        time.sleep(chance.random() * 0.2)
+        server.kill()
+        for writer in writers:
+            writer.join(20)
+            assert not writer.is_alive(), "a writer hangs although the server is dead"
+            if writer.unexpected:
+                raise writer.unexpected
+            acknowledged |= {(writer.number, each) for each in writer.acknowledged}
+            first[writer.number] = writer.next
+    server.start()
+    found = counts(server)
+    missing = sorted(acknowledged - found.keys())
+    doubled = sorted(row for row, n in found.items() if n != 1)
+    assert not missing, f"{len(missing)} of {len(acknowledged)} lost, first {missing[:5]}"
+    assert not doubled, f"{len(doubled)} rows doubled, first {doubled[:5]}"
+    # The same again once everything is in files.
+    server.stop()
+    server.start()
+    assert counts(server) == found
+    server.stop()
+
+
+def test_rows_are_there_after_kill_9_without_any_flush(new_server):
+    """Style invariant 1: the write-ahead log alone brings them back."""
+    server = new_server({"ingest": {"flush_interval": "1h"}})
+    server.start()
+    with server.client() as client:
+        put(client, "d", "t", pa.table({"id": list(range(1000))}).to_batches(max_chunksize=100))
+    server.kill()
+    server.start()
+    with server.client() as client:
+        answer = select(client, "d", "SELECT count(*) AS n, sum(id) AS s FROM t")
+    assert answer.to_pylist() == [{"n": 1000, "s": 499_500}]
+    server.stop()
+
+
+def test_a_second_kill_during_replay_changes_nothing(new_server):
+    """Replay is repeatable: it may die itself."""
+    server = new_server({"ingest": {"flush_interval": "1h"}})
+    server.start()
+    with server.client() as client:
+        batches = pa.table({"id": list(range(50_000))}).to_batches(max_chunksize=50)
+        put(client, "d", "t", batches)
+    server.kill()
+    for wait in (0.0, 0.02, 0.05, 0.1):
+        process = start_without_waiting(server)
+        time.sleep(wait)
+        process.kill()
+        process.wait(10)
+    server.start()
+    with server.client() as client:
+        answer = select(client, "d", "SELECT count(*) AS n, count(DISTINCT id) AS d FROM t")
+    assert answer.to_pylist() == [{"n": 50_000, "d": 50_000}]
+    server.stop()
+
+
+def start_without_waiting(server):
+    import subprocess
+
+    from harness import BINARY, clean_environment
+
+    command = [BINARY, "standalone", "--config", server.config_file, "--data-dir", server.data]
+    command += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    return subprocess.Popen(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+    )
+
+
+def test_readers_never_see_a_row_twice_or_lose_one_while_files_take_over(new_server):
+    """Design 4.4, the hand-off: counts only grow while rows move from the buffer into files."""
+    with running(new_server(RESTLESS)) as server:
+        writer = Writer(server, 0, 0)
+        writer.start()
+        seen = 0
+        with server.client() as client:
+            wait_until(lambda: writer.acknowledged, "the first batch")
+            end = time.monotonic() + 6
+            while time.monotonic() < end:
+                least = len(writer.acknowledged)
+                sql = "SELECT count(*) AS n, count(DISTINCT id) AS d, max(id) AS top FROM events"
+                row = select(client, "d", sql).to_pylist()[0]
+                assert row["n"] == row["d"] == row["top"] + 1, f"not each row once: {row}"
+                assert row["n"] >= max(least, seen), f"{row} after {least} and {seen}"
+                seen = row["n"]
+        assert seen > 1000
+        server.kill()
+        writer.join(20)
+        server.start()
+
+
+@pytest.mark.parametrize("statement", ["DROP TABLE t", "CREATE TABLE t2 AS SELECT * FROM t"])
+def test_what_a_statement_did_is_there_after_kill_9(new_server, statement):
+    """A statement that was answered is durable like a row."""
+    server = new_server()
+    server.start()
+    with server.client() as client:
+        put(client, "d", "t", pa.table({"id": [1, 2, 3]}))
+        select(client, "d", statement)
+    server.kill()
+    server.start()
+    with server.client() as client:
+        sql = "SELECT table_name AS t FROM information_schema.tables WHERE table_schema = 'public'"
+        tables = set(select(client, "d", sql)["t"].to_pylist())
+        assert tables == ({"t", "t2"} if "t2" in statement else set())
+        if "t2" in statement:
+            assert select(client, "d", "SELECT sum(id) AS s FROM t2")["s"].to_pylist() == [6]
+    server.stop()
