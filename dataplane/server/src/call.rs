@@ -244,6 +244,16 @@ impl Call {
             });
         }
         if let Some(code) = code_of(response.headers()) {
+            // Every failure of ours has a code of its own. This one is of the transport: the request
+            // was no Flight message, or its client went away before it was read.
+            if code == Code::Internal && !response.headers().contains_key("x-fc-code") {
+                let failure = Failure::new(
+                    ErrorCode::InvalidCommand,
+                    "the request is not the message this method takes",
+                );
+                self.code = Some(failure.code.grpc());
+                return failure.into_status(self.id.as_str()).into_http();
+            }
             self.code = Some(code);
             return response;
         }

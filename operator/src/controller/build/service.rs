@@ -51,7 +51,9 @@ fn ports_of(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<ServicePort
         };
         service_ports.push(port("grpc", ports::GRPC, protocol));
     }
-    service_ports.push(port("internal", ports::INTERNAL, "https"));
+    if ports::answers_pods(role.role) {
+        service_ports.push(port("internal", ports::INTERNAL, "https"));
+    }
     service_ports
 }
 

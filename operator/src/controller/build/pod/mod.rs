@@ -127,9 +127,14 @@ fn default_resources() -> ResourceRequirements {
 /// Never less than the data plane takes to drain and to finish its streams.
 fn termination_grace_seconds(role: &ValidatedRole) -> i64 {
     let server = &role.config.server;
+    // After its streams, an ingester gets as much time again to flush.
+    let rounds = match role.role {
+        Role::Ingester | Role::Standalone => 2,
+        Role::Querier | Role::Catalog => 1,
+    };
     let grace = server
         .drain_window
-        .saturating_add(server.shutdown_timeout)
+        .saturating_add(server.shutdown_timeout.saturating_mul(rounds))
         .saturating_add(TERMINATION_MARGIN);
     i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)
 }

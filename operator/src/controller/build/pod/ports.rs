@@ -10,13 +10,19 @@ pub const INTERNAL: u16 = 17002;
 /// Health and metrics over plain HTTP.
 pub const ADMIN: u16 = 17101;
 
+/// Whether other pods call this role; a querier only calls others.
+pub(in crate::controller::build) fn answers_pods(role: Role) -> bool {
+    role != Role::Querier
+}
+
 /// Returns the ports of a role's container.
 pub(super) fn container_ports(role: Role) -> Vec<ContainerPort> {
     let public = role.is_public().then_some(("grpc", GRPC));
-    let ports = public
-        .into_iter()
-        .chain([("internal", INTERNAL), ("admin", ADMIN)]);
+    let internal = answers_pods(role).then_some(("internal", INTERNAL));
+    let ports = [public, internal, Some(("admin", ADMIN))];
     ports
+        .into_iter()
+        .flatten()
         .map(|(name, number)| ContainerPort {
             name: Some(name.to_owned()),
             container_port: i32::from(number),

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""The history checker: real processes, real clients, faults from a seed, every answer checked.
+
+    chaos.py [--seed N] [--seeds COUNT] [--seconds S] [--topology standalone|cluster|both]
+
+Each seed starts a standalone server or a cluster (a catalog, three ingesters, two queriers) on free
+ports of the loopback interface, lets writers and readers work for S seconds while processes are
+killed, paused and ended and connections stalled and cut, mends everything, and asks for all rows
+once more, also after a restart of every process. What counts as broken is in history.py.
+
+FLIGHTCLUSTER_BIN is the binary. Prints a line for each seed and `N passed, N failed` at the end; a
+seed that failed leaves its folder (logs, data) and prints where, and the story of a row.
+"""
+
+import argparse
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+
+from faults import Faults
+from history import History
+from links import Network
+from processes import cluster, standalone
+from workload import TROUBLE, Reader, Writer, all_rows
+
+# Small, so that a run of seconds has many flushes, commits, segments and expired rows in memory.
+SETTINGS = {
+    "flush_interval": ["150ms", "400ms", "1s", "1h"],
+    "flush_bytes": ["16KiB", "64KiB", "128MiB"],
+    "wal_segment_bytes": ["64KiB", "256KiB"],
+    "flushed_grace": ["200ms", "2s", "10s"],
+    "group_commit_window": ["0s", "2ms", "20ms"],
+}
+FINISH_SECONDS = 60
+
+
+def settings_of(chance):
+    ingest = {name: chance.choice(values) for name, values in SETTINGS.items()}
+    return {
+        "ingest": ingest,
+        "server": {"drain_window": "100ms", "shutdown_timeout": "5s"},
+        "catalog": {"request_timeout": "3s"},
+    }
+
+
+class Run:
+    """One seed."""
+
+    def __init__(self, seed, topology, seconds, folder):
+        self.seed, self.topology, self.seconds = seed, topology, seconds
+        self.chance = random.Random(f"run {seed}")
+        self.settings = settings_of(self.chance)
+        self.history = History()
+        self.network = Network() if topology == "cluster" else None
+        self.processes = (
+            cluster(folder, self.settings, self.network)
+            if self.network
+            else standalone(folder, self.settings)
+        )
+        self.stop = threading.Event()
+        self.faults = Faults(seed, self.processes, self.history)
+        self.writers, self.readers = [], []
+
+    def make_workers(self):
+        ingesters = self.processes.of("ingester", "standalone")
+        queriers = self.processes.of("querier", "standalone")
+        for number in range(4):
+            is_producer = number % 2 == 1
+            # The last one writes through queriers, which forward.
+            through = queriers if number == 2 else ingesters
+            targets = [self.chance.choice(ingesters)] if is_producer else through
+            common = (self.history, self.stop, f"writer {self.seed} {number}")
+            self.writers.append(Writer(number, targets, is_producer, *common))
+        for number in range(2):
+            common = (self.history, self.stop, f"reader {self.seed} {number}")
+            self.readers.append(Reader(number, queriers, *common))
+
+    def run(self):
+        self.processes.start()
+        self.make_workers()
+        workers = self.writers + self.readers
+        for worker in workers:
+            worker.start()
+        self.faults.run(self.seconds, self.stop)
+        self.processes.heal()
+        self.stop.set()
+        for worker in workers:
+            worker.join(FINISH_SECONDS)
+            if worker.defect:
+                raise AssertionError(worker.defect)
+            if worker.is_alive():
+                raise AssertionError(f"{worker.name} hangs")
+        for writer in self.writers:
+            writer.finish(FINISH_SECONDS)
+        self.check_all("after the faults")
+        self.processes.restart()
+        self.check_all("after a restart of everything")
+        self.processes.stop()
+        lines = [line for process in self.processes.all for line in process.panics()]
+        if lines:
+            raise AssertionError("a process had a defect: " + lines[0])
+
+    def check_all(self, when):
+        """All queriers see everything, and all of them the same."""
+        answers = []
+        for querier in self.processes.of("querier", "standalone"):
+            expected = self.history.ask()
+            keys, values = self.ask_until_answered(querier)
+            self.history.check(expected, keys, values, f"{querier.name} {when}")
+            answers.append(set(keys.tolist()))
+        if any(answer != answers[0] for answer in answers):
+            raise AssertionError(f"queriers differ {when}")
+
+    def ask_until_answered(self, querier):
+        end = time.monotonic() + FINISH_SECONDS
+        while True:
+            try:
+                with querier.connect() as client:
+                    return all_rows(client)
+            except TROUBLE as error:
+                if time.monotonic() > end:
+                    raise AssertionError(f"{querier.name} gives no answer: {error}") from None
+                time.sleep(0.1)
+
+    def close(self):
+        self.stop.set()
+        self.processes.abandon()
+        if self.network:
+            self.network.close()
+
+    def summary(self):
+        rows = len(self.history.ask()[0])
+        answers = sum(reader.answers for reader in self.readers)
+        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.counts.items()))
+        return f"{rows} rows acknowledged, {answers} answers checked, faults: {faults}"
+
+
+def run_seed(seed, topology, seconds):
+    """Runs a seed; returns whether every promise was kept."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
+    began = time.monotonic()
+    run = Run(seed, topology, seconds, folder)
+    problem = None
+    try:
+        run.run()
+        if not any(reader.answers for reader in run.readers):
+            problem = "no answer was checked"
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+    finally:
+        run.close()
+    took = time.monotonic() - began
+    verdict = "FAILED" if problem else "ok"
+    print(f"seed {seed} {topology}: {verdict}; {run.summary()}; {took:.1f} s", flush=True)
+    if problem:
+        print(f"  {problem}\n  settings: {run.settings}\n  folder: {folder}", flush=True)
+    else:
+        shutil.rmtree(folder)
+    return problem is None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, help="the first seed; default: any")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, one after the other")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long faults go on")
+    parser.add_argument("--topology", default="both", choices=["standalone", "cluster", "both"])
+    arguments = parser.parse_args()
+    first = arguments.seed if arguments.seed is not None else random.randrange(10**6)
+    topologies = ["standalone", "cluster"] if arguments.topology == "both" else [arguments.topology]
+    passed = failed = 0
+    for seed in range(first, first + arguments.seeds):
+        for topology in topologies:
+            if run_seed(seed, topology, arguments.seconds):
+                passed += 1
+            else:
+                failed += 1
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

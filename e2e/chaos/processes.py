@@ -1,0 +1,255 @@
+"""The processes under test, kept running as a supervisor would, and what can be done to them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+import time
+
+import pyarrow.flight as flight
+import yaml
+
+BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
+START_SECONDS = 60
+STOP_SECONDS = 60
+# A supervisor waits before it starts a process again.
+RESTART_SECONDS = 0.2
+
+
+class Process:
+    """One `flightcluster` process. It is started again whenever it ends."""
+
+    def __init__(self, folder, name, role, config):
+        self.name, self.role, self.config = name, role, config
+        self.folder = pathlib.Path(folder) / name
+        self.folder.mkdir(parents=True)
+        self.data = self.folder / "data"
+        self.port_file = self.folder / "ports.json"
+        self.log_path = self.folder / "log.json"
+        self.lock = threading.RLock()
+        self.child = None
+        self.ports = {}
+        self.wanted = False
+        self.paused = False
+        self.starts = 0
+
+    # The ports of the running process, or None while there is none.
+
+    def port(self):
+        return self._port("port")
+
+    def internal_port(self):
+        return self._port("internal_port")
+
+    def _port(self, name):
+        with self.lock:
+            if not self.ports and self.port_file.exists():
+                text = self.port_file.read_text()
+                self.ports = json.loads(text) if text else {}
+            return self.ports.get(name)
+
+    def connect(self):
+        """A client of the public port; FlightUnavailableError while the process does not run."""
+        port = self.port()
+        if port is None:
+            raise flight.FlightUnavailableError(f"{self.name} does not run")
+        return flight.connect(f"grpc://127.0.0.1:{port}")
+
+    def start(self):
+        with self.lock:
+            self.wanted = True
+            self._spawn()
+
+    def _spawn(self):
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.config))
+        self.port_file.unlink(missing_ok=True)
+        self.ports = {}
+        self.starts += 1
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("FLIGHTCLUSTER_")}
+        with self.log_path.open("ab") as log:
+            self.child = subprocess.Popen(
+                [
+                    BINARY, self.role, "--config", self.folder / "config.yaml",
+                    "--data-dir", self.data, "--port-file", self.port_file,
+                    "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment | {"FLIGHTCLUSTER_LOG__FORMAT": "json"},
+            )  # fmt: skip
+
+    def supervise(self):
+        """Starts the process again if it has ended; returns whether it had."""
+        with self.lock:
+            if not self.wanted or self.child.poll() is None:
+                return False
+            self.ports = {}
+            time.sleep(RESTART_SECONDS)
+            self._spawn()
+            return True
+
+    def wait_until_ready(self):
+        end = time.monotonic() + START_SECONDS
+        # Every role writes its port file when it is ready.
+        while not (self.port() or self.internal_port()):
+            if time.monotonic() > end:
+                raise AssertionError(f"{self.name} is not ready: {self.log_tail()}")
+            self.supervise()
+            time.sleep(0.02)
+
+    def kill(self):
+        """SIGKILL; the supervisor starts it again."""
+        with self.lock:
+            self.ports = {}
+            self.child.send_signal(signal.SIGKILL)
+            self.child.wait()
+            self.port_file.unlink(missing_ok=True)
+            self.paused = False
+
+    def pause(self):
+        self.child.send_signal(signal.SIGSTOP)
+        self.paused = True
+
+    def resume(self):
+        if self.paused:
+            self.child.send_signal(signal.SIGCONT)
+            self.paused = False
+
+    def terminate(self):
+        """SIGTERM; the supervisor starts it again when it has ended."""
+        self.child.send_signal(signal.SIGTERM)
+
+    def stop(self):
+        """Ends it in order; raises when it does not end well."""
+        with self.lock:
+            self.wanted = False
+            self.resume()
+            if self.child is None or self.child.poll() is not None:
+                return
+            self.terminate()
+            try:
+                code = self.child.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"{self.name} did not end: {self.log_tail()}") from None
+            if code:
+                raise AssertionError(f"{self.name} ended with {code}: {self.log_tail()}")
+
+    def abandon(self):
+        """Ends it at once and for good."""
+        with self.lock:
+            self.wanted = False
+            if self.child is not None and self.child.poll() is None:
+                self.kill()
+
+    def log_tail(self):
+        text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return "\n" + "\n".join(text.splitlines()[-15:])
+
+    def panics(self):
+        """Log lines of our own mistakes: panics, and calls that ended with Internal."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return [line for line in lines if "panicked" in line or '"code":"Internal"' in line]
+
+
+class Processes:
+    """All processes of a topology, and the supervisor's thread."""
+
+    def __init__(self):
+        self.all = []
+        self.links = []
+        self.stop_supervising = threading.Event()
+        self.supervisor = threading.Thread(target=self._supervise, daemon=True)
+
+    def add(self, process):
+        self.all.append(process)
+        return process
+
+    def start(self):
+        for process in self.all:
+            process.start()
+        for process in self.all:
+            process.wait_until_ready()
+        self.supervisor.start()
+
+    def _supervise(self):
+        while not self.stop_supervising.wait(0.05):
+            for process in self.all:
+                process.supervise()
+
+    def of(self, *roles):
+        return [process for process in self.all if process.role in roles]
+
+    def heal(self):
+        """Ends every fault and waits until all processes serve."""
+        for link in self.links:
+            link.heal()
+        for process in self.all:
+            process.resume()
+        for process in self.all:
+            process.wait_until_ready()
+
+    def stop(self):
+        """Ends all in the order in which they need each other."""
+        self._end_supervisor()
+        for roles in (("querier",), ("ingester", "standalone"), ("catalog",)):
+            for process in self.of(*roles):
+                process.stop()
+
+    def restart(self):
+        self.stop()
+        self.stop_supervising.clear()
+        self.supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self.start()
+
+    def abandon(self):
+        self._end_supervisor()
+        for process in self.all:
+            process.abandon()
+
+    def _end_supervisor(self):
+        self.stop_supervising.set()
+        if self.supervisor.is_alive():
+            self.supervisor.join(10)
+
+
+def standalone(folder, settings):
+    """One process with all roles."""
+    processes = Processes()
+    processes.add(Process(folder, "standalone", "standalone", settings))
+    return processes
+
+
+def cluster(folder, settings, network, ingesters=3, queriers=2):
+    """A catalog, ingesters and queriers; each way between two of them is a link."""
+    processes = Processes()
+    key = pathlib.Path(folder) / "signing.key"
+    key.parent.mkdir(parents=True, exist_ok=True)
+    key.write_bytes(os.urandom(32))
+    internal = {"enabled": True, "listen_port": 0}
+    embedded = {"object_store": {"kind": "embedded"}}
+    server = settings.get("server", {}) | {"signing_key_file": str(key)}
+    base = settings | {"storage": embedded, "server": server}
+    catalog = Process(folder, "catalog", "catalog", base | {"internal": internal})
+    processes.add(catalog)
+
+    def member(name, role, **more):
+        to_catalog = network.link(f"{name}-catalog", catalog.internal_port)
+        processes.links.append(to_catalog)
+        config = base | {"catalog": {"url": f"http://127.0.0.1:{to_catalog.port}"}} | more
+        config["server"] = server | {"node_name": name}
+        return processes.add(Process(folder, name, role, config))
+
+    for number in range(ingesters):
+        name = f"ingester-{number}"
+        holder = []
+        to_me = network.link(f"{name}-tails", lambda holder=holder: holder[0].internal_port())
+        processes.links.append(to_me)
+        url = f"http://127.0.0.1:{to_me.port}"
+        holder.append(member(name, "ingester", internal=internal | {"advertise_url": url}))
+    for number in range(queriers):
+        member(f"querier-{number}", "querier", internal=internal)
+    return processes
