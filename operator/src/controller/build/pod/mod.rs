@@ -11,6 +11,7 @@ mod security;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use flightcluster_config::Role;
 use k8s_openapi::DeepMerge;
 use k8s_openapi::api::core::v1::{
     Container, LocalObjectReference, PodSpec, PodTemplateSpec, ResourceRequirements,
