@@ -440,23 +440,28 @@ async fn a_list_without_its_end_is_an_error() {
     assert!(text.contains("cut off"), "{text}");
 }
 
+/// A read is repeated. A write is not: the first attempt may still be at work, and would replace
+/// what the second one had made durable.
 #[tokio::test]
-async fn reads_and_replacing_puts_survive_a_lost_connection() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let store = remote(listener.local_addr().unwrap());
-    let inner = Arc::new(InMemory::new());
-    let app = router(Arc::clone(&inner) as _);
-    let server = tokio::spawn(async move {
-        drop(listener.accept().await.unwrap());
-        axum::serve(listener, app).await.unwrap();
-    });
-    let location = Path::from("x");
-    store.put(&location, "kept".into()).await.unwrap();
-    assert_eq!(
-        inner.get(&location).await.unwrap().bytes().await.unwrap(),
-        "kept"
-    );
-    server.abort();
+async fn reads_survive_a_lost_connection_and_writes_tell_it() {
+    for is_write in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let store = remote(listener.local_addr().unwrap());
+        let inner = Arc::new(InMemory::new());
+        let location = Path::from("x");
+        inner.put(&location, "kept".into()).await.unwrap();
+        let app = router(Arc::clone(&inner) as _);
+        let server = tokio::spawn(async move {
+            drop(listener.accept().await.unwrap());
+            axum::serve(listener, app).await.unwrap();
+        });
+        if is_write {
+            store.put(&location, "new".into()).await.unwrap_err();
+        }
+        let found = store.get(&location).await.unwrap().bytes().await.unwrap();
+        assert_eq!(found, "kept");
+        server.abort();
+    }
 }
 
 #[tokio::test]

@@ -137,8 +137,10 @@ impl ObjectStore for RemoteStore {
         };
         let path = location.as_ref();
         let limit = self.transport.limit_for(payload.content_length());
+        let permit = self.transport.upload_permit().await?;
         let response = match opts.mode {
-            PutMode::Overwrite => self.transport.send_repeatable(path, limit, build).await?,
+            // Sent once: a stalled first attempt could replace, unsynced, what a second one stored.
+            PutMode::Overwrite => self.transport.send_once(path, limit, build()).await?,
             // A repeat would find what the lost first one had created.
             PutMode::Create => {
                 self.transport
@@ -147,6 +149,7 @@ impl ObjectStore for RemoteStore {
             }
             PutMode::Update(_) => return self.not_implemented("put with a version to update"),
         };
+        drop(permit);
         let stored: Stored = response
             .json()
             .await

@@ -9,6 +9,7 @@ use object_store::path::Path;
 use object_store::{Error, Result};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use rustls::ClientConfig;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::protocol::{Kind, PREFIX, PeerError, Refusal, STORE};
 
@@ -17,6 +18,10 @@ const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_
 
 /// Longest wait for a TCP and TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Bodies sent at once. More would wait at the server for their turn and fill the window of the
+/// connection meanwhile, so that those whose turn it is could not go on.
+const PARALLEL_UPLOADS: usize = 4;
 
 /// Slowest network and disk, 1 MiB/s, that a `put` is still waited for.
 const TIME_PER_MEBIBYTE: Duration = Duration::from_secs(1);
@@ -108,9 +113,19 @@ pub(super) struct Transport {
     /// The base, for messages.
     pub(super) place: Arc<str>,
     pub(super) timeout: Duration,
+    uploads: Arc<Semaphore>,
 }
 
 impl Transport {
+    /// Waits until one more body may be sent; hold the answer until it has been.
+    pub(super) async fn upload_permit(&self) -> Result<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.uploads).acquire_owned().await;
+        permit.map_err(|closed| Error::Generic {
+            store: STORE,
+            source: closed.into(),
+        })
+    }
+
     pub(super) fn new(endpoint: RemoteEndpoint) -> Result<Self, SetupError> {
         let RemoteEndpoint { url, tls, timeout } = endpoint;
         let base = Url::parse(&url)?;
@@ -128,6 +143,7 @@ impl Transport {
             base,
             place,
             timeout,
+            uploads: Arc::new(Semaphore::new(PARALLEL_UPLOADS)),
         })
     }
 

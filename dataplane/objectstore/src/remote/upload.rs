@@ -79,6 +79,7 @@ impl RemoteUpload {
             .object(Method::PUT, location)
             .body(Body::wrap_stream(body(queue)));
         let task = tokio::spawn(async move {
+            let _permit = transport.upload_permit().await?;
             let response = transport.send_streaming(&path, request).await?;
             let stored = response.json::<Stored>().await;
             stored.map_err(|error| Error::from(transport.unreadable(error)))
