@@ -215,8 +215,9 @@ impl TableWriter {
         let result = self
             .hand_over_in_order(&mut order, batch, raw, producer, under_way)
             .await;
+        // Whatever the reason: a later number that is stored must not make this one look stored.
         if let (Err(error), Some(producer)) = (&result, producer)
-            && error.retry_after().is_some()
+            && !matches!(error, Error::ProducerOrder { .. })
         {
             self.core.producers.turned_away(self.table.id, producer);
         }

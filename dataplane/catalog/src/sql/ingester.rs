@@ -83,22 +83,25 @@ async fn watermarks(
 }
 
 async fn producers(c: &mut Connection) -> Result<Vec<ProducerPosition>, sqlx::Error> {
-    sqlx::query("SELECT table_id, producer, sequence FROM producers ORDER BY table_id, producer")
-        .try_map(|row: Row| {
-            let sequence: &str = row.try_get("sequence")?;
-            Ok(ProducerPosition {
-                table: TableId(unsigned(&row, "table_id")?),
-                producer: row.try_get("producer")?,
-                sequence: sequence
-                    .parse()
-                    .map_err(|error| sqlx::Error::ColumnDecode {
-                        index: "sequence".to_owned(),
-                        source: Box::new(error),
-                    })?,
-            })
+    sqlx::query(
+        "SELECT table_id, producer, sequence FROM producers \
+         ORDER BY changed_at_millis, table_id, producer",
+    )
+    .try_map(|row: Row| {
+        let sequence: &str = row.try_get("sequence")?;
+        Ok(ProducerPosition {
+            table: TableId(unsigned(&row, "table_id")?),
+            producer: row.try_get("producer")?,
+            sequence: sequence
+                .parse()
+                .map_err(|error| sqlx::Error::ColumnDecode {
+                    index: "sequence".to_owned(),
+                    source: Box::new(error),
+                })?,
         })
-        .fetch_all(c)
-        .await
+    })
+    .fetch_all(c)
+    .await
 }
 
 /// Records that an ingester holds nothing that is not in files.
