@@ -245,6 +245,20 @@ def test_executemany_binds_every_row(cursor, table):
     assert fetch(cursor, "SELECT count(*) AS n FROM t")["n"].to_pylist() == [5]
 
 
+def test_a_bound_batch_is_inserted_whole_through_the_query_path(cursor, table):
+    """S0-4: execute() with several rows goes by GetFlightInfo and DoGet."""
+    more = pa.record_batch({"id": [4, 5, 6], "name": ["d", "e", "f"], "value": [1.0, 2.0, 3.0]})
+    cursor.execute("INSERT INTO t VALUES (?, ?, ?)", more)
+    cursor.fetchall()
+    assert fetch(cursor, "SELECT sum(id) AS s FROM t")["s"].to_pylist() == [21]
+
+
+def test_a_null_among_bound_values_is_no_surprise(cursor, table):
+    """S0-4: the announced schema holds for every row of parameters."""
+    cursor.execute("SELECT ? AS v", pa.record_batch({"v": pa.array([5, None, 7], pa.int64())}))
+    assert cursor.fetch_arrow_table()["v"].to_pylist() == [5, None, 7]
+
+
 def test_a_query_result_becomes_a_table(cursor, table):
     """Issue section 3: CREATE TABLE AS."""
     cursor.execute("CREATE TABLE copy AS SELECT id, value FROM t WHERE value IS NOT NULL")

@@ -127,6 +127,12 @@ def test_flightsql_dbapi_updates(dbapi):
     """S3-20."""
     assert dbapi.execute_update("INSERT INTO weather SELECT * FROM weather") == 3
     assert read_all(dbapi, dbapi.execute("SELECT count(*) AS n FROM weather"))["n"][0].as_py() == 6
+    dbapi.execute_update("CREATE TABLE made (id BIGINT NOT NULL, name TEXT)")
+    assert dbapi.execute_update("INSERT INTO made VALUES (1, 'a'), (2, NULL)") == 2
+    assert read_all(dbapi, dbapi.execute("SELECT count(name) AS n FROM made"))["n"][0].as_py() == 1
+    dbapi.execute_update("DROP TABLE made")
+    with pytest.raises(pa.ArrowKeyError):
+        dbapi.execute("SELECT * FROM made")
 
 
 def test_flightsql_dbapi_sees_catalogs_schemas_and_tables(dbapi, database):

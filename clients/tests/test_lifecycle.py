@@ -1,6 +1,7 @@
 """Start and stop: ports, readiness, drain, exit codes, configuration mistakes."""
 
 import json
+import pathlib
 import socket
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import yaml
 from certificates import Authority
 from harness import (
     BINARY,
+    bearer,
     clean_environment,
     json_ticket,
     put,
@@ -66,11 +68,16 @@ def test_metrics_count_calls_by_method_and_code(plain, client, database):
         "rpc_duration_seconds_bucket",
         "ingest_buffer_bytes",
         "query_running",
+        "query_duration_seconds_count",
+        "query_rows_total",
+        'rpc_received_bytes_total{method="DoPut"}',
+        'rpc_sent_bytes_total{method="DoGet"}',
     ],
 )
 def test_metrics_cover_every_part(plain, client, database, part):
-    """Issue section 3, admin port."""
+    """Issue section 3, admin port: declared, and written by a put and a query."""
     put(client, database, "t", ROWS)
+    select(client, database, "SELECT * FROM t")
     assert any(part in line for line in plain.admin("/metrics")[1].splitlines() if line[:1] != "#")
 
 
@@ -78,6 +85,33 @@ def test_certificate_expiry_is_a_metric(secured):
     """Issue section 3, admin port: the test certificates live for two days."""
     left = secured.metric("certificate_not_after_timestamp_seconds") - time.time()
     assert 0 < left < 2 * 86400
+
+
+def test_refused_callers_are_counted_by_reason(secured):
+    """Docs/errors.md sends the owner of a cluster to this metric."""
+    for options, reason in ((None, "missing_token"), (bearer("wrong"), "unknown_token")):
+        with secured.client() as client, pytest.raises(flight.FlightUnauthenticatedError):
+            select(client, "d", "SELECT 1", options)
+        assert secured.metric("auth_failures_total", reason=reason) >= 1
+
+
+def test_the_malloc_settings_reach_the_allocator(new_server):
+    """Issue section 3: jemalloc reads its options before main; the process starts itself again."""
+    with running(new_server({"malloc": {"preset": "low-memory"}})) as server:
+        environment = pathlib.Path(f"/proc/{server.process.pid}/environ").read_bytes()
+        assert b"MALLOC_CONF=background_thread:true,dirty_decay_ms:0" in environment
+        with server.client() as client:
+            put(client, "d", "t", ROWS)
+
+
+def test_data_may_move_to_a_machine_with_another_name(new_server, tmp_path):
+    """A container gets a new host name at every start."""
+    server = new_server().start()
+    with server.client() as client:
+        put(client, "d", "t", ROWS)
+        names = select(client, "d", "SELECT * FROM system.ingesters").to_pylist()
+    server.stop()
+    assert [row["name"] for row in names] == ["standalone"]
 
 
 def test_every_log_line_in_production_is_json_with_a_request_id_per_call(plain, client, database):

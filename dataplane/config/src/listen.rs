@@ -13,7 +13,7 @@ use crate::units::{ByteSize, DurationText, duration};
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
     /// Name of this process, unique and stable in a cluster: an ingester is known by it. Unset: the
-    /// host name.
+    /// host name; a standalone process is then `standalone`.
     pub node_name: Option<String>,
     /// Address or host name the public port listens on. Anything but loopback needs `auth` and
     /// `tls`.
@@ -52,7 +52,7 @@ pub struct ServerConfig {
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub ticket_ttl: Duration,
-    /// File with the key tickets and handles are signed with (at least 32 bytes), the same for all
+    /// File with the key tickets and handles are signed with (32 random bytes), the same for all
     /// queriers. Unset: a random key per process, good for one process only.
     #[schemars(extend("format" = "path"))]
     pub signing_key_file: Option<PathBuf>,

@@ -34,6 +34,22 @@ use crate::status::{ErrorCode, Failure};
 /// Header and trailer that name a call in logs and errors.
 const REQUEST_ID: &str = "x-request-id";
 
+/// Path of the Flight methods.
+const FLIGHT_SERVICE: &str = "/arrow.flight.protocol.FlightService/";
+
+tokio::task_local! {
+    /// The id of the call that is being worked on.
+    static REQUEST_ID_OF_CALL: Arc<str>;
+}
+
+/// Gives a request to another pod the id of the call it is made for.
+pub(crate) fn pass_on_request_id<T>(request: &mut tonic::Request<T>) {
+    let id = REQUEST_ID_OF_CALL.try_with(Arc::clone).ok();
+    if let Some(id) = id.and_then(|id| id.parse().ok()) {
+        request.metadata_mut().insert(REQUEST_ID, id);
+    }
+}
+
 /// Longest request id taken over from a client, in characters.
 const MAX_REQUEST_ID: usize = 64;
 
@@ -69,6 +85,9 @@ pub struct Peer {
     pub address: std::net::SocketAddr,
 }
 
+/// Decides by the headers of a Flight call whether it is let in.
+pub type Admission = Arc<dyn Fn(&HeaderMap) -> Result<(), Failure> + Send + Sync>;
+
 /// Puts [`CallService`] in front of a service.
 #[derive(Clone)]
 pub struct CallLayer {
@@ -76,6 +95,9 @@ pub struct CallLayer {
     pub metrics: RpcMetrics,
     /// How long a client may leave a response unread.
     pub idle_timeout: Duration,
+    /// Asked before anything of a Flight call's body is read, so that strangers can't make the
+    /// server hold messages for them. `None` lets everyone in.
+    pub admission: Option<Admission>,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -128,7 +150,19 @@ where
             identity = tracing::field::Empty,
         );
         request.extensions_mut().insert(id.clone());
+        let id_of_call = id.clone();
         let call = Call::begin(&self.layer, method, id, span.clone());
+        if let Err(failure) = self.layer.admit(&request) {
+            let status = failure.into_status(call.id.as_str());
+            let response = call.watch(status.into_http(), deadline);
+            return std::future::ready(Ok(response)).boxed();
+        }
+        let received = Received {
+            metrics: self.layer.metrics.clone(),
+            method,
+            bytes: 0,
+        };
+        let request = request.map(|body| Body::new(CountedBody { body, received }));
         let answer = self.inner.call(request);
         let work = async move {
             let answer = AssertUnwindSafe(within(deadline, answer))
@@ -141,7 +175,63 @@ where
             };
             Ok(call.watch(response, deadline))
         };
-        work.instrument(span).boxed()
+        let id = Arc::clone(&id_of_call.0);
+        REQUEST_ID_OF_CALL.scope(id, work.instrument(span)).boxed()
+    }
+}
+
+impl CallLayer {
+    fn admit(&self, request: &Request<Body>) -> Result<(), Failure> {
+        let is_flight = request.uri().path().starts_with(FLIGHT_SERVICE);
+        match &self.admission {
+            Some(admission) if is_flight => admission(request.headers()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Counts the bytes of a request when it ends.
+struct Received {
+    metrics: RpcMetrics,
+    method: &'static str,
+    bytes: u64,
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.metrics.add_received(self.method, self.bytes);
+    }
+}
+
+/// The body of a request on its way in.
+struct CountedBody {
+    body: Body,
+    received: Received,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.received.bytes += data.len() as u64;
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -159,7 +249,7 @@ fn method_of(path: &str) -> &'static str {
         "DoAction",
         "ListActions",
     ];
-    match path.strip_prefix("/arrow.flight.protocol.FlightService/") {
+    match path.strip_prefix(FLIGHT_SERVICE) {
         Some(name) => METHODS
             .into_iter()
             .find(|known| *known == name)
@@ -371,12 +461,14 @@ impl WatchedBody {
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Inner {
+        let id = Arc::clone(&self.call.id.0);
         let mut unread = self.unread.lock();
         unread.polled = Instant::now();
         let Some(body) = unread.body.as_mut() else {
             return Inner::Stalled;
         };
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
+        let poll = || REQUEST_ID_OF_CALL.sync_scope(id, || Pin::new(body).poll_frame(cx));
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(poll));
         unread.waiting_for_client = matches!(polled, Ok(Poll::Ready(Some(Ok(_)))));
         match polled {
             Ok(poll) => Inner::Polled(poll),
@@ -509,6 +601,7 @@ mod tests {
         CallLayer {
             metrics: metrics.rpc.clone(),
             idle_timeout,
+            admission: None,
         }
     }
 
@@ -569,6 +662,35 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(made.headers()["x-request-id"].len(), 32);
+    }
+
+    /// S0-21: a stranger is answered although the body never comes.
+    #[tokio::test]
+    async fn a_call_is_refused_before_its_body_is_read() {
+        let metrics = metrics();
+        let layer = CallLayer {
+            admission: Some(Arc::new(|headers: &HeaderMap| {
+                if headers.contains_key("authorization") {
+                    return Ok(());
+                }
+                Err(Failure::new(ErrorCode::Unauthenticated, "who is it?"))
+            })),
+            ..layer(&metrics, Duration::from_secs(60))
+        };
+        let mut service = layer.layer(service_fn(async |request: Request<Body>| {
+            request.into_body().collect().await.unwrap();
+            Ok(grpc(Body::empty()))
+        }));
+        let never = futures::stream::pending::<Result<Bytes, axum::Error>>();
+        let mut stranger = request(&[]);
+        *stranger.body_mut() = Body::from_stream(never);
+        let refused = service.call(stranger).await.unwrap();
+        assert_eq!(refused.headers()["x-fc-code"], "UNAUTHENTICATED");
+        assert_eq!(finished(&metrics, "Unauthenticated"), 1);
+
+        let known = request(&[("authorization", "Bearer x")]);
+        let answered = service.call(known).await.unwrap();
+        assert!(!answered.headers().contains_key("x-fc-code"));
     }
 
     /// S0-20, S1-16: a panic ends the call with code 13 and nothing else.

@@ -1,13 +1,18 @@
 //! Who calls, on which database, and how the answer is to be encoded: read once a call, from its
 //! headers.
 
+use std::sync::Arc;
+
 use flightcluster_auth::{Action, Authenticator, Principal};
 use flightcluster_query::{Access, AccessKind};
+use flightcluster_telemetry::metrics::ReasonLabels;
 use flightcluster_wire::{Encoding, headers};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tonic::Request;
 use tracing::Span;
 
-use crate::call::RequestId;
+use crate::call::{Admission, RequestId};
 use crate::status::Failure;
 
 /// Database of a call that names none.
@@ -70,6 +75,24 @@ impl Caller {
             principal.may(action, database)
         })
     }
+}
+
+/// Lets in who authenticates; counts who does not, by reason.
+pub fn admission(
+    authenticator: Arc<Authenticator>,
+    failures: Family<ReasonLabels, Counter>,
+) -> Admission {
+    Arc::new(move |headers: &http::HeaderMap| {
+        let authorization = headers.get_all(headers::AUTHORIZATION);
+        match authenticator.authenticate(authorization.iter().map(|value| value.as_bytes())) {
+            Ok(_) => Ok(()),
+            Err(denied) => {
+                let reason = denied.category();
+                failures.get_or_create(&ReasonLabels { reason }).inc();
+                Err(denied.into())
+            }
+        }
+    })
 }
 
 /// The id given to a call by [`crate::call::CallLayer`].

@@ -6,7 +6,7 @@
 //! told to ask again instead of getting another schema than announced.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arrow_array::RecordBatch;
 use arrow_flight::{
@@ -18,12 +18,12 @@ use arrow_schema::{Schema, SchemaRef};
 use flightcluster_auth::Action;
 use flightcluster_catalog::{Table, TableName};
 use flightcluster_query::{ExecuteOptions, Plan, QueryRequest};
+use flightcluster_telemetry::metrics::QueryMetrics;
 use flightcluster_wire::command::TicketForm;
 use flightcluster_wire::{
-    Command, Descriptor, Encoding, TablePath, Ticket, TicketQuery, conform, fingerprint, params,
-    wire_schema,
+    Command, Descriptor, Encoding, TablePath, Ticket, TicketQuery, fingerprint, params, wire_schema,
 };
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::caller::Caller;
 use crate::metadata;
@@ -43,7 +43,8 @@ impl FlightServer {
         let (schema, ticket) = match self.asked(caller, Descriptor::decode(&descriptor)?)? {
             Asked::Statement(statement) => {
                 let plan = self.plan(caller, &first_execution(&statement)).await?;
-                let schema = wire_schema(&plan.schema(), caller.encoding);
+                let schema = schema_of_all(&statement, &plan);
+                let schema = wire_schema(&schema, caller.encoding);
                 let ticket = self.ticket(&statement, &plan, &schema)?;
                 (schema, ticket)
             }
@@ -126,34 +127,40 @@ impl FlightServer {
         number: u128,
     ) -> Result<Response, Failure> {
         let keepalive = self.settings.stream_keepalive_interval;
-        let mut executions = statement.executions().into_iter();
-        let first = executions.next().unwrap_or(statement);
-        let plan = self.plan(caller, &first).await?;
+        let plan = self.plan(caller, &first_execution(&statement)).await?;
+        let planned = schema_of_all(&statement, &plan);
+        let executions = statement.executions().into_iter().skip(1);
         if plan.is_update() {
-            self.executed
-                .run(number, self.execute_update(caller, plan, Some(number)))
-                .await?;
+            let all = async {
+                let mut sum = self.execute_update(caller, plan, Some(number)).await?;
+                // One execution for each further row of parameters, under a number of its own.
+                for (row, execution) in (1..).zip(executions) {
+                    let plan = self.plan(caller, &execution).await?;
+                    let number = number.wrapping_add(row);
+                    sum += self.execute_update(caller, plan, Some(number)).await?;
+                }
+                Ok(sum)
+            };
+            self.executed.run(number, all).await?;
             let nothing = futures::stream::empty();
             return respond(Arc::new(Schema::empty()), nothing, keepalive);
         }
-        let schema = announced_schema(&plan.schema(), caller.encoding, announced)?;
+        let schema = announced_schema(&planned, caller.encoding, announced)?;
         let mut plans = vec![plan];
         for execution in executions {
             plans.push(self.plan(caller, &execution).await?);
         }
         let engine = self.backends()?.engine()?.clone();
         let request_id = caller.request_id.clone();
-        let wire = Arc::clone(&schema);
         // One after the other: each begins when the one before has ended.
-        let batches = futures::stream::iter(plans)
-            .flat_map(move |plan| {
-                let options = ExecuteOptions {
-                    request_id: request_id.clone(),
-                    ..ExecuteOptions::default()
-                };
-                engine.execute(plan, options).map_err(Failure::from)
-            })
-            .map(move |batch| Ok(conform(&batch?, &wire)?));
+        let batches = futures::stream::iter(plans).flat_map(move |plan| {
+            let options = ExecuteOptions {
+                request_id: request_id.clone(),
+                ..ExecuteOptions::default()
+            };
+            engine.execute(plan, options).map_err(Failure::from)
+        });
+        let batches = measured(batches, self.metrics.clone());
         respond(schema, Box::pin(batches), keepalive)
     }
 
@@ -355,6 +362,20 @@ fn first_execution(statement: &Statement) -> Statement {
     first.unwrap_or_else(|| statement.clone())
 }
 
+/// The schema of all executions of a statement. A parameter that is null in one row of several need
+/// not be so in the first.
+fn schema_of_all(statement: &Statement, plan: &Plan) -> Schema {
+    let schema = plan.schema();
+    if statement.executions().len() < 2 {
+        return schema.as_ref().clone();
+    }
+    let fields = schema.fields().iter();
+    let fields: Vec<_> = fields
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    Schema::new_with_metadata(fields, schema.metadata().clone())
+}
+
 /// The schema to stream: the announced one, in whichever encoding that was.
 fn announced_schema(
     schema: &Schema,
@@ -388,6 +409,33 @@ fn list_criteria(criteria: &[u8]) -> Result<Option<String>, Failure> {
         Some(("db" | "database", name)) if !name.is_empty() => Ok(Some(name.to_owned())),
         _ => Err(unknown()),
     }
+}
+
+/// Counts the rows, and the time from the first question to the end, however it comes.
+fn measured(
+    batches: impl Stream<Item = Result<RecordBatch, Failure>> + Send + 'static,
+    metrics: QueryMetrics,
+) -> impl Stream<Item = Result<RecordBatch, Failure>> + Send {
+    struct Took(Option<Instant>, QueryMetrics);
+    impl Drop for Took {
+        fn drop(&mut self) {
+            if let Some(began) = self.0 {
+                self.1.duration.observe(began.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let took = Took(None, metrics);
+    futures::stream::unfold(
+        (Box::pin(batches), took),
+        async |(mut batches, mut took)| {
+            took.0.get_or_insert_with(Instant::now);
+            let batch = batches.next().await?;
+            if let Ok(batch) = &batch {
+                took.1.rows.inc_by(batch.num_rows() as u64);
+            }
+            Some((batch, (batches, took)))
+        },
+    )
 }
 
 fn now_millis() -> u64 {

@@ -41,10 +41,11 @@ use std::sync::Arc;
 use arrow_flight::flight_service_server::FlightServiceServer;
 use axum::Router;
 
-pub use call::CallLayer;
+pub use call::{Admission, CallLayer};
+pub use caller::admission;
 pub use gate::Gate;
 pub use internal::InternalService;
-pub use listener::Listener;
+pub use listener::{Listener, Stop};
 pub use peers::Peers;
 pub use put::decode_limits;
 pub use recent::FreshRows;

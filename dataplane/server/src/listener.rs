@@ -13,17 +13,21 @@ use flightcluster_tls::{AcceptError, TlsAcceptor};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::call::Peer;
 
 /// An HTTP/1.1 client that does not finish its request is dropped after this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection on which nobody has asked anything is closed after this; clients open another one
+/// when they need it.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// HTTP/2 settings. Clients of the C++ library send frames as large as we allow: 1 MiB frames and
 /// larger windows than the default raise the throughput of uploads by half.
@@ -56,9 +60,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Serves until `stop`; then closes the socket, tells clients to go elsewhere, and returns when
-    /// all calls are done or `drained` says that time is up.
-    pub async fn serve(self, stop: CancellationToken, drained: CancellationToken) {
+    /// Serves until all is over.
+    pub async fn serve(self, stop: Stop) {
         let Self {
             socket,
             tls,
@@ -67,29 +70,32 @@ impl Listener {
             name,
             metrics,
         } = self;
-        let graceful = GracefulShutdown::new();
-        let connection = Connection {
+        let connection = Arc::new(Connection {
             tls,
             router,
             max_concurrent_streams,
             name,
             metrics,
-        };
-        let connection = Arc::new(connection);
+        });
+        let connections = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = stop.cancelled() => break,
+                () = stop.close.cancelled() => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     let connection = Arc::clone(&connection);
-                    let watcher = graceful.watcher();
-                    let drained = drained.clone();
-                    tokio::spawn(async move {
+                    // Who connects while we drain is told so by an answer, and goes when we close.
+                    let leave = match stop.drain.is_cancelled() {
+                        true => stop.close.clone(),
+                        false => stop.drain.clone(),
+                    };
+                    let end = stop.end.clone();
+                    connections.spawn(async move {
                         tokio::select! {
-                            () = connection.run(stream, peer, watcher) => {}
-                            () = drained.cancelled() => {}
+                            () = connection.run(stream, peer, leave) => {}
+                            () = end.cancelled() => {}
                         }
                     });
                 }
@@ -101,11 +107,21 @@ impl Listener {
             }
         }
         drop(socket);
-        tokio::select! {
-            () = graceful.shutdown() => {}
-            () = drained.cancelled() => {}
-        }
+        connections.close();
+        connections.wait().await;
     }
+}
+
+/// What ends a listener, in this order.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Clients with a connection are told to open another one, elsewhere if they can; the socket
+    /// still accepts.
+    pub drain: CancellationToken,
+    /// The socket is closed.
+    pub close: CancellationToken,
+    /// Calls that still run are cut off.
+    pub end: CancellationToken,
 }
 
 /// What every connection of a port shares.
@@ -118,18 +134,13 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        watcher: hyper_util::server::graceful::Watcher,
-    ) {
+    async fn run(&self, stream: TcpStream, peer: SocketAddr, leave: CancellationToken) {
         // Small messages must not wait for the acknowledgement of earlier ones.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = %error, %peer, "can't set TCP_NODELAY");
         }
         match flightcluster_tls::accept(stream, self.tls.as_ref()).await {
-            Ok(stream) => self.serve(stream, peer, watcher).await,
+            Ok(stream) => self.serve(stream, peer, leave).await,
             Err(error) => self.refused(&error, peer),
         }
     }
@@ -155,12 +166,8 @@ impl Connection {
         tracing::warn!(%peer, error = %crate::status::chain(error), "connection refused");
     }
 
-    async fn serve<S>(
-        &self,
-        stream: S,
-        peer: SocketAddr,
-        watcher: hyper_util::server::graceful::Watcher,
-    ) where
+    async fn serve<S>(&self, stream: S, peer: SocketAddr, leave: CancellationToken)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let labels = ListenerLabels {
@@ -168,7 +175,10 @@ impl Connection {
         };
         let _open = GaugeGuard::new(&self.metrics.open.get_or_create(&labels));
         let router = self.router.clone();
+        let asked = CancellationToken::new();
+        let first = asked.clone();
         let service = tower::service_fn(move |request: http::Request<Incoming>| {
+            first.cancel();
             let mut request: Request = request.map(Body::new);
             request.extensions_mut().insert(Peer { address: peer });
             router.clone().oneshot(request)
@@ -190,7 +200,23 @@ impl Connection {
             .header_read_timeout(REQUEST_TIMEOUT);
         let connection =
             builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        if let Err(error) = watcher.watch(connection).await {
+        let mut connection = std::pin::pin!(connection);
+        let mut silent = std::pin::pin!(tokio::time::sleep(FIRST_REQUEST_TIMEOUT));
+        let mut leaving = false;
+        let result = loop {
+            tokio::select! {
+                result = connection.as_mut() => break result,
+                () = leave.cancelled(), if !leaving => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = silent.as_mut(), if !asked.is_cancelled() && !silent.is_elapsed() => {
+                    tracing::debug!(%peer, "connection closed: it asked nothing");
+                    return;
+                }
+            }
+        };
+        if let Err(error) = result {
             tracing::debug!(%peer, error = %error, "connection ended with an error");
         }
     }

@@ -1,21 +1,22 @@
 //! Remembers what a statement with effects answered, by the number of its ticket: a client that
 //! redeems a ticket twice, or retries after a broken connection, does not run it twice.
 //!
-//! The memory is this process's and bounded; across processes the rows of an `INSERT` are
-//! recognised by the ingester through the same number.
+//! The memory is this process's and bounded; across processes an ingester recognises the first batch
+//! of an `INSERT` by the same number.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::status::Failure;
+use crate::status::{ErrorCode, Failure};
 
 /// Tickets remembered. They live for minutes, and few carry statements with effects.
 const CAPACITY: usize = 10_000;
 
-type Cell = Arc<OnceCell<u64>>;
+type Cell = Arc<Execution>;
 
 /// Executions by ticket number.
 #[derive(Debug, Default)]
@@ -27,16 +28,36 @@ struct Memory {
     order: VecDeque<u128>,
 }
 
+#[derive(Debug, Default)]
+struct Execution {
+    begun: AtomicBool,
+    outcome: OnceCell<Result<u64, Failure>>,
+}
+
 impl OnceEach {
-    /// Runs `work` unless it succeeded before under this number; callers with the same number wait
-    /// for each other. A failure is not remembered.
+    /// Runs `work` unless it ran before under this number, and answers what it came to; callers with
+    /// the same number wait for each other.
+    ///
+    /// A failure is remembered too: the rows of an `INSERT … SELECT` may be stored in part, and a
+    /// second run would meet another snapshot. For the same reason a run that was dropped in the
+    /// middle is not begun again.
     pub(crate) async fn run(
         &self,
         number: u128,
         work: impl Future<Output = Result<u64, Failure>>,
     ) -> Result<u64, Failure> {
-        let cell = self.cell(number);
-        cell.get_or_try_init(|| work).await.copied()
+        let execution = self.cell(number);
+        let once = async {
+            if execution.begun.swap(true, Ordering::SeqCst) {
+                return Err(Failure::new(
+                    ErrorCode::InvalidTicket,
+                    "the statement of this ticket was begun and broken off: see what it has done, \
+                     and ask for a new ticket if it is to run again",
+                ));
+            }
+            work.await
+        };
+        execution.outcome.get_or_init(|| once).await.clone()
     }
 
     fn cell(&self, number: u128) -> Cell {
@@ -59,10 +80,9 @@ impl OnceEach {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
-    use crate::status::ErrorCode;
 
     #[tokio::test]
     async fn the_same_number_runs_once() {
@@ -74,13 +94,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_may_be_retried() {
+    async fn a_failure_is_answered_again_and_nothing_runs() {
         let once = OnceEach::default();
-        let failed = once
-            .run(1, async { Err(Failure::new(ErrorCode::Internal, "x")) })
-            .await;
-        assert!(failed.is_err());
-        assert_eq!(once.run(1, async { Ok(5) }).await.unwrap(), 5);
+        let failed = async { Err(Failure::new(ErrorCode::Overloaded, "full")) };
+        assert!(once.run(1, failed).await.is_err());
+        let again = once.run(1, async { panic!("runs twice") }).await;
+        assert_eq!(again.unwrap_err().message, "full");
+    }
+
+    #[tokio::test]
+    async fn a_run_that_was_dropped_is_not_begun_again() {
+        let once = OnceEach::default();
+        {
+            let dropped = once.run(1, std::future::pending());
+            tokio::pin!(dropped);
+            assert!(futures::poll!(dropped).is_pending());
+        }
+        let again = once.run(1, async { panic!("runs twice") }).await;
+        assert_eq!(again.unwrap_err().code, ErrorCode::InvalidTicket);
     }
 
     #[tokio::test]

@@ -99,6 +99,8 @@ impl FlightServer {
             mode: PutMode::CreateOrAppend,
             create_database: true,
             idempotency_key: None,
+            owner: caller.principal.name().to_owned(),
+            forwarded: false,
         };
         let acks = self.backends()?.writes()?.put(target, messages).await?;
         Ok(acks
@@ -178,11 +180,16 @@ impl FlightServer {
                 format!("table not found: {table}"),
             ));
         }
+        if mode == PutMode::Replace {
+            caller.authorize(Action::Admin, &table.database)?;
+        }
         let target = PutTarget {
             table,
             mode,
             create_database: true,
             idempotency_key: None,
+            owner: caller.principal.name().to_owned(),
+            forwarded: false,
         };
         let mut acks = self.backends()?.writes()?.put(target, messages).await?;
         let mut rows = 0;

@@ -20,6 +20,7 @@ use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
 
+use crate::call::pass_on_request_id;
 use crate::peers::Peers;
 
 /// What one pod asks another for, as JSON in a ticket on the internal port.
@@ -159,7 +160,9 @@ impl FreshRows {
             },
             _ => unreachable(status.into()),
         };
-        let response = client.do_get(Ticket::new(ticket)).await.map_err(failed)?;
+        let mut request = tonic::Request::new(Ticket::new(ticket));
+        pass_on_request_id(&mut request);
+        let response = client.do_get(request).await.map_err(failed)?;
         let messages = response.into_inner().map_err(FlightError::from);
         FlightRecordBatchStream::new_from_flight_data(messages)
             .try_filter(|batch| std::future::ready(batch.num_rows() > 0))

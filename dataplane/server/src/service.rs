@@ -17,6 +17,7 @@ use flightcluster_auth::{Authenticator, Credential};
 use flightcluster_catalog::Catalog;
 use flightcluster_config::ServerConfig;
 use flightcluster_query::Engine;
+use flightcluster_telemetry::metrics::QueryMetrics;
 use flightcluster_wire::{SigningKey, headers};
 use futures::{Stream, StreamExt as _};
 use tonic::metadata::MetadataValue;
@@ -69,6 +70,8 @@ pub struct FlightServerOptions {
     pub key: SigningKey,
     /// Closed while starting and stopping.
     pub gate: Arc<Gate>,
+    /// Where queries are counted.
+    pub metrics: QueryMetrics,
 }
 
 /// The public Flight service. Cheap to share; all its state but the memory of executed tickets is
@@ -79,6 +82,7 @@ pub struct FlightServer {
     pub(crate) sql_info: SqlInfoData,
     /// Statements with effects that ran through a ticket, so that they run once.
     pub(crate) executed: OnceEach,
+    pub(crate) metrics: QueryMetrics,
     authenticator: Arc<Authenticator>,
     gate: Arc<Gate>,
     backends: OnceLock<Backends>,
@@ -97,12 +101,14 @@ impl FlightServer {
             authenticator,
             key,
             gate,
+            metrics,
         } = options;
         Ok(Self {
             settings,
             key,
             sql_info: crate::sql_info::sql_info()?,
             executed: OnceEach::default(),
+            metrics,
             authenticator,
             gate,
             backends: OnceLock::new(),

@@ -4,7 +4,8 @@
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::{
-    SqlInfo, SqlNullOrdering, SqlSupportedCaseSensitivity, SqlSupportedTransaction,
+    SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity,
+    SqlSupportedGroupBy, SqlSupportedSubqueries, SqlSupportedTransaction, SqlSupportedUnions,
     SupportedSqlGrammar,
 };
 
@@ -29,7 +30,8 @@ pub(crate) fn sql_info() -> Result<SqlInfoData, FlightError> {
     info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
     info.append(SqlInfo::FlightSqlServerStatementTimeout, 0i32);
     info.append(SqlInfo::FlightSqlServerTransactionTimeout, 0i32);
-    info.append(SqlInfo::SqlDdlCatalog, true);
+    // CREATE DATABASE, but no DROP DATABASE.
+    info.append(SqlInfo::SqlDdlCatalog, false);
     info.append(SqlInfo::SqlDdlSchema, false);
     info.append(SqlInfo::SqlDdlTable, true);
     info.append(
@@ -67,6 +69,26 @@ pub(crate) fn sql_info() -> Result<SqlInfoData, FlightError> {
     );
     info.append(SqlInfo::SqlAnsi92SupportedLevel, 0b1i32);
     info.append(SqlInfo::SqlSupportsIntegrityEnhancementFacility, false);
+    info.append(
+        SqlInfo::SqlSupportedGroupBy,
+        1i32 << (SqlSupportedGroupBy::SqlGroupByUnrelated as i32)
+            | 1 << (SqlSupportedGroupBy::SqlGroupByBeyondSelect as i32),
+    );
+    info.append(
+        SqlInfo::SqlOuterJoinsSupportLevel,
+        1i32 << (SqlOuterJoinsSupportLevel::SqlFullOuterJoins as i32),
+    );
+    info.append(
+        SqlInfo::SqlSupportedSubqueries,
+        1i32 << (SqlSupportedSubqueries::SqlSubqueriesInExists as i32)
+            | 1 << (SqlSupportedSubqueries::SqlSubqueriesInIns as i32)
+            | 1 << (SqlSupportedSubqueries::SqlSubqueriesInComparisons as i32),
+    );
+    info.append(
+        SqlInfo::SqlSupportedUnions,
+        1i32 << (SqlSupportedUnions::SqlUnion as i32)
+            | 1 << (SqlSupportedUnions::SqlUnionAll as i32),
+    );
     info.append(SqlInfo::SqlSchemaTerm, "schema");
     info.append(SqlInfo::SqlProcedureTerm, "procedure");
     info.append(SqlInfo::SqlCatalogTerm, "database");
@@ -85,7 +107,7 @@ pub(crate) fn sql_info() -> Result<SqlInfoData, FlightError> {
     info.append(SqlInfo::SqlTransactionsSupported, false);
     info.append(SqlInfo::SqlDataDefinitionCausesTransactionCommit, false);
     info.append(SqlInfo::SqlDataDefinitionsInTransactionsIgnored, false);
-    info.append(SqlInfo::SqlBatchUpdatesSupported, false);
+    info.append(SqlInfo::SqlBatchUpdatesSupported, true);
     info.append(SqlInfo::SqlSavepointsSupported, false);
     info.append(SqlInfo::SqlNamedParametersSupported, true);
     info.append(SqlInfo::SqlLocatorsUpdateCopy, false);

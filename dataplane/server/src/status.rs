@@ -23,9 +23,9 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// `ErrorInfo.domain` of every error of this product.
 pub const DOMAIN: &str = "flightcluster.io";
 
-/// Longest message text in characters. Clients drop calls whose trailers exceed 8 to 16 KiB, and
-/// text grows up to three times by percent-encoding.
-const MAX_MESSAGE_CHARS: usize = 1000;
+/// Longest message text, in bytes of its percent-encoded form. Clients drop calls whose trailers
+/// exceed 8 to 16 KiB, and the text is sent twice: encoded, and in the details.
+const MAX_MESSAGE_BYTES: usize = 3000;
 
 /// Arrow's own status number for an I/O error: with it pyarrow hands the details to the caller.
 const ARROW_STATUS_IO_ERROR: &str = "5";
@@ -330,14 +330,20 @@ fn trailers(code: ErrorCode, request_id: &str) -> MetadataMap {
     trailers
 }
 
-/// Cuts by characters, never inside one.
+/// Cuts between characters, by what they need on the wire.
 fn shorten(message: &str) -> String {
-    if message.chars().count() <= MAX_MESSAGE_CHARS {
-        return message.to_owned();
+    let mut bytes = 0;
+    let cut = message.char_indices().find(|(_, character)| {
+        bytes += match character {
+            ' '..='~' if *character != '%' => 1,
+            other => other.len_utf8() * "%00".len(),
+        };
+        bytes > MAX_MESSAGE_BYTES
+    });
+    match cut {
+        Some((at, _)) => format!("{}…", &message[..at]),
+        None => message.to_owned(),
     }
-    let mut short: String = message.chars().take(MAX_MESSAGE_CHARS).collect();
-    short.push('…');
-    short
 }
 
 /// The text of an error with its causes, each once: some libraries repeat the cause's text in

@@ -7,6 +7,7 @@
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher as _;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,15 +20,18 @@ use flightcluster_catalog::{Catalog, IngesterState, TableName};
 use flightcluster_ingest::{Ingest, Producer, TableMode, TableWriter};
 use flightcluster_query::BatchStream;
 use flightcluster_wire::decode::DecodedBatch;
-use flightcluster_wire::{BatchEncoder, DecodeLimits, Decoded, EncodeLimits, StreamDecoder};
+use flightcluster_wire::{
+    BatchEncoder, DecodeLimits, Decoded, EncodeLimits, StreamDecoder, plain_batch_bytes,
+};
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument as _;
 
+use crate::call::pass_on_request_id;
 use crate::peers::Peers;
 use crate::status::{ErrorCode, Failure};
 
@@ -85,6 +89,11 @@ pub struct PutTarget {
     /// Makes a repeated upload of the same batches store them once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// Who uploads. Producers of different identities are different producers.
+    pub owner: String,
+    /// Whether another process passes the upload on.
+    #[serde(default)]
+    pub forwarded: bool,
 }
 
 /// A place that takes uploads.
@@ -112,7 +121,9 @@ fn producer_of(
     batch_number: u64,
 ) -> Result<Option<Producer>, Failure> {
     if let Some(key) = &target.idempotency_key {
-        return Ok(Some(Producer {
+        // Only the first batch tells whether a statement ran before: where its batches begin and
+        // end differs from run to run.
+        return Ok((batch_number == 1).then(|| Producer {
             id: key.clone(),
             sequence: batch_number,
         }));
@@ -122,7 +133,15 @@ fn producer_of(
         return Ok(None);
     };
     match (metadata.producer, metadata.sequence) {
-        (Some(id), Some(sequence)) => Ok(Some(Producer { id, sequence })),
+        (Some(_), Some(_)) if target.forwarded => Err(Failure::new(
+            ErrorCode::InvalidArgument,
+            "app_metadata names a producer, and an ingester remembers its producers by itself: send \
+             these batches, and their repeats, to one ingester and not to a querier",
+        )),
+        (Some(id), Some(sequence)) => Ok(Some(Producer {
+            id: format!("{}/{id}", target.owner),
+            sequence,
+        })),
         (None, _) => Ok(None),
         (Some(_), None) => Err(Failure::new(
             ErrorCode::InvalidArgument,
@@ -156,9 +175,20 @@ impl Writes for LocalWrites {
             target,
             writer: None,
             batches: 0,
+            max_plain_bytes: self.limits.max_decompressed_bytes as u64,
         };
         let span = tracing::Span::current();
-        tokio::spawn(upload.run(messages, sender).instrument(span));
+        let tell = sender.clone();
+        let run = async move {
+            // Without this, a stream of acknowledgements that ends early would look complete.
+            let ended = AssertUnwindSafe(upload.run(messages, sender)).catch_unwind();
+            if ended.await.is_err() {
+                let failure = Failure::new(ErrorCode::Internal, "the upload panicked");
+                // The client may be gone: nobody to tell then.
+                let _ = tell.send(Err(failure)).await;
+            }
+        };
+        tokio::spawn(run.instrument(span));
         Ok(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed())
     }
 }
@@ -170,6 +200,8 @@ struct Upload {
     target: PutTarget,
     writer: Option<Arc<TableWriter>>,
     batches: u64,
+    /// Bytes a batch may need once its dictionaries and run ends are written out.
+    max_plain_bytes: u64,
 }
 
 type Write = BoxFuture<'static, Result<Ack, Failure>>;
@@ -267,6 +299,15 @@ impl Upload {
                 "a batch came before the schema",
             ));
         };
+        let bytes = plain_batch_bytes(&batch);
+        if bytes > self.max_plain_bytes {
+            let message = format!(
+                "the batch needs {bytes} bytes with its dictionaries and run ends written out, more \
+                 than {}; send fewer rows in a batch",
+                self.max_plain_bytes
+            );
+            return Err(Failure::new(ErrorCode::MessageTooLarge, message));
+        }
         self.batches += 1;
         let producer = producer_of(&app_metadata, &self.target, self.batches)?;
         let raw = raw.map(|raw| vec![(raw.header, raw.body)]);
@@ -340,6 +381,10 @@ impl Writes for ForwardedWrites {
             return Err(Failure::new(ErrorCode::InvalidData, "the upload is empty"));
         };
         let mut first = first?;
+        let target = PutTarget {
+            forwarded: true,
+            ..target
+        };
         first.flight_descriptor = Some(FlightDescriptor::new_cmd(target_to_json(&target)?));
         let mut refused = None;
         for url in self.candidates().await? {
@@ -351,8 +396,10 @@ impl Writes for ForwardedWrites {
             }
             let failure = Arc::new(Mutex::new(None));
             let stream = keep_failure(first, messages, Arc::clone(&failure));
+            let mut request = tonic::Request::new(stream);
+            pass_on_request_id(&mut request);
             let response = client
-                .do_put(stream)
+                .do_put(request)
                 .await
                 .map_err(|status| Failure::from_peer(&url, &status))?;
             return Ok(forwarded_acks(url, response.into_inner(), failure).boxed());
@@ -423,14 +470,53 @@ impl flightcluster_query::ports::TableWriter for InsertedRows {
             mode: PutMode::Append,
             create_database: false,
             idempotency_key: idempotency_key.map(|key| format!("statement-{key:032x}")),
+            owner: String::new(),
+            forwarded: false,
         };
-        let mut acks = self.0.put(target, batches_to_messages(rows)).await?;
+        let (proceed, gate) = oneshot::channel();
+        let mut proceed = Some(proceed);
+        let messages = behind_gate(batches_to_messages(rows), gate);
+        let mut acks = self.0.put(target, messages).await?;
         let mut stored = 0;
         while let Some(ack) = acks.next().await {
-            stored += ack?.rows;
+            let ack = ack?;
+            stored += ack.rows;
+            if let Some(proceed) = proceed.take() {
+                // Nobody waits when there is no second message.
+                let _ = proceed.send(!ack.duplicate);
+            }
         }
         Ok(stored)
     }
+}
+
+/// Messages before the gate: the schema and the first batch.
+const BEFORE_GATE: usize = 2;
+
+/// Holds what follows the first batch back until its acknowledgement says that the statement did not
+/// run before. If it did, and there is more than one batch, it may have stored only some.
+fn behind_gate(messages: Messages, gate: oneshot::Receiver<bool>) -> Messages {
+    let mut gate = Some(gate);
+    messages
+        .enumerate()
+        .then(move |(number, message)| {
+            let gate = (number == BEFORE_GATE).then(|| gate.take()).flatten();
+            async move {
+                let proceed = match gate {
+                    Some(gate) => gate.await == Ok(true),
+                    None => true,
+                };
+                if proceed {
+                    return message;
+                }
+                Err(Failure::new(
+                    ErrorCode::InvalidTicket,
+                    "the statement of this ticket was begun before: see what it has done, and ask \
+                     for a new ticket if it is to run again",
+                ))
+            }
+        })
+        .boxed()
 }
 
 /// Encodes batches as an upload; the schema is that of the first one.

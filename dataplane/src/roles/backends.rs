@@ -66,13 +66,17 @@ pub(crate) async fn open(
         Role::Catalog => Ok(catalog_parts(config, catalog, store)),
         Role::Ingester => {
             let url = internal_url(config, internal);
-            let ingest = open_ingest(config, url, &catalog, &store, metrics).await?;
+            let name = config.server.node_name();
+            let ingest = open_ingest(config, name, url, &catalog, &store, metrics).await?;
             Ok(ingester_parts(config, catalog, ingest))
         }
         Role::Querier => querier_parts(config, catalog, store, identities),
         Role::Standalone => {
             let url = internal_url(config, internal);
-            let ingest = open_ingest(config, url, &catalog, &store, metrics).await?;
+            // Its data may move to another machine, or into a container with another host name.
+            let name = config.server.node_name.clone();
+            let name = name.unwrap_or_else(|| Role::Standalone.as_str().to_owned());
+            let ingest = open_ingest(config, name, url, &catalog, &store, metrics).await?;
             standalone_parts(config, catalog, store, ingest)
         }
     }
@@ -162,6 +166,7 @@ fn internal_url(config: &Config, internal: Option<SocketAddr>) -> String {
 
 async fn open_ingest(
     config: &Config,
+    node_name: String,
     internal_url: String,
     catalog: &Arc<dyn Catalog>,
     store: &Arc<dyn ObjectStore>,
@@ -175,7 +180,7 @@ async fn open_ingest(
         config: config.ingest.clone(),
         catalog: Arc::clone(catalog),
         store: Arc::clone(store),
-        node_name: config.server.node_name(),
+        node_name,
         internal_url,
         wal_dir: config.storage.data_dir.join("wal"),
         observer: Arc::new(observer),

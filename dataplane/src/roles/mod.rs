@@ -26,7 +26,7 @@ use anyhow::Context as _;
 use flightcluster_config::{Config, Loaded, LogFormat, Role, malloc_conf};
 use flightcluster_server::status::chain;
 use flightcluster_server::{
-    CallLayer, FlightServer, FlightServerOptions, Gate, Listener, public_router,
+    CallLayer, FlightServer, FlightServerOptions, Gate, Listener, Stop, admission, public_router,
 };
 use flightcluster_telemetry::health::{Health, Liveness};
 use flightcluster_telemetry::log;
@@ -101,6 +101,14 @@ async fn run(
     let calls = CallLayer {
         metrics: metrics.rpc.clone(),
         idle_timeout: config.server.stream_idle_timeout,
+        admission: None,
+    };
+    let public_calls = CallLayer {
+        admission: Some(admission(
+            Arc::clone(&identities.authenticator),
+            metrics.connections.auth_failures.clone(),
+        )),
+        ..calls.clone()
     };
     let service = Arc::new(
         FlightServer::new(FlightServerOptions {
@@ -108,10 +116,11 @@ async fn run(
             authenticator: Arc::clone(&identities.authenticator),
             key: identities.signing_key.clone(),
             gate: Arc::clone(&gate),
+            metrics: metrics.query.clone(),
         })
         .map_err(|failure| anyhow::anyhow!("{failure}"))?,
     );
-    let stop = Stop::default();
+    let stop = StopAll::default();
     let Ports {
         public,
         internal,
@@ -129,13 +138,13 @@ async fn run(
                 Arc::clone(&service),
                 health_service,
                 config.server.max_message_bytes.as_usize(),
-                calls.clone(),
+                public_calls.clone(),
             ),
             max_concurrent_streams: config.server.max_concurrent_streams,
             name: "public",
             metrics: metrics.connections.clone(),
         };
-        tokio::spawn(listener.serve(stop.public.clone(), stop.deadline.clone()))
+        tokio::spawn(listener.serve(stop.public.clone()))
     });
 
     let opening = backends::open(role, &config, bound.internal, &identities, &metrics);
@@ -160,7 +169,7 @@ async fn run(
             name: "internal",
             metrics: metrics.connections.clone(),
         };
-        tokio::spawn(listener.serve(stop.internal.clone(), stop.deadline.clone()))
+        tokio::spawn(listener.serve(stop.internal.clone()))
     });
     observe::sample(&metrics, ingest.clone(), engine, background.clone());
     if let Some(backends) = backends {
@@ -204,13 +213,12 @@ async fn run(
 
 /// What ends the parts of a process, in order.
 #[derive(Default)]
-struct Stop {
-    public: CancellationToken,
-    internal: CancellationToken,
-    deadline: CancellationToken,
+struct StopAll {
+    public: Stop,
+    internal: Stop,
 }
 
-impl Stop {
+impl StopAll {
     async fn run(
         self,
         role: Role,
@@ -220,13 +228,14 @@ impl Stop {
         ingest: Option<Arc<flightcluster_ingest::Ingest>>,
         internal: Option<tokio::task::JoinHandle<()>>,
     ) -> ExitCode {
+        self.public.drain.cancel();
         // Behind a Service it takes time until nobody connects any more; on a laptop with nothing
         // running there is nobody to wait for.
         if role != Role::Standalone || rpc.is_busy() {
             tracing::info!(window = ?config.server.drain_window, "draining");
             tokio::time::sleep(config.server.drain_window).await;
         }
-        self.public.cancel();
+        self.public.close.cancel();
         let finish = async {
             if let Some(public) = public {
                 // A panic in there has been logged by the hook.
@@ -239,6 +248,7 @@ impl Stop {
         {
             tracing::warn!(timeout = ?config.server.shutdown_timeout, "calls were cut off");
         }
+        self.public.end.cancel();
         let mut code = ExitCode::SUCCESS;
         if let Some(ingest) = ingest {
             let drained = tokio::time::timeout(config.server.shutdown_timeout, ingest.drain());
@@ -254,9 +264,9 @@ impl Stop {
                 }
             }
         }
-        self.internal.cancel();
         // Peers keep their connections open; nothing of theirs is running any more.
-        self.deadline.cancel();
+        self.internal.close.cancel();
+        self.internal.end.cancel();
         if let Some(internal) = internal {
             let _ = internal.await;
         }

@@ -88,7 +88,7 @@ async fn metrics_are_served_as_open_metrics_text() {
     let metrics = metrics();
     metrics.rpc.start("DoGet").finish("Ok");
     let running = metrics.rpc.start("DoPut");
-    running.add_received(7);
+    metrics.rpc.add_received("DoPut", 7);
     metrics
         .connections
         .auth_failures

@@ -77,6 +77,12 @@ pub(crate) fn plain_bytes(array: &dyn Array) -> u64 {
     })
 }
 
+/// Bytes the values of `batch` need without dictionaries, run ends and views: a few kilobytes of keys
+/// may stand for terabytes.
+pub fn plain_batch_bytes(batch: &RecordBatch) -> u64 {
+    sum(batch.columns().iter().map(|column| plain_bytes(column)))
+}
+
 /// Bytes of the body arrow-ipc writes for `batch`, dictionaries not counted, padding included.
 pub(crate) fn body_bytes(batch: &RecordBatch) -> u64 {
     sum(batch.columns().iter().map(column_body_bytes))

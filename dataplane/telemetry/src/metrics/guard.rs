@@ -62,16 +62,6 @@ impl RpcCall {
         self.method
     }
 
-    /// Counts bytes of a message that came in.
-    pub fn add_received(&self, bytes: u64) {
-        self.metrics
-            .received
-            .get_or_create(&MethodLabels {
-                method: self.method,
-            })
-            .inc_by(bytes);
-    }
-
     /// Counts bytes of a message that went out.
     pub fn add_sent(&self, bytes: u64) {
         self.metrics

@@ -246,6 +246,12 @@ impl RpcMetrics {
         }
     }
 
+    /// Counts bytes of messages that came in.
+    pub fn add_received(&self, method: &'static str, bytes: u64) {
+        let labels = MethodLabels { method };
+        self.received.get_or_create(&labels).inc_by(bytes);
+    }
+
     /// Whether any call is running.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -295,7 +301,7 @@ impl ConnectionMetrics {
             ),
             auth_failures: declare.counters(
                 "flightcluster_auth_failures_total",
-                "Calls refused because of their credentials or permissions",
+                "Calls refused because of their credentials, by reason",
             ),
         }
     }
@@ -409,7 +415,7 @@ impl CatalogMetrics {
 /// Queries.
 #[derive(Debug, Clone)]
 pub struct QueryMetrics {
-    /// Seconds of a query, without waiting.
+    /// Seconds of a query, waiting included.
     pub duration: Histogram,
     /// Queries that wait.
     pub queued: Gauge,
@@ -424,7 +430,7 @@ impl QueryMetrics {
         Self {
             duration: declare.histogram(
                 "flightcluster_query_duration_seconds",
-                "Time of one query from its turn to its last batch",
+                "Time of one query from its first question to its last batch, waiting included",
                 call_seconds,
             ),
             queued: declare.gauge(
