@@ -14,7 +14,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/target \
     CARGO_TARGET_DIR=/target cargo build --locked --release \
         --package flightcluster --package flightcluster-operator \
-    && install --strip -D --target-directory=/output \
+    && install -D --target-directory=/output \
         /target/release/flightcluster /target/release/flightcluster-operator
 
 # The Debian release whose C library the binaries were linked against.

@@ -6,8 +6,9 @@
 export FLIGHTCLUSTER_CACHE ?= $(HOME)/.cache/flightcluster
 export CARGO_TARGET_DIR ?= $(FLIGHTCLUSTER_CACHE)/target
 
-# dev shares everything with the tests; release is what the image ships (20 minutes on two cores).
-PROFILE ?= dev
+# dev shares everything with the tests; images and benchmarks are made with release binaries (20
+# minutes on two cores).
+PROFILE ?= $(if $(filter image bench,$(MAKECMDGOALS)),release,dev)
 IMAGE ?= $(FLIGHTCLUSTER_CACHE)/flightcluster-image.tar
 binaries := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
@@ -38,11 +39,17 @@ build: binaries ## both binaries; PROFILE=release for the ones that ship
 	@echo $(binaries)/flightcluster
 	@echo $(binaries)/flightcluster-operator
 
+# Processes are killed, paused and cut off while clients write and read; SEED repeats a run.
+.PHONY: chaos
+chaos: binaries ## the history checker; SEED=N SEEDS=COUNT SECONDS=S TOPOLOGY=standalone|cluster|both
+	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
+		e2e/chaos/chaos.py $(if $(SEED),--seed $(SEED)) --seeds $(or $(SEEDS),10) \
+		--seconds $(or $(SECONDS),10) --topology $(or $(TOPOLOGY),both)
+
 .PHONY: bench
-bench: ## the benchmarks, with release builds
-	@if ls -d */benches */*/benches >/dev/null 2>&1; \
-	then cargo bench --locked --workspace --benches; \
-	else echo "there are no benchmarks yet"; fi
+bench: binaries ## release builds against pyarrow's C++ Flight server and DuckDB, in pairs
+	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
+		e2e/bench/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MEGABYTES),--megabytes $(MEGABYTES))
 
 # Debian packages and the Kubernetes programs of the one-node cluster.
 .PHONY: node-tools
@@ -51,7 +58,8 @@ node-tools:
 	bash e2e/tools/build.sh
 
 .PHONY: image
-image: binaries ## container image as an OCI archive, made without a container engine
+image: binaries ## container image as an OCI archive, made without a container engine; as root
+	bash e2e/setup.sh
 	$(binaries)/flightcluster-node image --binaries $(binaries) $(IMAGE)
 
 .PHONY: cluster

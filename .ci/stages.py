@@ -326,6 +326,23 @@ def features_of(log, edges):
     return found
 
 
+def chaos(log):
+    """The history checker finds what is broken, and nothing is: fixed seeds and a fresh one."""
+    report = LOGS / "chaos.xml"
+    report.unlink(missing_ok=True)
+    pytest = [VENV_PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "e2e/chaos"]
+    outcome = read_junit(report, log.run([*pytest, f"--junitxml={report}"], check=False))
+    if not outcome.passed:
+        outcome.add(Outcome(failed=1, failures=["no test of the checker ran"]))
+    fresh = time.time_ns() // 1000 % 10**6
+    for seeds in (["--seed", 1, "--seeds", 3], ["--seed", fresh, "--seeds", 1]):
+        begun = len(log.text())
+        program = [VENV_PYTHON, "e2e/chaos/chaos.py", *seeds, "--seconds", 8]
+        code = log.run(program, check=False, FLIGHTCLUSTER_BIN=TARGET / "debug" / "flightcluster")
+        outcome.add(read_chaos(log.text()[begun:], code))
+    return outcome
+
+
 def node_tools(log):
     """Kubernetes, etcd, containerd, CoreDNS, Helm and an S3 server, from their Go modules."""
     log.run(["bash", "e2e/tools/build.sh"])
@@ -388,6 +405,7 @@ STAGES = (
     Stage("rust-tests", rust_tests, ("build-tests",)),
     Stage("one-build", one_build, ("build", "build-tests")),
     Stage("clients", clients, ("setup", "build")),
+    Stage("chaos", chaos, ("setup", "build")),
     Stage("node-tools", node_tools, ("setup",)),
     Stage("charts", charts, ("node-tools",)),
     Stage("node-runner", node_runner, ("build", "node-tools")),
@@ -426,6 +444,20 @@ def read_junit(report, code):
                 outcome.add(Outcome(passed=1))
     if code != 0 and outcome.failed == 0:
         outcome.add(Outcome(failed=1, failures=[f"the test command exited with {code}"]))
+    return outcome
+
+
+CHAOS_RESULT = re.compile(r"^(\d+) passed, (\d+) failed$", re.M)
+CHAOS_FAILURE = re.compile(r"^(seed \d+ \w+): FAILED", re.M)
+
+
+def read_chaos(text, code):
+    """The counts of seeds; a run that broke off before its last line counts one failure."""
+    outcome = Outcome(failures=CHAOS_FAILURE.findall(text))
+    for passed, failed in CHAOS_RESULT.findall(text):
+        outcome.add(Outcome(int(passed), int(failed)))
+    if code != 0 and outcome.failed == 0:
+        outcome.add(Outcome(failed=1, failures=[f"the checker exited with {code}"]))
     return outcome
 
 

@@ -1,7 +1,9 @@
 """Puts numbered rows into a table, or prints the answer to a statement.
 
-    rows.py CONNECTION put DATABASE.TABLE FIRST COUNT
-    rows.py CONNECTION query DATABASE SQL
+    rows.py CONNECTION put DATABASE.TABLE FIRST COUNT URI
+    rows.py CONNECTION query DATABASE SQL URI
+
+URI is the address of one pod, or empty for that of the connection.
 
 Prints JSON: the number of acknowledged rows; the rows of the answer as objects.
 """
@@ -16,7 +18,7 @@ BATCH_ROWS = 100
 
 
 def main():
-    folder, action, *words = sys.argv[1:]
+    folder, action, *words, uri = sys.argv[1:]
     connection = Connection(folder)
     if action == "put":
         database, table = words[0].split(".")
@@ -24,11 +26,11 @@ def main():
         ids = pa.array(range(first, first + count), pa.int64())
         rows = pa.table({"id": ids, "name": [f"row {each}" for each in ids.to_pylist()]})
         batches = rows.to_batches(max_chunksize=BATCH_ROWS)
-        with connection.ingester() as client:
+        with connection.open(uri or connection.ingest_uri) as client:
             result = put(client, connection.options(database), database, table, batches)
     else:
         database, sql = words
-        with connection.querier() as client:
+        with connection.open(uri or connection.uri) as client:
             result = select(client, connection.options(database), sql).to_pylist()
     print(json.dumps(result, default=str))
 

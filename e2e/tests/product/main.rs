@@ -18,6 +18,7 @@ mod operator;
 mod product;
 mod programs;
 mod s3;
+mod several;
 mod specs;
 mod steady;
 mod tokens;

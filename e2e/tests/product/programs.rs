@@ -60,8 +60,20 @@ impl Product<'_> {
 
     /// Puts rows with the ids `first..first + count`; each row is acknowledged.
     pub(crate) async fn put(&self, table: &str, first: u64, count: u64) -> Result<()> {
+        self.put_at("", table, first, count).await
+    }
+
+    /// The same at one address; an empty one is that of the connection.
+    pub(crate) async fn put_at(
+        &self,
+        uri: &str,
+        table: &str,
+        first: u64,
+        count: u64,
+    ) -> Result<()> {
         let (first, rows) = (first.to_string(), count.to_string());
-        let stored = self.run("rows.py", &["put", table, &first, &rows]).await?;
+        let words = ["put", table, &first, &rows, uri];
+        let stored = self.run("rows.py", &words).await?;
         ensure!(
             stored == count,
             "{stored} of {count} rows were acknowledged"
@@ -71,7 +83,12 @@ impl Product<'_> {
 
     /// The rows that answer a statement, as JSON objects.
     pub(crate) async fn query(&self, database: &str, sql: &str) -> Result<Value> {
-        self.run("rows.py", &["query", database, sql]).await
+        self.query_at("", database, sql).await
+    }
+
+    /// The same at one address; an empty one is that of the connection.
+    pub(crate) async fn query_at(&self, uri: &str, database: &str, sql: &str) -> Result<Value> {
+        self.run("rows.py", &["query", database, sql, uri]).await
     }
 }
 
