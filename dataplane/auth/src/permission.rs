@@ -11,9 +11,9 @@ use crate::denied::Denied;
 pub enum Action {
     /// Query its tables and see that they exist.
     Read,
-    /// Add rows. Does not include reading them.
+    /// Add rows, and create the tables (and the database) they go to. Does not include reading them.
     Write,
-    /// Create and drop the database and its tables; includes reading and writing.
+    /// Drop and replace tables and create databases; includes reading and writing.
     Admin,
 }
 

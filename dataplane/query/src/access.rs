@@ -11,8 +11,10 @@ use crate::Error;
 pub enum AccessKind {
     /// It reads rows, names or sizes.
     Read,
-    /// It adds rows, or creates or drops tables or the database.
+    /// It adds rows, maybe to a table it creates for them.
     Write,
+    /// It drops or replaces a table, or creates a database.
+    Admin,
 }
 
 impl fmt::Display for AccessKind {
@@ -20,6 +22,7 @@ impl fmt::Display for AccessKind {
         f.write_str(match self {
             Self::Read => "read",
             Self::Write => "write to",
+            Self::Admin => "administer",
         })
     }
 }
@@ -27,8 +30,10 @@ impl fmt::Display for AccessKind {
 /// Decides whether a statement may touch a database.
 ///
 /// A query needs [`AccessKind::Read`] on each database it names (on the database of the request
-/// when it names no table); `INSERT`, `CREATE` and `DROP` need [`AccessKind::Write`] on that of
-/// their target. Asked before the catalog is, so that a refusal says nothing about what exists.
+/// when it names no table), and so does the query an `INSERT` or `CREATE TABLE … AS` takes its rows
+/// from. On the database of their target, `INSERT` and `CREATE TABLE` need [`AccessKind::Write`];
+/// `CREATE OR REPLACE TABLE`, `DROP TABLE` and `CREATE DATABASE` need [`AccessKind::Admin`]. Asked
+/// before the catalog is, so that a refusal says nothing about what exists.
 #[derive(Clone)]
 pub struct Access(Arc<Decide>);
 

@@ -28,8 +28,8 @@ pub(crate) fn check_access(
     database: &str,
     access: &Access,
 ) -> Result<(), Error> {
-    if let Some(written) = statement.effect.writes_to() {
-        access.check(AccessKind::Write, written)?;
+    if let Some((kind, database)) = statement.effect.needs() {
+        access.check(kind, database)?;
     }
     let target = statement.effect.target();
     let read = statement
@@ -107,7 +107,7 @@ pub(crate) async fn look_up(
         .collect();
     // A table to be created need not exist; it does when it is replaced by a part of itself.
     let created =
-        |name: &TableName| matches!(&statement.effect, Effect::CreateTable(new) if new == name);
+        |name: &TableName| matches!(&statement.effect, Effect::CreateTable { name: new, .. } if new == name);
     missing.extend(
         stored
             .into_iter()

@@ -232,7 +232,7 @@ fn by_name(effect: &Effect) -> Option<Action> {
             name,
             if_not_exists,
         }),
-        Effect::Query | Effect::CreateTable(_) | Effect::Insert(_) => None,
+        Effect::Query | Effect::CreateTable { .. } | Effect::Insert(_) => None,
     }
 }
 
@@ -271,7 +271,7 @@ impl Planning {
         };
         match (statement.effect, plan) {
             (
-                Effect::CreateTable(name),
+                Effect::CreateTable { name, .. },
                 LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)),
             ) => create_table(name, create, rows, &statement.label),
             (Effect::Insert(table), LogicalPlan::Dml(insert))

@@ -19,7 +19,7 @@ use flightcluster_catalog::TableName;
 
 use crate::depth::{MAX_TABLES, check_depth};
 use crate::sort::{Sorter, syntax};
-use crate::{Error, Location};
+use crate::{AccessKind, Error, Location};
 
 /// The schema of all user tables.
 pub(crate) const PUBLIC: &str = "public";
@@ -46,8 +46,8 @@ pub(crate) struct Statement {
 pub(crate) enum Effect {
     /// Nothing but answer.
     Query,
-    /// Creates a table, maybe with rows.
-    CreateTable(TableName),
+    /// Creates a table, maybe with rows and maybe in place of another.
+    CreateTable { name: TableName, replace: bool },
     /// Drops a table.
     DropTable { name: TableName, if_exists: bool },
     /// Creates a database.
@@ -57,21 +57,29 @@ pub(crate) enum Effect {
 }
 
 impl Effect {
-    /// The database that is written to.
-    pub(crate) fn writes_to(&self) -> Option<&str> {
+    /// The right it needs besides reading, and on which database. Whatever may take rows away needs
+    /// more than adding some.
+    pub(crate) fn needs(&self) -> Option<(AccessKind, &str)> {
         match self {
             Self::Query => None,
-            Self::CreateTable(name) | Self::Insert(name) | Self::DropTable { name, .. } => {
-                Some(&name.database)
+            Self::CreateTable {
+                name,
+                replace: false,
             }
-            Self::CreateDatabase { name, .. } => Some(name),
+            | Self::Insert(name) => Some((AccessKind::Write, &name.database)),
+            Self::CreateTable {
+                name,
+                replace: true,
+            }
+            | Self::DropTable { name, .. } => Some((AccessKind::Admin, &name.database)),
+            Self::CreateDatabase { name, .. } => Some((AccessKind::Admin, name)),
         }
     }
 
     /// The table that is written to.
     pub(crate) fn target(&self) -> Option<&TableName> {
         match self {
-            Self::CreateTable(name) | Self::Insert(name) | Self::DropTable { name, .. } => {
+            Self::CreateTable { name, .. } | Self::Insert(name) | Self::DropTable { name, .. } => {
                 Some(name)
             }
             Self::Query | Self::CreateDatabase { .. } => None,
@@ -219,7 +227,10 @@ fn effect(
             Sql::Query(_) => Ok(Effect::Query),
             _ => refused("only queries can be explained"),
         },
-        Sql::CreateTable(create) => Ok(Effect::CreateTable(name(&create.name)?)),
+        Sql::CreateTable(create) => Ok(Effect::CreateTable {
+            name: name(&create.name)?,
+            replace: create.or_replace,
+        }),
         Sql::Drop {
             object_type: ObjectType::Table,
             if_exists,

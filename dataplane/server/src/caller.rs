@@ -71,6 +71,7 @@ impl Caller {
             let action = match kind {
                 AccessKind::Read => Action::Read,
                 AccessKind::Write => Action::Write,
+                AccessKind::Admin => Action::Admin,
             };
             principal.may(action, database)
         })

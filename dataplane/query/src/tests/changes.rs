@@ -280,7 +280,7 @@ async fn rights_are_asked_for_every_database_before_it_is_looked_up() {
     let access = || {
         Access::new(|kind, database| match kind {
             AccessKind::Read => database == "demo" || database == "open",
-            AccessKind::Write => database == "open",
+            AccessKind::Write | AccessKind::Admin => database == "open",
         })
     };
     for (sql, denied) in [
@@ -329,6 +329,47 @@ async fn rights_are_asked_for_every_database_before_it_is_looked_up() {
             ..Cluster::request(sql)
         };
         assert!(cluster.engine.plan(request).await.is_ok(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_writer_adds_rows_and_tables_and_only_an_administrator_takes_them_away() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    let refused = |sql: &'static str, allowed: &'static [AccessKind]| {
+        let access = Access::new(|kind, _| allowed.contains(&kind));
+        let request = QueryRequest {
+            access,
+            ..Cluster::request(sql)
+        };
+        let engine = cluster.engine.clone();
+        async move {
+            match engine.plan(request).await {
+                Ok(_) => None,
+                Err(Error::AccessDenied { kind, .. }) => Some(kind),
+                Err(other) => panic!("{sql}: {other:?}"),
+            }
+        }
+    };
+    use AccessKind::{Admin, Read, Write};
+    for sql in [
+        "DROP TABLE t",
+        "DROP TABLE IF EXISTS t",
+        "CREATE OR REPLACE TABLE t (id BIGINT)",
+        "CREATE OR REPLACE TABLE t AS SELECT 1 AS x",
+        "CREATE DATABASE fresh",
+        "CREATE DATABASE IF NOT EXISTS fresh",
+    ] {
+        assert_eq!(refused(sql, &[Read, Write]).await, Some(Admin), "{sql}");
+        assert_eq!(refused(sql, &[Admin]).await, None, "{sql}");
+    }
+    for sql in [
+        "INSERT INTO t (id) VALUES (1)",
+        "CREATE TABLE u (id BIGINT)",
+        "CREATE TABLE IF NOT EXISTS u AS SELECT 1 AS x",
+    ] {
+        assert_eq!(refused(sql, &[Read, Admin]).await, Some(Write), "{sql}");
+        assert_eq!(refused(sql, &[Write]).await, None, "{sql}");
     }
 }
 
