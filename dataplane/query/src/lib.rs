@@ -39,6 +39,7 @@ mod plan;
 pub mod ports;
 mod provider;
 mod recent;
+mod references;
 mod running;
 mod schema;
 mod session;

@@ -31,11 +31,7 @@ pub(crate) fn check_access(
     if let Some((kind, database)) = statement.effect.needs() {
         access.check(kind, database)?;
     }
-    let target = statement.effect.target();
-    let read = statement
-        .tables
-        .iter()
-        .filter(|table| Some(*table) != target);
+    let read = statement.read.iter();
     let mut read: BTreeSet<&str> = read.map(|table| table.database.as_str()).collect();
     if read.is_empty() && statement.effect == Effect::Query {
         read.insert(database);

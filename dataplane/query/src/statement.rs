@@ -8,7 +8,6 @@ use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
 use datafusion::sql::planner::object_name_to_table_reference;
-use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     ObjectName, ObjectType, Statement as Sql, TableFactor, TableObject, Visit as _, Visitor,
 };
@@ -18,6 +17,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use flightcluster_catalog::TableName;
 
 use crate::depth::{MAX_TABLES, check_depth};
+use crate::references::references;
 use crate::sort::{Sorter, syntax};
 use crate::{AccessKind, Error, Location};
 
@@ -39,6 +39,9 @@ pub(crate) struct Statement {
     pub(crate) effect: Effect,
     /// The tables it names, without common table expressions; the target of an effect is among them.
     pub(crate) tables: Vec<TableName>,
+    /// Those of them whose rows or columns it looks at. The target is one when it also stands in the
+    /// query that gives the rows.
+    pub(crate) read: Vec<TableName>,
 }
 
 /// What a statement does.
@@ -107,17 +110,23 @@ pub(crate) fn parse(sql: &str, database: &str, sorter: Sorter) -> Result<Stateme
     };
     let effect = effect(&parsed, &label, database, sorter)?;
     refuse_ignored(&parsed)?;
-    let (references, _) = resolve_table_references(&parsed, true)
-        .map_err(|error| sorter.sort("resolving names", error))?;
-    let tables = references
-        .into_iter()
-        .map(|name| full_name(name, database))
-        .collect();
+    let found = references(&parsed, sorter)?;
+    let full = |name| full_name(name, database);
+    let tables: Vec<TableName> = found.all.into_iter().map(full).collect();
+    let read = match effect.target() {
+        None => tables.clone(),
+        Some(target) => {
+            let read = found.read.into_iter().map(full);
+            let recursive = found.recursive.into_iter().map(full);
+            read.chain(recursive.filter(|name| name == target)).collect()
+        }
+    };
     Ok(Statement {
         parsed,
         label,
         effect,
         tables,
+        read,
     })
 }
 

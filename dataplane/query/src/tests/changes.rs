@@ -374,6 +374,48 @@ async fn a_writer_adds_rows_and_tables_and_only_an_administrator_takes_them_away
 }
 
 #[tokio::test]
+async fn a_token_that_only_writes_cannot_read_through_the_table_it_writes_to() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    let plan = |sql: &'static str| {
+        let access = Access::new(|kind, _| kind == AccessKind::Write);
+        let request = QueryRequest {
+            access,
+            ..Cluster::request(sql)
+        };
+        let engine = cluster.engine.clone();
+        async move { engine.plan(request).await.map(|_| ()) }
+    };
+    for sql in [
+        "INSERT INTO t SELECT * FROM t",
+        "INSERT INTO t SELECT id, city FROM public.t WHERE id / (id - 7) > 0",
+        "INSERT INTO t VALUES ((SELECT max(id) FROM t), 'x')",
+        "INSERT INTO t WITH c AS (SELECT * FROM t) SELECT * FROM c",
+        "INSERT INTO t WITH t AS (SELECT * FROM t) SELECT * FROM t",
+        "INSERT INTO t WITH RECURSIVE t AS \
+         (SELECT * FROM t UNION ALL SELECT * FROM t WHERE false) SELECT * FROM t",
+        "CREATE TABLE u AS SELECT * FROM u",
+        "CREATE TABLE IF NOT EXISTS t AS SELECT * FROM t",
+    ] {
+        let refused = matches!(
+            plan(sql).await,
+            Err(Error::AccessDenied {
+                kind: AccessKind::Read,
+                ..
+            })
+        );
+        assert!(refused, "{sql}");
+    }
+    for sql in [
+        "INSERT INTO t VALUES (1, 'x')",
+        "INSERT INTO t SELECT 1, 'x'",
+        "INSERT INTO t WITH t AS (SELECT 1 AS id, 'x' AS city) SELECT * FROM t",
+    ] {
+        plan(sql).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn no_statement_reaches_the_file_system() {
     let cluster = Cluster::start().await;
     let secret = cluster.directory.path().join("secret.csv");
