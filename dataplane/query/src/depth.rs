@@ -20,6 +20,10 @@ const MAX_SET_OPERATIONS: usize = 500;
 /// Tables in all `FROM` clauses of one statement; each is at least one step of a plan.
 pub(crate) const MAX_TABLES: usize = 500;
 
+/// Tables of a statement when every name of a common table expression is replaced by its definition:
+/// about the number of leaves of the plan. Planning time and memory grow with it.
+pub(crate) const MAX_EXPANDED_TABLES: usize = 10_000;
+
 /// Refuses chains that are too long.
 pub(crate) fn check_depth(tokens: &[TokenWithSpan]) -> Result<(), Error> {
     let mut open = vec![0_usize];

@@ -102,8 +102,7 @@ pub(crate) async fn look_up(
         .map(|held| &held.table.name)
         .collect();
     // A table to be created need not exist; it does when it is replaced by a part of itself.
-    let created =
-        |name: &TableName| matches!(&statement.effect, Effect::CreateTable { name: new, .. } if new == name);
+    let created = |name: &TableName| matches!(&statement.effect, Effect::CreateTable { name: new, .. } if new == name);
     missing.extend(
         stored
             .into_iter()

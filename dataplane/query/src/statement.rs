@@ -118,7 +118,8 @@ pub(crate) fn parse(sql: &str, database: &str, sorter: Sorter) -> Result<Stateme
         Some(target) => {
             let read = found.read.into_iter().map(full);
             let recursive = found.recursive.into_iter().map(full);
-            read.chain(recursive.filter(|name| name == target)).collect()
+            read.chain(recursive.filter(|name| name == target))
+                .collect()
         }
     };
     Ok(Statement {

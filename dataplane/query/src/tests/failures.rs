@@ -194,7 +194,15 @@ async fn long_and_deep_statements_are_answered_or_refused() {
         .collect();
     let joined = format!("SELECT count(*) FROM {}", tables.join(", "));
     assert_eq!(cluster.number(&joined).await, 1);
+    let doubled = |links: usize| {
+        let next = |n: usize| format!(", c{n} AS (SELECT a.x FROM c{0} a, c{0} b)", n - 1);
+        let links: String = (1..=links).map(next).collect();
+        format!("WITH c0 AS (SELECT 1 AS x){links}")
+    };
+    let few = format!("{} SELECT count(*) FROM c6", doubled(6));
+    assert_eq!(cluster.number(&few).await, 1);
     for refused in [
+        format!("{} SELECT x FROM c40", doubled(40)),
         format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000)),
         format!("SELECT {}1", "NOT ".repeat(20_000)),
         format!("SELECT {}1", "- ".repeat(20_000)),
