@@ -28,6 +28,10 @@ pub(crate) const SYSTEM: &str = "system";
 /// The schema SQL describes itself in.
 pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";
 
+/// Longest text of a statement. Tokens and syntax tree take about a hundred times as much memory, so
+/// this is below what a message may have.
+const MAX_SQL_BYTES: usize = 4 * 1024 * 1024;
+
 /// One statement.
 #[derive(Debug)]
 pub(crate) struct Statement {
@@ -92,6 +96,16 @@ impl Effect {
 
 /// Parses the one statement of `sql`; names without a database are of `database`.
 pub(crate) fn parse(sql: &str, database: &str, sorter: Sorter) -> Result<Statement, Error> {
+    if sql.len() > MAX_SQL_BYTES {
+        return Err(Error::Syntax {
+            message: format!(
+                "the statement has {} bytes, more than {MAX_SQL_BYTES}; write rows with DoPut and \
+                 pass values as parameters",
+                sql.len()
+            ),
+            location: None,
+        });
+    }
     let tokens = tokenize(sql)?;
     check_depth(&tokens)?;
     let label = label(&tokens);
@@ -455,6 +469,22 @@ mod tests {
                 other => panic!("{sql}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_refused_before_it_is_read() {
+        let padded = |bytes: usize| format!("SELECT 1{}", " ".repeat(bytes - 8));
+        assert!(parsed(&padded(4 * 1024 * 1024)).is_ok());
+        let error = parsed(&padded(4 * 1024 * 1024 + 1))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("more than 4194304; write rows with DoPut"),
+            "{error}"
+        );
+        // Not even split into tokens: the quote is not missed.
+        let error = parsed(&format!("'{}", padded(4 * 1024 * 1024))).unwrap_err();
+        assert!(error.to_string().contains("4194304"), "{error}");
     }
 
     #[test]
