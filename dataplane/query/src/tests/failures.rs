@@ -199,6 +199,12 @@ async fn long_and_deep_statements_are_answered_or_refused() {
         let links: String = (1..=links).map(next).collect();
         format!("WITH c0 AS (SELECT 1 AS x){links}")
     };
+    let slices = format!(
+        "SELECT x{}[2] FROM (SELECT [7, 8] AS x)",
+        "[1:2]".repeat(100)
+    );
+    assert_eq!(cluster.number(&slices).await, 8);
+    assert_eq!(cluster.number("SELECT [[1], ARRAY[2, 3]][2][1]").await, 2);
     let few = format!("{} SELECT count(*) FROM c6", doubled(6));
     assert_eq!(cluster.number(&few).await, 1);
     for refused in [
@@ -216,6 +222,8 @@ async fn long_and_deep_statements_are_answered_or_refused() {
         }),
         format!("SELECT {}1{}", "abs(".repeat(5000), ")".repeat(5000)),
         format!("SELECT {}{}", "[".repeat(5000), "]".repeat(5000)),
+        format!("SELECT x{} FROM (SELECT [1] AS x)", "[1:2]".repeat(100_000)),
+        format!("SELECT x{} FROM (SELECT [1] AS x)", "[1]".repeat(100_000)),
         format!(
             "SELECT {}1{}",
             "CASE WHEN true THEN ".repeat(5000),
