@@ -103,22 +103,24 @@ impl Parameters {
         SchemaRef::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
-    /// Binds the row `values`: numbers by column position, names by column name.
+    /// Binds the row `values`: names by column name, numbers by column position, or by column name
+    /// as well when the values are `named`.
     pub(crate) fn bind(
         &self,
         plan: LogicalPlan,
         values: &RecordBatch,
+        named: bool,
         sorter: Sorter,
     ) -> Result<LogicalPlan, Error> {
         if self.0.is_empty() && values.num_columns() == 0 {
             return Ok(plan);
         }
-        let values = self.values(values, sorter)?;
+        let values = self.values(values, named, sorter)?;
         plan.with_param_values(values)
             .map_err(|error| sorter.sort("binding parameters", error))
     }
 
-    fn values(&self, row: &RecordBatch, sorter: Sorter) -> Result<ParamValues, Error> {
+    fn values(&self, row: &RecordBatch, named: bool, sorter: Sorter) -> Result<ParamValues, Error> {
         if row.num_rows() != 1 {
             return Err(Error::Parameter {
                 name: "values".to_owned(),
@@ -130,7 +132,9 @@ impl Parameters {
             .keys()
             .filter(|place| matches!(place, Place::Name(_)))
             .count();
-        if names == 0 {
+        if names == 0 && named && !self.0.is_empty() {
+            self.numbered(row, sorter)
+        } else if names == 0 {
             self.positional(row, sorter)
         } else if names == self.0.len() {
             self.named(row, sorter)
@@ -161,6 +165,46 @@ impl Parameters {
         Ok(ParamValues::from(values?))
     }
 
+    /// Values that come with names, for numbers: their order says nothing, since the keys of a JSON
+    /// object have none.
+    fn numbered(&self, row: &RecordBatch, sorter: Sorter) -> Result<ParamValues, Error> {
+        let schema = row.schema();
+        let names = schema.fields().iter().map(|field| name_of(field));
+        let Some(numbers) = names.map(number).collect::<Option<Vec<usize>>>() else {
+            if row.num_columns() == 1 {
+                return self.positional(row, sorter);
+            }
+            return Err(Error::Parameter {
+                name: self.first().unwrap_or_default(),
+                problem: "the values have names, the parameters of the statement have none; write \
+                          $name in the statement, or name the values 1, 2, …"
+                    .to_owned(),
+            });
+        };
+        // A number the statement leaves out needs no value.
+        let mut values = vec![ScalarValue::Null; self.schema().fields().len()];
+        for place in self.0.keys() {
+            let Place::Number(wanted) = place else {
+                continue;
+            };
+            let index = numbers.iter().position(|number| number == wanted);
+            let missing = || Error::ParameterMissing {
+                name: place.to_string(),
+            };
+            let index = index.ok_or_else(missing)?;
+            if let Some(value) = wanted.checked_sub(1).and_then(|at| values.get_mut(at)) {
+                *value = scalar(row.column(index), sorter)?;
+            }
+        }
+        match numbers.into_iter().find(|number| *number > values.len()) {
+            Some(number) => Err(Error::Parameter {
+                name: format!("${number}"),
+                problem: format!("the statement has {} parameters", values.len()),
+            }),
+            None => Ok(ParamValues::from(values)),
+        }
+    }
+
     fn named(&self, row: &RecordBatch, sorter: Sorter) -> Result<ParamValues, Error> {
         let schema = row.schema();
         let mut values = Vec::with_capacity(self.0.len());
@@ -169,7 +213,7 @@ impl Parameters {
             let index = schema
                 .fields()
                 .iter()
-                .position(|field| field.name().strip_prefix('$').unwrap_or(field.name()) == name)
+                .position(|field| name_of(field) == name)
                 .ok_or_else(|| Error::ParameterMissing {
                     name: place.to_string(),
                 })?;
@@ -177,6 +221,18 @@ impl Parameters {
         }
         Ok(ParamValues::from(values))
     }
+}
+
+/// The name of a value, which may be written with the `$` of the statement.
+fn name_of(field: &Field) -> &str {
+    let name = field.name();
+    name.strip_prefix('$').unwrap_or(name)
+}
+
+/// A name that is a number, as a statement would write it.
+fn number(name: &str) -> Option<usize> {
+    let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+    name.parse().ok().filter(|number| digits && *number > 0)
 }
 
 fn collect(
@@ -199,8 +255,8 @@ fn scalar(column: &ArrayRef, sorter: Sorter) -> Result<ScalarValue, Error> {
     ScalarValue::try_from_array(column, 0).map_err(|error| sorter.sort("reading parameters", error))
 }
 
-/// Makes the row of values for [`QueryRequest::parameters`](crate::QueryRequest) out of a JSON
-/// object: texts, numbers (whole ones as 64 bit integers), truth values and nulls, by name.
+/// Makes the row of (named) values for [`QueryRequest::parameters`](crate::QueryRequest) out of a
+/// JSON object: texts, numbers (whole ones as 64 bit integers), truth values and nulls, by name.
 ///
 /// - Shape: one row, a column per key; `None` for an object without keys.
 ///

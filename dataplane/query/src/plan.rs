@@ -31,10 +31,13 @@ pub struct QueryRequest {
     pub database: String,
     /// The text: exactly one statement, a trailing semicolon is fine.
     pub sql: String,
-    /// Values of the parameters, exactly one row. `?` and `$1` are taken by column position,
-    /// `$name` by column name (with or without `$`). Without a row the parameters stay open:
-    /// the plan can be described, not run.
+    /// Values of the parameters, exactly one row. `?` and `$1` are taken by column position (but see
+    /// `named`), `$name` by column name (with or without `$`). Without a row the parameters stay
+    /// open: the plan can be described, not run.
     pub parameters: Option<RecordBatch>,
+    /// The values were given by name and in no order, as in a JSON object: `?` and `$1` are taken
+    /// by column names that are numbers. A single value is taken whatever its name.
+    pub named: bool,
     /// What the caller may touch.
     pub access: Access,
     /// Refuse anything that is not a query.
@@ -152,6 +155,7 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
         database,
         sql,
         parameters,
+        named,
         access,
         read_only,
     } = request;
@@ -199,6 +203,7 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
         view,
         target,
         parameters,
+        named,
         sorter,
     };
     let planned = inner.compute.run(work.run()).await;
@@ -243,6 +248,7 @@ struct Planning {
     view: Arc<View>,
     target: Option<SchemaRef>,
     parameters: Option<RecordBatch>,
+    named: bool,
     sorter: Sorter,
 }
 
@@ -257,6 +263,7 @@ impl Planning {
             view,
             target,
             parameters,
+            named,
             sorter,
         } = self;
         let plan = state
@@ -267,6 +274,7 @@ impl Planning {
             state,
             view,
             values: parameters,
+            named,
             sorter,
         };
         match (statement.effect, plan) {
@@ -354,6 +362,7 @@ struct Rows {
     state: Arc<SessionState>,
     view: Arc<View>,
     values: Option<RecordBatch>,
+    named: bool,
     sorter: Sorter,
 }
 
@@ -363,6 +372,7 @@ impl Rows {
             state,
             view,
             values,
+            named,
             sorter,
         } = self;
         let only_read = SQLOptions::new()
@@ -375,7 +385,7 @@ impl Rows {
         let parameters = Parameters::of(&plan, sorter)?;
         let parameter_schema = parameters.schema();
         let (plan, open) = match values {
-            Some(values) => (parameters.bind(plan, &values, sorter)?, None),
+            Some(values) => (parameters.bind(plan, &values, named, sorter)?, None),
             None => (plan, parameters.first()),
         };
         // EXPLAIN wants to show this step, so it takes it itself.

@@ -213,6 +213,7 @@ impl FlightServer {
             let request = QueryRequest {
                 database: execution.database,
                 sql: execution.sql,
+                named: execution.params.as_ref().is_some_and(params::are_named),
                 parameters: execution.params,
                 access: caller.access(),
                 read_only: false,

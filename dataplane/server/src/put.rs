@@ -125,6 +125,7 @@ impl FlightServer {
                     database: caller.database(None),
                     sql: update.query,
                     parameters: None,
+                    named: false,
                     access: caller.access(),
                     read_only: false,
                 };

@@ -192,6 +192,7 @@ impl FlightServer {
             database: statement.database.clone(),
             sql: statement.sql.clone(),
             parameters: statement.params.clone(),
+            named: statement.params.as_ref().is_some_and(params::are_named),
             access: caller.access(),
             read_only: false,
         };

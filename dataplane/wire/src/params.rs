@@ -38,6 +38,11 @@ pub enum ParamValue {
 /// Parameters with their names, in the order they were given.
 pub type NamedParams = Vec<(String, ParamValue)>;
 
+/// Metadata of a batch whose columns are in no order of the statement, only named. Batches of Flight
+/// SQL clients lack it: their columns are in order, and their names are whatever the driver made up.
+/// It stays with the batch inside a ticket.
+const NAMED: &str = "flightcluster.named_parameters";
+
 /// Why parameters could not be turned into bytes or back.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -73,15 +78,23 @@ impl Error {
 
 /// Puts named values into a batch of one row, one column for each, named as the parameter.
 ///
-/// - Shape: no parameters give one row with no columns.
+/// - Shape: no parameters give one row with no columns. The batch is known to [`are_named`].
 pub fn named_to_batch(params: &[(String, ParamValue)]) -> Result<RecordBatch, Error> {
     let columns = params.iter().map(|(name, value)| (name, column(value)));
     let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns
         .map(|(name, array)| (Field::new(name, array.data_type().clone(), true), array))
         .unzip();
     let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(1));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-        .map_err(Error::Write)
+    let metadata = [(NAMED.to_owned(), "true".to_owned())].into();
+    let schema = Schema::new_with_metadata(fields, metadata);
+    RecordBatch::try_new_with_options(Arc::new(schema), arrays, &options).map_err(Error::Write)
+}
+
+/// Whether the parameters were given by name, so that the order of the columns says nothing: see
+/// [`named_to_batch`].
+#[must_use]
+pub fn are_named(params: &RecordBatch) -> bool {
+    params.schema_ref().metadata().contains_key(NAMED)
 }
 
 /// Writes a batch of parameters (one or more rows) as an Arrow IPC stream.
@@ -175,10 +188,18 @@ mod tests {
         let batch = named_to_batch(&sample()).unwrap();
         assert_eq!((batch.num_rows(), batch.num_columns()), (1, 6));
         let bytes = batch_to_bytes(&batch).unwrap();
-        assert_eq!(
-            batch_from_bytes(bytes, DecodeLimits::default()).unwrap(),
-            batch
-        );
+        let back = batch_from_bytes(bytes, DecodeLimits::default()).unwrap();
+        assert_eq!(back, batch);
+        assert!(are_named(&back) && are_named(&back.slice(0, 1)));
+    }
+
+    #[test]
+    fn columns_of_a_client_are_in_order_and_not_named() {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let batch = RecordBatch::try_from_iter([("2", column)]).unwrap();
+        let bytes = batch_to_bytes(&batch).unwrap();
+        let back = batch_from_bytes(bytes, DecodeLimits::default()).unwrap();
+        assert!(!are_named(&back));
     }
 
     #[test]

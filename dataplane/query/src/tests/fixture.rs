@@ -416,6 +416,7 @@ impl Cluster {
             database: DATABASE.to_owned(),
             sql: sql.to_owned(),
             parameters: None,
+            named: false,
             access: Access::everything(),
             read_only: false,
         }

@@ -63,6 +63,84 @@ async fn question_marks_numbers_and_names_are_bound() {
     assert_eq!(int64s(&rows.unwrap(), 0), [1, 2]);
 }
 
+/// The keys of a JSON object have no order; a parser may sort them as texts.
+#[tokio::test]
+async fn json_values_are_bound_by_the_numbers_they_are_named_with() {
+    let cluster = Cluster::start().await;
+    let bound = async |sql: &str, values: serde_json::Value| {
+        let request = QueryRequest {
+            parameters: parameters_from_json(values.as_object().unwrap()).unwrap(),
+            named: true,
+            ..Cluster::request(sql)
+        };
+        let plan = cluster.engine.plan(request).await?;
+        Ok::<_, crate::Error>(int64s(&cluster.run(plan).await?, 0)[0])
+    };
+    let all: serde_json::Map<_, _> = (1..=10).map(|n| (n.to_string(), json!(n * n))).collect();
+    let names = [2, 10, 1, 3, 4, 5, 6, 7, 8, 9].map(|n| format!("${n}"));
+    let sum = format!(
+        "SELECT $2 * 1000 + $10 WHERE 1 NOT IN ({})",
+        names[1..2].join(", ")
+    );
+    let sum = sum + &format!(" OR 0 IN ({})", names.join(", "));
+    assert_eq!(bound(&sum, json!(all)).await.unwrap(), 4100);
+    let questions = "SELECT ? * 1000 + ? * 100 + ?";
+    for values in [
+        json!({"3": 1, "2": 2, "1": 3}),
+        json!({"$1": 3, "$2": 2, "$3": 1}),
+    ] {
+        assert_eq!(bound(questions, values).await.unwrap(), 3201);
+    }
+    assert_eq!(
+        bound("SELECT $3 - $1", json!({"1": 1, "3": 9}))
+            .await
+            .unwrap(),
+        8
+    );
+    assert_eq!(
+        bound("SELECT ? + 1", json!({"anything": 1})).await.unwrap(),
+        2
+    );
+    assert_eq!(
+        bound("SELECT $b - $a", json!({"a": 1, "b": 3}))
+            .await
+            .unwrap(),
+        2
+    );
+
+    for (sql, values, problem) in [
+        (
+            "SELECT ? - ?",
+            json!({"a": 1, "b": 3}),
+            "the values have names",
+        ),
+        (
+            "SELECT $1 - $2",
+            json!({"1": 1, "b": 3}),
+            "the values have names",
+        ),
+        (
+            "SELECT $1 - $2",
+            json!({"1": 1, "+2": 3}),
+            "the values have names",
+        ),
+        (
+            "SELECT $1 - $2",
+            json!({"1": 1, "3": 3}),
+            "no value for parameter $2",
+        ),
+        (
+            "SELECT $1 - $2",
+            json!({"1": 1, "2": 2, "7": 7}),
+            "$7: the statement has 2",
+        ),
+        ("SELECT 1", json!({"a": 1}), "has 0 parameters"),
+    ] {
+        let error = bound(sql, values).await.unwrap_err().to_string();
+        assert!(error.contains(problem), "{sql}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn json_values_compare_with_times_and_numbers() {
     let cluster = Cluster::start().await;
