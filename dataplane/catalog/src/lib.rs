@@ -16,6 +16,7 @@ pub mod sql;
 use async_trait::async_trait;
 
 pub use model::*;
+pub use name::UNPUBLISHED_SCHEMA;
 
 /// The port to the catalog.
 ///
@@ -33,7 +34,24 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     async fn list_databases(&self) -> Result<Vec<Database>, Error>;
 
     /// Creates (or keeps, or replaces) a table and returns the live one.
+    ///
+    /// With [`CreateTable::unpublished`] the new table is made beside the one that may be there; see
+    /// [`Catalog::publish_table`].
     async fn create_table(&self, request: CreateTable) -> Result<Table, Error>;
+
+    /// Gives an unpublished table, with all it holds, its name: readers see the table that had the name
+    /// until then, and this one from then on. Returns the table that has the name afterwards.
+    ///
+    /// - When there is a table of that name: `Fail` answers [`Error::TableExists`] and leaves both as
+    ///   they are; `Keep` drops the unpublished table and returns the other; `Replace` drops the other.
+    /// - Errors: [`Error::TableNotFound`] when the table was dropped, or is in another database.
+    /// - Retry: safe, a repeat finds the table published.
+    async fn publish_table(
+        &self,
+        table: TableId,
+        name: &TableName,
+        if_exists: IfExists,
+    ) -> Result<Table, Error>;
 
     /// Drops a table. `Ok(None)` when it does not exist and `if_exists` is set.
     async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error>;
@@ -52,7 +70,7 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Looks tables up by id (replay); missing or dropped ones are left out.
     async fn tables_by_id(&self, ids: &[TableId]) -> Result<Vec<Table>, Error>;
 
-    /// All tables, or those of one database, by name.
+    /// All tables, or those of one database, by name; without unpublished ones.
     async fn list_tables(&self, database: Option<&str>) -> Result<Vec<Table>, Error>;
 
     /// A consistent view of the named tables and of the active ingesters. Unknown names are left

@@ -241,6 +241,11 @@ pub struct CreateTable {
     pub if_exists: IfExists,
     /// Create a missing database instead of failing with `DatabaseNotFound`.
     pub create_database: bool,
+    /// Create it in the schema of unpublished tables under this name, which must be new, to be filled
+    /// and then published as `name`. `if_exists` is looked at as well, but nothing is replaced yet. A
+    /// table that is not published within a day is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpublished: Option<String>,
 }
 
 /// What `create_table` does with an existing table.

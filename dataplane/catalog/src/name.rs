@@ -8,8 +8,12 @@ use crate::{Error, TableName};
 /// The one schema that holds user tables.
 pub(crate) const PUBLIC_SCHEMA: &str = "public";
 
+/// The schema of tables that are being filled before they get their name. No request of a user may
+/// name it, and no list shows it.
+pub const UNPUBLISHED_SCHEMA: &str = "unpublished";
+
 /// Schemas the server fills itself.
-const RESERVED_SCHEMAS: [&str; 2] = ["information_schema", "system"];
+const RESERVED_SCHEMAS: [&str; 3] = ["information_schema", "system", UNPUBLISHED_SCHEMA];
 
 const MAX_DATABASE_BYTES: usize = 64;
 const MAX_TABLE_BYTES: usize = 255;
@@ -40,6 +44,11 @@ pub(crate) fn check_table(name: &TableName) -> Result<(), Error> {
         ));
     }
     check(&name.table, MAX_TABLE_BYTES)
+}
+
+/// Refuses a name of an unpublished table that can't be used.
+pub(crate) fn check_unpublished(name: &str) -> Result<(), Error> {
+    check(name, MAX_TABLE_BYTES)
 }
 
 /// Refuses an ingester name that can't be used.
@@ -140,6 +149,7 @@ mod tests {
         for (schema, word) in [
             ("system", "reserved"),
             ("information_schema", "reserved"),
+            ("unpublished", "reserved"),
             ("other", "public"),
             ("", "public"),
         ] {

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::{Subject, commit, content, create, file, flush_of, register};
+use contract::{Subject, commit, content, create, file, flush_of, register, request};
 use flightcluster_catalog::sql::SqliteCatalog;
-use flightcluster_catalog::{Catalog as _, Error};
+use flightcluster_catalog::{Catalog as _, CreateTable, Error, IfExists, TableName};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection as _, Row as _};
 use tempfile::TempDir;
@@ -273,4 +273,32 @@ async fn planning_a_table_of_ten_thousand_files_reads_them_all() {
     .unwrap()
     .get("detail");
     assert!(plan.contains("files_of_table"), "{plan}");
+}
+
+#[tokio::test]
+async fn a_table_that_was_not_published_within_a_day_is_dropped() {
+    let fixture = open().await;
+    let unpublished = async |hidden: &str| {
+        let name = TableName::public("default", "t");
+        let request = CreateTable {
+            unpublished: Some(hidden.to_owned()),
+            ..request(name, IfExists::Fail)
+        };
+        fixture.catalog.create_table(request).await.unwrap().id
+    };
+    let published = create(&fixture.catalog, "kept").await.id;
+    let (old, young) = (unpublished("old").await, unpublished("young").await);
+    let age = "UPDATE tables SET created_at_millis = created_at_millis - $1 WHERE id IN ($2, $3)";
+    sqlx::query(age)
+        .bind(25 * 60 * 60 * 1000_i64)
+        .bind(i64::try_from(old.0).unwrap())
+        .bind(i64::try_from(published.0).unwrap())
+        .execute(&mut fixture.connect().await)
+        .await
+        .unwrap();
+    let next = unpublished("next").await;
+    let ids = [published, old, young, next];
+    let left = fixture.catalog.tables_by_id(&ids).await.unwrap();
+    let left: Vec<_> = left.into_iter().map(|table| table.id).collect();
+    assert_eq!(left, [published, young, next]);
 }

@@ -71,6 +71,7 @@ async fn create(
         options: BTreeMap::new(),
         if_exists,
         create_database,
+        unpublished: None,
     };
     match catalog.create_table(request).await {
         Err(catalog::Error::TableExists(_)) => Err(Error::TableExists(name.clone())),

@@ -8,7 +8,7 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::utils::datafusion_strsim::normalized_levenshtein;
 use datafusion::common::utils::quote_identifier;
-use flightcluster_catalog::{Snapshot, SnapshotId, TableName};
+use flightcluster_catalog::{Snapshot, SnapshotId, TableName, UNPUBLISHED_SCHEMA};
 
 use crate::Error;
 use crate::access::{Access, AccessKind};
@@ -80,6 +80,8 @@ pub(crate) async fn look_up(
                 Some(table) => system.push((name.clone(), table)),
                 None => missing.push(name.clone()),
             },
+            // A name nobody can know, but nobody has to try.
+            UNPUBLISHED_SCHEMA => missing.push(name.clone()),
             _ => stored.push(name.clone()),
         }
     }

@@ -1,18 +1,23 @@
 //! Statements that change something: tables and databases through the catalog, rows through the
 //! [`TableWriter`](crate::TableWriter).
 //!
-//! # Caveats
-//! `CREATE TABLE … AS` creates the table first and then writes its rows. When writing fails, a table
-//! that did not exist before is dropped again; one that was replaced keeps the rows written so far.
+//! # `CREATE TABLE … AS`
+//! The rows go into an unpublished table, which gets its name in one step when all of them are durable:
+//! a statement that fails, is cancelled or dies with its process leaves what was there before, and
+//! nobody sees a part of its rows. An unpublished table that is not wanted any more is dropped; should
+//! that fail, the catalog does it after a day.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::SchemaRef;
-use flightcluster_catalog::{CreateTable, IfExists, TableName};
+use flightcluster_catalog::{Catalog, CreateTable, IfExists, Table, TableName, UNPUBLISHED_SCHEMA};
 use futures::StreamExt as _;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tracing::warn;
 
 use crate::engine::{ExecuteOptions, Inner};
@@ -73,7 +78,7 @@ impl Change {
                 if_exists,
                 rows: None,
             } => {
-                self.create_table(&name, &schema, if_exists).await?;
+                self.create_table(&name, &schema, if_exists, None).await?;
                 Ok(0)
             }
             Action::CreateTable {
@@ -91,7 +96,7 @@ impl Change {
                 rows: ready,
             } => {
                 let rows = rows(Arc::clone(&self.inner), ready, self.control.clone()).await?;
-                self.write(&table, schema, rows).await
+                self.write(&table, &table, self.key, schema, rows).await
             }
         }
     }
@@ -119,7 +124,8 @@ impl Change {
         name: &TableName,
         schema: &SchemaRef,
         if_exists: IfExists,
-    ) -> Result<(), Error> {
+        unpublished: Option<String>,
+    ) -> Result<Table, Error> {
         let request = CreateTable {
             name: name.clone(),
             schema: encode_schema(schema)?,
@@ -127,11 +133,10 @@ impl Change {
             if_exists,
             // As with every other way to write: the first table makes its database.
             create_database: true,
+            unpublished,
         };
         let created = self.inner.catalog.create_table(request).await;
-        created
-            .map(|_| ())
-            .map_err(|source| Error::from_catalog("creating a table", source))
+        created.map_err(|source| Error::from_catalog("creating a table", source))
     }
 
     async fn create_with_rows(
@@ -146,28 +151,59 @@ impl Change {
         }
         // The rows are fixed before the table is touched: they may come from the one it replaces.
         let rows = rows(Arc::clone(&self.inner), ready, self.control.clone()).await?;
-        let create = match if_exists {
-            // Keeping means that this statement writes nothing, so it must know that it lost.
-            IfExists::Keep => IfExists::Fail,
-            other => other,
+        let unpublished = unguessable();
+        let mut guard = Unpublished {
+            catalog: Arc::clone(&self.inner.catalog),
+            name: TableName {
+                database: name.database.clone(),
+                schema: UNPUBLISHED_SCHEMA.to_owned(),
+                table: unpublished.clone(),
+            },
+            remains: true,
         };
-        match self.create_table(name, schema, create).await {
-            Err(Error::TableExists { .. }) if if_exists == IfExists::Keep => return Ok(0),
-            created => created?,
+        let table = self
+            .create_table(name, schema, if_exists, Some(unpublished))
+            .await?;
+        if table.name != guard.name {
+            // There is one already, and it is to be kept.
+            guard.remains = false;
+            return Ok(0);
         }
-        let written = self.write(name, Arc::clone(schema), rows).await;
-        if written.is_err()
-            && create == IfExists::Fail
-            && let Err(error) = self.inner.catalog.drop_table(name, true).await
-        {
-            warn!(table = %name, %error, "dropping a half filled table failed");
+        let written = self.fill(name, &table, if_exists, schema, rows).await;
+        match written {
+            Ok(_) => guard.remains = false,
+            Err(_) => guard.drop_table().await,
         }
         written
     }
 
+    /// Writes the rows of an unpublished table and gives it its name. The number of rows is 0 when
+    /// somebody else made a table of that name meanwhile, which is kept.
+    async fn fill(
+        &self,
+        name: &TableName,
+        table: &Table,
+        if_exists: IfExists,
+        schema: &SchemaRef,
+        rows: BatchStream,
+    ) -> Result<u64, Error> {
+        // No key: nothing was written to this table before.
+        let written = self
+            .write(&table.name, name, None, Arc::clone(schema), rows)
+            .await?;
+        let catalog = &self.inner.catalog;
+        let published = catalog.publish_table(table.id, name, if_exists).await;
+        let published =
+            published.map_err(|source| Error::from_catalog("publishing a table", source))?;
+        Ok(if published.id == table.id { written } else { 0 })
+    }
+
+    /// Appends rows to a table; `shown` is its name in messages.
     async fn write(
         &self,
         table: &TableName,
+        shown: &TableName,
+        key: Option<u128>,
         schema: SchemaRef,
         rows: BatchStream,
     ) -> Result<u64, Error> {
@@ -176,7 +212,7 @@ impl Change {
         };
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);
-        let into = table.clone();
+        let into = shown.clone();
         let rows = rows.map(move |batch| {
             let batch = batch.and_then(|batch| fit(batch, &into, &schema));
             // The writer only learns that the rows ended early; why is told to our caller.
@@ -189,15 +225,54 @@ impl Change {
         if rows.as_mut().peek().await.is_none() {
             return Ok(0);
         }
-        let written = writer.append(table, self.key, rows).await;
+        let written = writer.append(table, key, rows).await;
         if let Some(error) = failure.lock().take() {
             return Err(error);
         }
         written.map_err(|source| Error::Write {
-            table: table.to_string(),
+            table: shown.to_string(),
             source,
         })
     }
+}
+
+/// Drops an unpublished table unless it is told that none remains. The name of such a table is used
+/// once, so this is never somebody else's table, and does nothing to a published one.
+struct Unpublished {
+    catalog: Arc<dyn Catalog>,
+    name: TableName,
+    remains: bool,
+}
+
+impl Unpublished {
+    async fn drop_table(&mut self) {
+        drop_unpublished(self.catalog.as_ref(), &self.name).await;
+        self.remains = false;
+    }
+}
+
+impl Drop for Unpublished {
+    fn drop(&mut self) {
+        // The statement was cancelled: nobody waits for this any more.
+        if self.remains
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let (catalog, name) = (Arc::clone(&self.catalog), self.name.clone());
+            runtime.spawn(async move { drop_unpublished(catalog.as_ref(), &name).await });
+        }
+    }
+}
+
+async fn drop_unpublished(catalog: &dyn Catalog, name: &TableName) {
+    if let Err(error) = catalog.drop_table(name, true).await {
+        warn!(table = %name, %error, "dropping a table that was not published failed");
+    }
+}
+
+/// A name nobody uses by chance and nobody can guess.
+fn unguessable() -> String {
+    let [first, second] = [0, 1].map(|half| RandomState::new().hash_one(half));
+    format!("{first:016x}{second:016x}")
 }
 
 /// The rows in the schema of the table; a null where none may be is the caller's mistake.

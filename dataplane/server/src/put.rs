@@ -12,7 +12,7 @@ use arrow_flight::sql::{DoPutPreparedStatementResult, DoPutUpdateResult};
 use arrow_flight::{FlightData, PutResult};
 use bytes::Bytes;
 use flightcluster_auth::Action;
-use flightcluster_catalog::TableName;
+use flightcluster_catalog::{TableName, UNPUBLISHED_SCHEMA};
 use flightcluster_query::QueryRequest;
 use flightcluster_wire::command::{Ingest, TableExists, TableMissing};
 use flightcluster_wire::{
@@ -78,6 +78,7 @@ impl FlightServer {
             .chain(messages)
             .boxed();
         match Descriptor::decode(&descriptor)? {
+            Descriptor::Path(path) if path.schema == UNPUBLISHED_SCHEMA => Err(unpublished()),
             Descriptor::Path(path) => self.put_path(&caller, path, messages).await,
             Descriptor::Command(command) => self.put_command(caller, command, messages).await,
         }
@@ -264,7 +265,16 @@ fn update_result(rows: u64) -> Vec<u8> {
     DoPutUpdateResult { record_count }.encode_to_vec()
 }
 
+/// Tables that are being filled get no rows from others.
+fn unpublished() -> Failure {
+    let message = "tables are kept in schema `public` only";
+    Failure::new(ErrorCode::InvalidArgument, message)
+}
+
 fn refuse_unsupported(command: &Ingest) -> Result<(), Failure> {
+    if command.schema.as_deref() == Some(UNPUBLISHED_SCHEMA) {
+        return Err(unpublished());
+    }
     if command.temporary {
         let message = "temporary tables are not supported; ingest into a normal table";
         return Err(Failure::new(ErrorCode::Unimplemented, message));

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, Ingester,
+    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, IfExists, Ingester,
     IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
@@ -52,6 +52,16 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn create_table(&self, request: CreateTable) -> Result<Table, Error> {
         let call = self.catalog.create_table(request);
         self.timed("create_table", call).await
+    }
+
+    async fn publish_table(
+        &self,
+        table: TableId,
+        name: &TableName,
+        if_exists: IfExists,
+    ) -> Result<Table, Error> {
+        let call = self.catalog.publish_table(table, name, if_exists);
+        self.timed("publish_table", call).await
     }
 
     async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {

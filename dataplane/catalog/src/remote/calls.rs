@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Call;
 use crate::{
-    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, Ingester,
+    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, IfExists, Ingester,
     IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
 };
 
@@ -39,6 +39,11 @@ call!(ListDatabasesCall {} "list_databases" -> Vec<Database>, repeatable: true,
 
 call!(CreateTableCall { request: CreateTable } "create_table" -> Table, repeatable: false,
     |call, catalog| catalog.create_table(call.request));
+
+// A repeat finds the table published.
+call!(PublishTableCall { table: TableId, name: TableName, if_exists: IfExists }
+    "publish_table" -> Table, repeatable: true,
+    |call, catalog| catalog.publish_table(call.table, &call.name, call.if_exists));
 
 call!(DropTableCall { name: TableName, if_exists: bool }
     "drop_table" -> Option<Table>, repeatable: false,

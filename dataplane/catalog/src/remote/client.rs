@@ -14,11 +14,11 @@ use rustls::ClientConfig;
 use super::calls::{
     CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
     EvolveTableCall, ListDatabasesCall, ListIngestersCall, ListTablesCall, PingCall,
-    RegisterIngesterCall, SnapshotCall, TableCall, TablesByIdCall,
+    PublishTableCall, RegisterIngesterCall, SnapshotCall, TableCall, TablesByIdCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
-    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, Ingester,
+    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, IfExists, Ingester,
     IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
 };
 
@@ -57,7 +57,7 @@ impl fmt::Debug for RemoteOptions {
 /// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
-/// - Retry: reads, `drain_ingester` and `commit_flush` are sent a second time when the first got no
+/// - Retry: reads, `publish_table`, `drain_ingester` and `commit_flush` are sent a second time when the first got no
 ///   answer and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
@@ -273,6 +273,20 @@ impl Catalog for RemoteCatalog {
 
     async fn create_table(&self, request: CreateTable) -> Result<Table, Error> {
         self.call(CreateTableCall { request }).await
+    }
+
+    async fn publish_table(
+        &self,
+        table: TableId,
+        name: &TableName,
+        if_exists: IfExists,
+    ) -> Result<Table, Error> {
+        self.call(PublishTableCall {
+            table,
+            name: name.clone(),
+            if_exists,
+        })
+        .await
     }
 
     async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {

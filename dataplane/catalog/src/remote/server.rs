@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::calls::{
     CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
     EvolveTableCall, ListDatabasesCall, ListIngestersCall, ListTablesCall, PingCall,
-    RegisterIngesterCall, SnapshotCall, TableCall, TablesByIdCall,
+    PublishTableCall, RegisterIngesterCall, SnapshotCall, TableCall, TablesByIdCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -33,6 +33,7 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<CreateDatabaseCall>(router);
     router = add::<ListDatabasesCall>(router);
     router = add::<CreateTableCall>(router);
+    router = add::<PublishTableCall>(router);
     router = add::<DropTableCall>(router);
     router = add::<EvolveTableCall>(router);
     router = add::<TableCall>(router);

@@ -34,7 +34,7 @@ use sqlx::Connection as _;
 use tracing::Instrument as _;
 
 use crate::{
-    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, Ingester,
+    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, IfExists, Ingester,
     IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
 };
 use sqlite::{BEGIN_READ, BEGIN_WRITE, Connection, Pool, Pools};
@@ -229,6 +229,19 @@ impl Catalog for SqliteCatalog {
     async fn create_table(&self, request: CreateTable) -> Result<Table, Error> {
         self.write("creating a table", |c| Box::pin(table::create(c, request)))
             .await
+    }
+
+    async fn publish_table(
+        &self,
+        table: TableId,
+        name: &TableName,
+        if_exists: IfExists,
+    ) -> Result<Table, Error> {
+        let name = name.clone();
+        self.write("publishing a table", move |c| {
+            Box::pin(table::publish(c, table, name, if_exists))
+        })
+        .await
     }
 
     async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {

@@ -13,6 +13,9 @@ use crate::{
 /// by then, and backups of the catalog that still name it replaced by newer ones.
 pub(super) const GC_GRACE_MILLIS: i64 = 24 * 60 * 60 * 1000;
 
+/// Time an unpublished table may take to be filled. What is older was left by a process that died.
+const UNPUBLISHED_MILLIS: i64 = 24 * 60 * 60 * 1000;
+
 /// Live tables with their database and present schema; the argument goes on after `WHERE … AND`.
 macro_rules! select_tables {
     ($rest:literal) => {
@@ -44,19 +47,82 @@ pub(super) async fn create(c: &mut Connection, request: CreateTable) -> Result<T
     if !has_database && !request.create_database {
         return Err(Error::DatabaseNotFound(database.clone()).into());
     }
-    let cause = if existing.is_some() {
-        "replace_table"
-    } else {
-        "create_table"
+    let cause = match (&request.unpublished, &existing) {
+        (Some(_), _) => "create_unpublished_table",
+        (None, Some(_)) => "replace_table",
+        (None, None) => "create_table",
     };
     let snapshot = snapshot::next(c, cause).await?;
     if !has_database {
         database::insert(c, database.clone(), snapshot).await?;
     }
-    if let Some(table) = existing {
+    if let Some(unpublished) = &request.unpublished {
+        name::check_unpublished(unpublished)?;
+        end_abandoned(c, snapshot).await?;
+    } else if let Some(table) = existing {
         end(c, table.id, snapshot).await?;
     }
     insert(c, request, snapshot).await
+}
+
+/// Ends the unpublished tables nobody fills any more.
+async fn end_abandoned(c: &mut Connection, snapshot: i64) -> Result<(), sqlx::Error> {
+    let abandoned: Vec<TableId> = sqlx::query(
+        "SELECT id FROM tables
+         WHERE end_snapshot IS NULL AND schema_name = $1 AND created_at_millis < $2",
+    )
+    .bind(name::UNPUBLISHED_SCHEMA)
+    .bind(now_millis().saturating_sub(UNPUBLISHED_MILLIS))
+    .try_map(|row| Ok(TableId(unsigned(&row, "id")?)))
+    .fetch_all(&mut *c)
+    .await?;
+    for table in abandoned {
+        end(c, table, snapshot).await?;
+    }
+    Ok(())
+}
+
+/// Gives an unpublished table its name.
+pub(super) async fn publish(
+    c: &mut Connection,
+    id: TableId,
+    name: TableName,
+    if_exists: IfExists,
+) -> Result<Table, Failure> {
+    name::check_table(&name)?;
+    let existing = find(c, &name).await?;
+    let unpublished = find_by_id(c, id).await?.filter(|table| {
+        table.name.schema == name::UNPUBLISHED_SCHEMA && table.name.database == name.database
+    });
+    match (existing, if_exists, unpublished) {
+        // A repeat.
+        (Some(table), _, _) if table.id == id => Ok(table),
+        (Some(_), IfExists::Fail, _) => Err(Error::TableExists(name.to_string()).into()),
+        (Some(kept), IfExists::Keep, unpublished) => {
+            if unpublished.is_some() {
+                let snapshot = snapshot::next(c, "drop_table").await?;
+                end(c, id, snapshot).await?;
+            }
+            Ok(kept)
+        }
+        (_, _, None) => Err(Error::TableNotFound(format!("id {id}")).into()),
+        (replaced, _, Some(table)) => {
+            let snapshot = snapshot::next(c, "publish_table").await?;
+            if let Some(replaced) = replaced {
+                end(c, replaced.id, snapshot).await?;
+            }
+            sqlx::query(
+                "UPDATE tables SET schema_name = $2, name = $3, begin_snapshot = $4 WHERE id = $1",
+            )
+            .bind(stored(id.0)?)
+            .bind(&name.schema)
+            .bind(&name.table)
+            .bind(snapshot)
+            .execute(c)
+            .await?;
+            Ok(Table { name, ..table })
+        }
+    }
 }
 
 async fn insert(c: &mut Connection, request: CreateTable, snapshot: i64) -> Result<Table, Failure> {
@@ -66,7 +132,16 @@ async fn insert(c: &mut Connection, request: CreateTable, snapshot: i64) -> Resu
         options,
         if_exists: _,
         create_database: _,
+        unpublished,
     } = request;
+    let name = match unpublished {
+        Some(table) => TableName {
+            schema: name::UNPUBLISHED_SCHEMA.to_owned(),
+            table,
+            ..name
+        },
+        None => name,
+    };
     let id = snapshot::next_id(c, "table").await?;
     let version = SchemaVersion(1);
     let created_at_millis = now_millis();
@@ -248,17 +323,19 @@ pub(super) async fn find_by_ids(
     Ok(tables)
 }
 
-/// All live tables, or those of one database, by name.
+/// All live tables, or those of one database, by name. `unpublished` is the schema nobody sees.
 pub(super) async fn list(
     c: &mut Connection,
     database: Option<String>,
 ) -> Result<Vec<Table>, Failure> {
     let query = match database {
         Some(name) => sqlx::query(select_tables!(
-            "AND d.name = $1 ORDER BY t.schema_name, t.name"
+            "AND d.name = $1 AND t.schema_name <> 'unpublished' ORDER BY t.schema_name, t.name"
         ))
         .bind(name),
-        None => sqlx::query(select_tables!("ORDER BY d.name, t.schema_name, t.name")),
+        None => sqlx::query(select_tables!(
+            "AND t.schema_name <> 'unpublished' ORDER BY d.name, t.schema_name, t.name"
+        )),
     };
     Ok(query.try_map(|row| table(&row)).fetch_all(c).await?)
 }

@@ -37,6 +37,10 @@ macro_rules! contract {
             a_dropped_table_is_gone_and_its_name_is_free,
             a_schema_evolves_only_from_the_present_version,
             tables_are_listed_by_name_and_database,
+            an_unpublished_table_is_in_no_list_until_it_gets_its_name_with_all_it_holds,
+            publishing_refuses_keeps_or_replaces_the_table_of_that_name,
+            a_repeated_or_late_publication_changes_nothing,
+            nobody_creates_a_table_among_the_unpublished_ones,
         });
         $crate::contract::contract!(@tests $open, ingesters {
             an_ingester_keeps_its_id_and_gets_the_next_epoch,
@@ -86,6 +90,7 @@ pub fn request(name: TableName, if_exists: IfExists) -> CreateTable {
         options: BTreeMap::from([("time_column".to_owned(), "time".to_owned())]),
         if_exists,
         create_database: false,
+        unpublished: None,
     }
 }
 

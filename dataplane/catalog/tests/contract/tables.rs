@@ -1,6 +1,10 @@
 //! The life of tables.
 
-use flightcluster_catalog::{Error, IfExists, SchemaVersion, TableId, TableName};
+use std::sync::Arc;
+
+use flightcluster_catalog::{
+    CreateTable, Error, IfExists, SchemaVersion, Table, TableId, TableName, UNPUBLISHED_SCHEMA,
+};
 
 use super::{Subject, commit, content, create, file, register, request, schema};
 
@@ -171,4 +175,143 @@ pub async fn tables_are_listed_by_name_and_database(catalog: Subject) {
             .unwrap()
             .is_empty()
     );
+}
+
+/// A table to be published as `name`.
+async fn unpublished(catalog: &Subject, name: &TableName, hidden: &str) -> Table {
+    let request = CreateTable {
+        unpublished: Some(hidden.to_owned()),
+        ..request(name.clone(), IfExists::Replace)
+    };
+    catalog.create_table(request).await.unwrap()
+}
+
+pub async fn an_unpublished_table_is_in_no_list_until_it_gets_its_name_with_all_it_holds(
+    catalog: Subject,
+) {
+    let name = TableName::public("default", "t");
+    let hidden = unpublished(&catalog, &name, "a1").await;
+    assert_eq!(hidden.name.to_string(), "default.unpublished.a1");
+    assert!(catalog.list_tables(None).await.unwrap().is_empty());
+    let listed = catalog.list_tables(Some("default")).await.unwrap();
+    assert!(listed.is_empty());
+    assert_eq!(catalog.table(&name).await.unwrap(), None);
+    // Ingesters find it, by name and by id.
+    let found = catalog.table(&hidden.name).await.unwrap();
+    assert_eq!(found.as_ref(), Some(&hidden));
+    let ingester = register(&catalog, "ingester-0").await;
+    commit(&catalog, &ingester, file(hidden.id, "one.parquet", 1, 5)).await;
+    let before = catalog.snapshot(&[]).await.unwrap().id;
+
+    let published = catalog
+        .publish_table(hidden.id, &name, IfExists::Fail)
+        .await;
+    let published = published.unwrap();
+    assert_eq!((published.id, &published.name), (hidden.id, &name));
+    let snapshot = catalog.snapshot(&[]).await.unwrap();
+    assert_eq!(snapshot.id.0, before.0 + 1);
+    let listed = catalog.list_tables(None).await.unwrap();
+    assert_eq!(listed, std::slice::from_ref(&published));
+    assert_eq!(catalog.table(&hidden.name).await.unwrap(), None);
+    let paths = vec!["one.parquet".to_owned()];
+    let watermarks = vec![(ingester.id.0, 5)];
+    assert_eq!(content(&catalog, &published).await, (paths, watermarks));
+    // A flush that was under way goes to the same table.
+    commit(&catalog, &ingester, file(hidden.id, "two.parquet", 6, 7)).await;
+    assert_eq!(content(&catalog, &published).await.0.len(), 2);
+}
+
+pub async fn publishing_refuses_keeps_or_replaces_the_table_of_that_name(catalog: Subject) {
+    let old = create(&catalog, "t").await;
+    let ids = |ids: [TableId; 2]| {
+        let catalog = Arc::clone(&catalog);
+        async move {
+            let live = catalog.tables_by_id(&ids).await.unwrap();
+            live.into_iter().map(|table| table.id).collect::<Vec<_>>()
+        }
+    };
+    for if_exists in [IfExists::Fail, IfExists::Keep] {
+        let request = CreateTable {
+            unpublished: Some("early".to_owned()),
+            ..request(old.name.clone(), if_exists)
+        };
+        match catalog.create_table(request).await {
+            Err(Error::TableExists(_)) => assert_eq!(if_exists, IfExists::Fail),
+            kept => assert_eq!(kept.unwrap(), old),
+        }
+    }
+    let new = unpublished(&catalog, &old.name, "new").await;
+    assert_eq!(ids([old.id, new.id]).await, [old.id, new.id]);
+
+    let refused = catalog
+        .publish_table(new.id, &old.name, IfExists::Fail)
+        .await;
+    assert!(matches!(refused, Err(Error::TableExists(name)) if name == "default.public.t"));
+    assert_eq!(ids([old.id, new.id]).await, [old.id, new.id]);
+
+    let kept = catalog
+        .publish_table(new.id, &old.name, IfExists::Keep)
+        .await;
+    assert_eq!(kept.unwrap(), old);
+    assert_eq!(ids([old.id, new.id]).await, [old.id]);
+
+    let ingester = register(&catalog, "ingester-0").await;
+    commit(&catalog, &ingester, file(old.id, "old.parquet", 1, 5)).await;
+    let new = unpublished(&catalog, &old.name, "newer").await;
+    commit(&catalog, &ingester, file(new.id, "new.parquet", 6, 9)).await;
+    assert_eq!(content(&catalog, &old).await.0, ["old.parquet"]);
+    let replaced = catalog
+        .publish_table(new.id, &old.name, IfExists::Replace)
+        .await;
+    assert_eq!(replaced.unwrap().id, new.id);
+    assert_eq!(ids([old.id, new.id]).await, [new.id]);
+    assert_eq!(content(&catalog, &old).await.0, ["new.parquet"]);
+}
+
+pub async fn a_repeated_or_late_publication_changes_nothing(catalog: Subject) {
+    let name = TableName::public("default", "t");
+    let hidden = unpublished(&catalog, &name, "a").await;
+    let first = catalog
+        .publish_table(hidden.id, &name, IfExists::Replace)
+        .await;
+    let newest = catalog.snapshot(&[]).await.unwrap().id;
+    for if_exists in [IfExists::Fail, IfExists::Keep, IfExists::Replace] {
+        let again = catalog.publish_table(hidden.id, &name, if_exists).await;
+        assert_eq!(&again.unwrap(), first.as_ref().unwrap());
+    }
+    assert_eq!(catalog.snapshot(&[]).await.unwrap().id, newest);
+
+    let late = unpublished(&catalog, &name, "b").await;
+    catalog.drop_table(&late.name, false).await.unwrap();
+    let elsewhere = unpublished(&catalog, &name, "c").await;
+    catalog.create_database("d", false).await.unwrap();
+    let other = TableName::public("d", "t");
+    for (id, name) in [
+        (late.id, &name),
+        (elsewhere.id, &other),
+        (TableId(99), &name),
+    ] {
+        let refused = catalog.publish_table(id, name, IfExists::Replace).await;
+        assert!(
+            matches!(refused, Err(Error::TableNotFound(_))),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(catalog.table(&name).await.unwrap(), first.ok());
+}
+
+pub async fn nobody_creates_a_table_among_the_unpublished_ones(catalog: Subject) {
+    let name = TableName {
+        schema: UNPUBLISHED_SCHEMA.to_owned(),
+        ..TableName::public("default", "t")
+    };
+    let created = catalog
+        .create_table(request(name.clone(), IfExists::Keep))
+        .await;
+    assert!(matches!(created, Err(Error::InvalidName { .. })));
+    let hidden = unpublished(&catalog, &TableName::public("default", "t"), "a").await;
+    let published = catalog
+        .publish_table(hidden.id, &name, IfExists::Fail)
+        .await;
+    assert!(matches!(published, Err(Error::InvalidName { .. })));
 }

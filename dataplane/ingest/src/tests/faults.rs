@@ -80,6 +80,15 @@ impl Catalog for FaultyCatalog {
         self.inner.create_table(request).await
     }
 
+    async fn publish_table(
+        &self,
+        table: TableId,
+        name: &TableName,
+        if_exists: IfExists,
+    ) -> Result<Table, Error> {
+        self.inner.publish_table(table, name, if_exists).await
+    }
+
     async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
         self.inner.drop_table(name, if_exists).await
     }

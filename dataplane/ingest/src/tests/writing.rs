@@ -1,5 +1,9 @@
 //! Acknowledged means durable and visible; modes; the messages in the log; draining.
 
+use std::collections::BTreeMap;
+
+use flightcluster_catalog::{CreateTable, IfExists};
+
 use super::*;
 
 /// Invariant: what is acknowledged is visible at once, and still after it is in a file.
@@ -277,4 +281,44 @@ async fn figures_tell_what_is_held() {
     assert_eq!(after.retained_bytes, before.buffered_bytes);
     assert_eq!((after.flushes, after.flushed_rows), (1, 100));
     assert!(after.flushed_file_bytes > 0 && after.wal_segments == 1 && after.wal_bytes > 800);
+}
+
+/// `CREATE TABLE … AS`: rows are written before the table gets its name.
+#[tokio::test]
+async fn rows_of_an_unpublished_table_are_those_of_the_published_one() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let request = CreateTable {
+        name: readings(),
+        schema: crate::schema::encode_schema(&numbers_schema()),
+        options: BTreeMap::new(),
+        if_exists: IfExists::Fail,
+        create_database: true,
+        unpublished: Some("hidden".to_owned()),
+    };
+    let hidden = world.catalog.create_table(request).await.unwrap();
+    let mode = TableMode::Append;
+    let table = ingest
+        .writer(&hidden.name, &numbers_schema(), mode, false)
+        .await
+        .unwrap();
+    write(&table, [1]).await.unwrap();
+    ingest.flush().await.unwrap();
+    write(&table, [2]).await.unwrap();
+    let published = world
+        .catalog
+        .publish_table(hidden.id, &readings(), IfExists::Fail)
+        .await;
+    assert_eq!(published.unwrap().id, table.table().id);
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1, 2]);
+    ingest.flush().await.unwrap();
+    assert_eq!(world.files(&readings()).await.len(), 2);
+    write(&writer(&ingest, &readings()).await, [3])
+        .await
+        .unwrap();
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1, 2, 3]);
+    // Replay finds the table by its id.
+    drop((table, ingest));
+    let ingest = world.open().await;
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1, 2, 3]);
 }

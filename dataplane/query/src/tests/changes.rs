@@ -1,6 +1,7 @@
 //! Statements that change something, and those that are refused.
 
-use flightcluster_catalog::TableName;
+use arrow_schema::{DataType, Field, Schema};
+use flightcluster_catalog::{TableId, TableName};
 use futures::TryStreamExt as _;
 
 use super::fixture::{Cluster, DATABASE, Fault, int64s};
@@ -177,6 +178,123 @@ async fn a_failed_create_table_as_leaves_no_table() {
     assert_eq!(error.category(), "value", "{error:?}");
     let name = TableName::public(DATABASE, "bad");
     assert!(cluster.catalog.table(&name).await.unwrap().is_none());
+    assert_eq!(live_tables(&cluster).await, ["t"]);
+    assert!(!error.to_string().contains("unpublished"), "{error}");
+}
+
+/// The names of all live tables, also of those no list shows.
+async fn live_tables(cluster: &Cluster) -> Vec<String> {
+    let ids: Vec<TableId> = (1..100).map(TableId).collect();
+    let tables = cluster.catalog.tables_by_id(&ids).await.unwrap();
+    tables.into_iter().map(|table| table.name.table).collect()
+}
+
+#[tokio::test]
+async fn a_failed_replacement_keeps_the_table_and_its_rows() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    for sql in [
+        "CREATE OR REPLACE TABLE t AS SELECT 1 / (id - 290) AS x FROM t",
+        "CREATE TABLE IF NOT EXISTS u AS SELECT 1 / (id - 290) AS x FROM t",
+    ] {
+        let error = cluster.update(sql).await.unwrap_err();
+        assert_eq!(error.category(), "value", "{error:?}");
+        assert_eq!(cluster.number("SELECT sum(id) FROM t").await, 45_150);
+        assert_eq!(live_tables(&cluster).await, ["t"]);
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_create_table_as_leaves_nothing_and_can_be_repeated() {
+    let cluster = Cluster::start().await;
+    cluster
+        .update("CREATE TABLE t AS SELECT 7 AS v")
+        .await
+        .unwrap();
+    let endless = "SELECT tick(a.value) AS v FROM generate_series(1, 10000) AS a \
+         CROSS JOIN generate_series(1, 10000000) AS b";
+    for create in [
+        "CREATE OR REPLACE TABLE t AS",
+        "CREATE TABLE IF NOT EXISTS u AS",
+    ] {
+        for by_request in [true, false] {
+            let plan = cluster.plan(&format!("{create} {endless}")).await.unwrap();
+            let options = ExecuteOptions {
+                request_id: "endless".to_owned(),
+                ..ExecuteOptions::default()
+            };
+            let engine = cluster.engine.clone();
+            let running = tokio::spawn(async move { engine.execute_update(plan, options).await });
+            // Until rows are being written.
+            while live_tables(&cluster).await.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(cluster.number("SELECT v FROM t").await, 7);
+            let listed = cluster.text("SELECT table_name FROM system.tables").await;
+            assert_eq!(listed.lines().count(), 5, "{listed}");
+            if by_request {
+                assert_eq!(cluster.engine.cancel("endless"), 1);
+                assert!(matches!(running.await.unwrap(), Err(Error::Cancelled)));
+            } else {
+                running.abort();
+                assert!(running.await.unwrap_err().is_cancelled());
+            }
+            while live_tables(&cluster).await != ["t"] {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(cluster.number("SELECT v FROM t").await, 7);
+        }
+    }
+    let repeated = "CREATE TABLE IF NOT EXISTS u AS SELECT 1 AS v";
+    assert_eq!(cluster.update(repeated).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_table_made_meanwhile_by_somebody_else_is_not_touched() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    for (create, category) in [
+        ("CREATE TABLE u AS", Some("table_exists")),
+        ("CREATE TABLE IF NOT EXISTS u AS", None),
+    ] {
+        // Made when the rows are about to be written: its own name stands in the catalog by then.
+        let plan = cluster
+            .plan(&format!("{create} SELECT tick(id) FROM t"))
+            .await
+            .unwrap();
+        let theirs = Field::new("theirs", DataType::Int64, true);
+        let theirs = Cluster::creation("u", &Schema::new(vec![theirs]));
+        cluster.ingesters.meanwhile(theirs);
+        let made = cluster
+            .engine
+            .execute_update(plan, ExecuteOptions::default())
+            .await;
+        match category {
+            Some(category) => assert_eq!(made.unwrap_err().category(), category),
+            None => assert_eq!(made.unwrap(), 0),
+        }
+        assert_eq!(live_tables(&cluster).await, ["t", "u"]);
+        let schema = cluster.plan("SELECT * FROM u").await.unwrap().schema();
+        assert_eq!(schema.field(0).name(), "theirs");
+        cluster.update("DROP TABLE u").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tables_that_are_being_filled_cannot_be_named() {
+    let cluster = Cluster::start().await;
+    for (sql, category) in [
+        ("SELECT * FROM unpublished.x", "table_not_found"),
+        ("INSERT INTO unpublished.x VALUES (1)", "invalid_name"),
+        ("DROP TABLE unpublished.x", "invalid_name"),
+        (
+            "CREATE TABLE unpublished.x AS SELECT 1 AS v",
+            "invalid_name",
+        ),
+    ] {
+        let error = cluster.plan(sql).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.category(), category, "{sql}: {error:?}");
+    }
 }
 
 #[tokio::test]

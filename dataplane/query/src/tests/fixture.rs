@@ -61,6 +61,7 @@ pub(super) struct Ingesters {
     catalog: Arc<dyn Catalog>,
     store: Arc<dyn ObjectStore>,
     held: Mutex<BTreeMap<String, Held>>,
+    meanwhile: Mutex<Option<CreateTable>>,
 }
 
 impl Ingesters {
@@ -76,6 +77,11 @@ impl Ingesters {
             questions: 0,
         };
         self.held.lock().insert(name.to_owned(), held);
+    }
+
+    /// Somebody else creates a table when the next rows are about to be written.
+    pub(super) fn meanwhile(&self, request: CreateTable) {
+        *self.meanwhile.lock() = Some(request);
     }
 
     pub(super) fn write(&self, ingester: &str, table: &Table, batch: RecordBatch) {
@@ -269,6 +275,10 @@ impl TableWriter for Writer {
         if let Some(count) = idempotency_key.and_then(|key| self.seen.lock().get(&key).copied()) {
             return Ok(count);
         }
+        let meanwhile = self.ingesters.meanwhile.lock().take();
+        if let Some(request) = meanwhile {
+            self.ingesters.catalog.create_table(request).await?;
+        }
         let table = self
             .ingesters
             .catalog
@@ -327,6 +337,7 @@ impl Cluster {
             catalog: Arc::clone(&catalog),
             store: Arc::clone(&store),
             held: Mutex::default(),
+            meanwhile: Mutex::default(),
         });
         ingesters.register("a").await;
         ingesters.register("b").await;
@@ -384,14 +395,19 @@ impl Cluster {
     }
 
     pub(super) async fn create(&self, name: &str, schema: &Schema) -> Table {
-        let request = CreateTable {
+        let request = Self::creation(name, schema);
+        self.catalog.create_table(request).await.unwrap()
+    }
+
+    pub(super) fn creation(name: &str, schema: &Schema) -> CreateTable {
+        CreateTable {
             name: TableName::public(DATABASE, name),
             schema: encode_schema(schema).unwrap(),
             options: BTreeMap::new(),
             if_exists: IfExists::Fail,
             create_database: true,
-        };
-        self.catalog.create_table(request).await.unwrap()
+            unpublished: None,
+        }
     }
 
     /// A table `t(id, city)` whose rows 1, 2, … are spread over files and the memory of both
