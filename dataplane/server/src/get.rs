@@ -28,7 +28,7 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use crate::caller::Caller;
 use crate::metadata;
 use crate::service::FlightServer;
-use crate::statement::{Asked, Statement};
+use crate::statement::{Asked, Statement, check_executions};
 use crate::status::{ErrorCode, Failure};
 use crate::stream::{Response, respond};
 
@@ -145,6 +145,7 @@ impl FlightServer {
             let nothing = futures::stream::empty();
             return respond(Arc::new(Schema::empty()), nothing, keepalive);
         }
+        check_executions(executions.len() + 1)?;
         let schema = announced_schema(&planned, caller.encoding, announced)?;
         let mut plans = vec![plan];
         for execution in executions {

@@ -12,6 +12,10 @@ use crate::caller::Caller;
 use crate::service::FlightServer;
 use crate::status::{ErrorCode, Failure};
 
+/// Rows of parameters of a query. Each is a plan of its own, and all are planned before the first row
+/// is sent. Updates run one by one and may have more, see `put`.
+const MAX_EXECUTIONS: usize = 1000;
+
 /// SQL with everything it needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Statement {
@@ -63,6 +67,20 @@ impl Statement {
             language: QueryLanguage::Sql,
         }
     }
+}
+
+/// Refuses a query that is to run too often.
+pub(crate) fn check_executions(count: usize) -> Result<(), Failure> {
+    if count <= MAX_EXECUTIONS {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ErrorCode::InvalidArgument,
+        format!(
+            "a query takes at most {MAX_EXECUTIONS} rows of parameters, {count} were bound; put the \
+             values into a table and join it"
+        ),
+    ))
 }
 
 fn quoted(name: &str) -> String {
@@ -257,5 +275,12 @@ mod tests {
         assert_eq!(executions.len(), 3);
         let last = executions[2].params.as_ref().unwrap();
         assert_eq!(last.column(0).as_ref(), &Int64Array::from(vec![3]));
+    }
+
+    #[test]
+    fn a_query_with_too_many_rows_of_parameters_is_refused() {
+        check_executions(1000).unwrap();
+        let failure = check_executions(1001).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::InvalidArgument);
     }
 }
