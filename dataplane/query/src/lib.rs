@@ -33,6 +33,7 @@ mod engine;
 mod error;
 mod execute;
 mod functions;
+mod growth;
 mod names;
 mod parameters;
 mod plan;

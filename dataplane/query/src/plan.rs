@@ -16,6 +16,7 @@ use flightcluster_catalog::{IfExists, SnapshotId, TableName};
 use crate::Error;
 use crate::access::Access;
 use crate::engine::Inner;
+use crate::growth::check_growth;
 use crate::names::{check_access, check_target, explain_missing, look_up};
 use crate::parameters::Parameters;
 use crate::recent::View;
@@ -382,6 +383,7 @@ impl Rows {
         only_read
             .verify_plan(&plan)
             .map_err(|error| sorter.sort("checking", error))?;
+        check_growth(&plan, sorter)?;
         let parameters = Parameters::of(&plan, sorter)?;
         let parameter_schema = parameters.schema();
         let (plan, open) = match values {

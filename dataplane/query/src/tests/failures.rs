@@ -240,6 +240,58 @@ async fn long_and_deep_statements_are_answered_or_refused() {
     }
 }
 
+/// The optimizer writes the columns of a filter out, down to those of the table.
+#[tokio::test]
+async fn a_filter_that_doubles_with_each_step_below_it_is_refused() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    let steps = |count: usize, step: &str| {
+        let next = |n: usize| format!(", c{n} AS (SELECT {step} FROM c{})", n - 1);
+        let steps: String = (1..=count).map(next).collect();
+        format!("WITH c0 AS (SELECT id AS x FROM t){steps}")
+    };
+    let twice = "x + x AS x";
+    for allowed in [
+        format!("{} SELECT count(*) FROM c7 WHERE x > 1", steps(7, twice)),
+        format!("{} SELECT count(*) FROM c40", steps(40, "x + 1 AS x")),
+        format!(
+            "{} SELECT count(*) FROM c40 WHERE x > 1",
+            steps(40, "x + 1 AS x")
+        ),
+        format!(
+            "{} SELECT count(*) FROM (SELECT x FROM c40)",
+            steps(40, twice)
+        ),
+        format!(
+            "{} SELECT count(*) FROM c40 WHERE x > 1",
+            steps(40, "sum(x + x) AS x")
+        ),
+    ] {
+        cluster.query(&allowed).await.unwrap();
+    }
+    let chain = steps(40, twice);
+    let nested = (0..15).fold("SELECT id AS x FROM t".to_owned(), |sql, _| {
+        format!("SELECT x + x + x AS x FROM ({sql})")
+    });
+    for refused in [
+        format!("{chain} SELECT x FROM c40 WHERE x > 1"),
+        format!("{chain} SELECT x FROM (SELECT * FROM c40 UNION ALL SELECT id FROM t) WHERE x > 1"),
+        format!("{chain} SELECT x FROM c40 GROUP BY x HAVING x > 1"),
+        format!("{chain} SELECT 1 FROM t JOIN c40 ON x > id"),
+        format!("{chain} SELECT id FROM t WHERE id IN (SELECT x FROM c40 WHERE x > 1)"),
+        format!("SELECT x FROM ({nested}) WHERE x > 1"),
+        format!("EXPLAIN SELECT x FROM ({nested}) WHERE x > 1"),
+        format!("INSERT INTO t SELECT x, 'y' FROM ({nested}) WHERE x > 1"),
+    ] {
+        let error = cluster.plan(&refused).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.category(), "plan", "{error:?}");
+        assert!(
+            error.to_string().contains("more than 10000 terms"),
+            "{error}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn many_rows_are_inserted_by_one_statement() {
     let cluster = Cluster::start().await;
