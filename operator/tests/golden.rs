@@ -186,6 +186,29 @@ fn pods_get_more_time_to_stop_than_the_data_plane_takes() {
     }
 }
 
+/// A StatefulSet gives its claims the labels of their template and those of its selector.
+#[test]
+fn a_volume_claim_carries_no_label_by_which_a_gitops_tool_would_prune_it() {
+    for case in cases("clusters") {
+        let rendered = documents(&render(&cluster_of(&case), &defaults()).unwrap());
+        for role in [Role::Catalog, Role::Ingester] {
+            let set: StatefulSet =
+                serde_json::from_value(find(&rendered, "StatefulSet", role)).unwrap();
+            let spec = set.spec.unwrap();
+            let mut labels = spec.selector.match_labels.unwrap();
+            for claim in spec.volume_claim_templates.unwrap() {
+                labels.extend(claim.metadata.labels.unwrap());
+            }
+            assert_eq!(labels["flightcluster.io/role"], role.as_str());
+            let foreign: Vec<&String> = labels
+                .keys()
+                .filter(|label| !label.starts_with("flightcluster.io/"))
+                .collect();
+            assert!(foreign.is_empty(), "{case:?} {role}: {foreign:?}");
+        }
+    }
+}
+
 #[test]
 fn every_problem_of_a_spec_is_found_at_once() {
     for case in cases("problems") {

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use super::build::labels::{INSTANCE, NAME, PRODUCT};
+use super::build::labels::CLUSTER;
 use super::build::names::Names;
 use super::dereference::ROLES;
 
@@ -116,7 +116,7 @@ pub async fn observe(
         roles.extend(found.map(|stateful_set| (role, observe_role(&stateful_set))));
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let labelled = ListParams::default().labels(&format!("{NAME}={PRODUCT},{INSTANCE}={name}"));
+    let labelled = ListParams::default().labels(&format!("{CLUSTER}={name}"));
     let pods = pods
         .list(&labelled)
         .await

@@ -13,7 +13,7 @@ use crate::controller::validate::ValidatedCluster;
 pub const NAME: &str = "app.kubernetes.io/name";
 /// The label with the name of the cluster.
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
-/// The label with the role of a pod.
+/// The label with the role of an object.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// The label with the name of who made an object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -21,6 +21,11 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const MANAGER: &str = "flightcluster-operator";
 /// The value of [`NAME`] on our objects.
 pub const PRODUCT: &str = "flightcluster";
+
+/// The label of pods and volume claims with the name of the cluster, by which they are found.
+pub const CLUSTER: &str = "flightcluster.io/cluster";
+/// The label of pods and volume claims with their role, by which they are found.
+pub const ROLE: &str = "flightcluster.io/role";
 
 /// The annotation of pods with a digest of everything they read once, at start: a change restarts
 /// them. What they read again while running (certificates, tokens) is not in it.
@@ -55,10 +60,15 @@ pub(super) fn role_metadata(cluster: &ValidatedCluster, role: Role, name: String
 }
 
 /// Returns the labels by which the pods of a role are found; they never change.
+///
+/// Of our own domain alone: a StatefulSet copies them to its volume claims, which have no owner and
+/// outlive the cluster. GitOps tools take what carries [`INSTANCE`] for their own, and would delete
+/// the claims with their rows as left over.
 pub(super) fn pod_selector(cluster: &ValidatedCluster, role: Role) -> BTreeMap<String, String> {
-    let mut labels = labels(cluster, Some(role));
-    labels.remove(MANAGED_BY);
-    labels
+    BTreeMap::from([
+        (CLUSTER.to_owned(), cluster.names.cluster().to_owned()),
+        (ROLE.to_owned(), role.as_str().to_owned()),
+    ])
 }
 
 /// Returns [`pod_selector`] in the shape of a StatefulSet.

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::labels::{label_selector, labels, role_metadata};
+use super::labels::{label_selector, pod_selector, role_metadata};
 use super::pod;
 use crate::controller::material::Material;
 use crate::controller::validate::{ValidatedCluster, ValidatedRole, Volume};
@@ -63,7 +63,7 @@ fn claim(cluster: &ValidatedCluster, role: &ValidatedRole) -> Option<PersistentV
     Some(PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(pod::mounts::DATA_VOLUME.to_owned()),
-            labels: Some(labels(cluster, Some(role.role))),
+            labels: Some(pod_selector(cluster, role.role)),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

@@ -59,13 +59,13 @@ pub(super) fn build_template(
     };
     if let Some(user) = &role.pod_template {
         template.merge_from(user.as_ref().clone());
-        // The StatefulSet would be refused without the labels it selects its pods by.
-        let metadata = template.metadata.get_or_insert_default();
-        metadata
-            .labels
-            .get_or_insert_default()
-            .extend(pod_selector(cluster, role.role));
     }
+    // Last: the StatefulSet would be refused without the labels it selects its pods by.
+    let metadata = template.metadata.get_or_insert_default();
+    metadata
+        .labels
+        .get_or_insert_default()
+        .extend(pod_selector(cluster, role.role));
     template
 }
 
