@@ -41,7 +41,7 @@ pub enum Command {
 /// What a spec leaves open.
 #[derive(Debug, Clone, Args)]
 pub struct DefaultArguments {
-    /// The image of the data plane for clusters that name none.
+    /// The image of the data plane for new clusters that name none.
     #[arg(
         long,
         env = "FLIGHTCLUSTER_OPERATOR_IMAGE",

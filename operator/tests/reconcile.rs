@@ -21,6 +21,9 @@ const CLUSTER: &str = "/apis/flightcluster.io/v1alpha1/namespaces/meteo/flightcl
 const CORE: &str = "/api/v1/namespaces/meteo";
 const SETS: &str = "/apis/apps/v1/namespaces/meteo/statefulsets";
 
+/// The image that the operator was installed with.
+const IMAGE: &str = "x:1";
+
 /// An API server with one cluster, and the operator.
 struct World {
     server: ApiServer,
@@ -39,13 +42,18 @@ impl World {
                 "spec": spec,
             }),
         );
-        let context = context(&server);
+        let context = context(&server, IMAGE);
         Self { server, context }
     }
 
     /// A new process that remembers nothing.
     fn restart(&mut self) {
-        self.context = context(&self.server);
+        self.context = context(&self.server, IMAGE);
+    }
+
+    /// A new process of another release.
+    fn upgrade(&mut self, image: &str) {
+        self.context = context(&self.server, image);
     }
 
     async fn pass(&self) -> Result<Action, Error> {
@@ -95,7 +103,7 @@ impl World {
     }
 }
 
-fn context(server: &ApiServer) -> Arc<Context> {
+fn context(server: &ApiServer, image: &str) -> Arc<Context> {
     let client = server.client();
     let metrics = OperatorMetrics::new(BuildLabels {
         version: "test",
@@ -107,7 +115,7 @@ fn context(server: &ApiServer) -> Arc<Context> {
     };
     let observer = Observer::new(metrics, Recorder::new(client.clone(), reporter));
     let defaults = Defaults {
-        image: "x:1".into(),
+        image: image.into(),
         cluster_domain: "cluster.local".into(),
     };
     Arc::new(Context::new(client, defaults, observer))
@@ -192,6 +200,31 @@ async fn a_new_process_changes_nothing_and_is_then_silent_too() {
     world.server.take_writes();
     world.pass().await.unwrap();
     assert_eq!(world.server.take_writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_operator_with_another_default_image_restarts_no_pod() {
+    for spec in [json!({}), json!({"image": {"repository": "mirror/x"}})] {
+        let mut world = World::new(spec);
+        world.settle().await;
+        world.make_pods_ready();
+        world.settle().await;
+        let before = world.server.objects();
+        world.upgrade("x:2");
+        world.settle().await;
+        assert_eq!(world.server.objects(), before);
+
+        world.set_spec(json!({"image": {"repository": "x", "tag": "2"}}));
+        world.settle().await;
+        let set = world
+            .server
+            .get(&format!("{SETS}/weather-querier"))
+            .unwrap();
+        assert_eq!(
+            set["spec"]["template"]["spec"]["containers"][0]["image"],
+            "x:2"
+        );
+    }
 }
 
 #[tokio::test]

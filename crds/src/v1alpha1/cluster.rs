@@ -54,7 +54,8 @@ pub type Settings = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FlightClusterSpec {
-    /// The container image of all roles; default: the image the operator was installed with.
+    /// The container image of all roles; default: for a new cluster the image the operator was
+    /// installed with, and from then on the one it runs, so that another operator restarts no pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSpec>,
 
@@ -108,12 +109,12 @@ pub struct FlightClusterSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ImageSpec {
     /// The name without tag, for example `registry.example.com/flightcluster`; default: that of
-    /// the operator's own image.
+    /// the image in use, for a new cluster that of the operator's own.
     #[schemars(length(min = 1, max = 255))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
 
-    /// The tag; default: that of the operator's own image.
+    /// The tag; default: that of the image in use, for a new cluster that of the operator's own.
     #[schemars(length(min = 1, max = 128))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,

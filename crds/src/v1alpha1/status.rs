@@ -17,7 +17,7 @@ pub struct FlightClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_revision: Option<i32>,
 
-    /// The image in use.
+    /// The image in use. It stays until `spec.image` asks for another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 

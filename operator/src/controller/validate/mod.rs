@@ -236,7 +236,14 @@ pub fn validate(
         namespace: cluster.namespace().unwrap_or_else(|| "default".to_owned()),
         uid: cluster.uid(),
         cluster_domain: cluster_domain(spec, defaults),
-        image: image(spec.image.as_ref(), defaults),
+        image: image(
+            spec.image.as_ref(),
+            cluster
+                .status
+                .as_ref()
+                .and_then(|status| status.image.as_deref()),
+            defaults,
+        ),
         template_revision: super::build::template_revision(cluster.status.as_ref()),
         tls,
         auth,
@@ -485,9 +492,11 @@ fn validate_auth(
     }
 }
 
-fn image(image: Option<&ImageSpec>, defaults: &Defaults) -> Image {
+/// Resolves the image. What the spec leaves open stays as it is in a cluster that already runs
+/// (`current`), so that an operator with another default restarts no pod.
+fn image(image: Option<&ImageSpec>, current: Option<&str>, defaults: &Defaults) -> Image {
     let image = image.cloned().unwrap_or_default();
-    let (repository, tag) = split_reference(&defaults.image);
+    let (repository, tag) = split_reference(current.unwrap_or(&defaults.image));
     let repository = image.repository.as_deref().unwrap_or(repository);
     let reference = match (&image.digest, &image.tag) {
         (Some(digest), _) => format!("{repository}@{digest}"),
@@ -540,6 +549,27 @@ fn check_dns_names(cluster: &ValidatedCluster, problems: &mut Problems) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_spec_leaves_open_of_the_image_is_taken_from_the_running_cluster_first() {
+        let defaults = Defaults {
+            image: "a/x:2".into(),
+            cluster_domain: "cluster.local".into(),
+        };
+        let with = |repository: Option<&str>, tag: Option<&str>, current| {
+            let spec = ImageSpec {
+                repository: repository.map(Into::into),
+                tag: tag.map(Into::into),
+                ..ImageSpec::default()
+            };
+            image(Some(&spec), current, &defaults).reference
+        };
+        assert_eq!(image(None, None, &defaults).reference, "a/x:2");
+        assert_eq!(with(None, None, Some("a/x:1")), "a/x:1");
+        assert_eq!(with(Some("b/x"), None, Some("b/x:1")), "b/x:1");
+        assert_eq!(with(None, Some("3"), Some("a/x:1")), "a/x:3");
+        assert_eq!(with(Some("b/x"), None, None), "b/x:2");
+    }
 
     #[test]
     fn a_reference_is_split_before_tag_or_digest_and_not_at_a_port() {
