@@ -186,6 +186,17 @@ fn pods_get_more_time_to_stop_than_the_data_plane_takes() {
     }
 }
 
+#[test]
+fn a_pod_that_is_not_ready_can_always_be_evicted() {
+    for case in cases("clusters") {
+        let rendered = documents(&render(&cluster_of(&case), &defaults()).unwrap());
+        for role in ROLES {
+            let budget = find(&rendered, "PodDisruptionBudget", role);
+            assert_eq!(budget["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow");
+        }
+    }
+}
+
 /// A StatefulSet gives its claims the labels of their template and those of its selector.
 #[test]
 fn a_volume_claim_carries_no_label_by_which_a_gitops_tool_would_prune_it() {

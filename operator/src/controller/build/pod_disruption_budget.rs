@@ -13,6 +13,9 @@ pub(super) fn build(cluster: &ValidatedCluster, role: &ValidatedRole) -> PodDisr
         metadata: role_metadata(cluster, role.role, cluster.names.role(role.role)),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
+            // The default counts a pod that isn't ready as the one that may be missing and then
+            // lets nobody evict it: the drain of its node would never end.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             selector: Some(label_selector(cluster, role.role)),
             ..PodDisruptionBudgetSpec::default()
         }),
