@@ -16,7 +16,7 @@ pub struct StorageSpec {
     // No rule here: an API server that refuses to shrink would also refuse to take back a growth
     // that the operator doesn't carry out.
     #[schemars(
-        regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"),
+        regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"),
         length(max = 24)
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ pub struct StorageSpec {
 pub struct ScratchSpec {
     /// The largest size as a Kubernetes quantity, for example `20Gi`; default: 10Gi.
     #[schemars(
-        regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"),
+        regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"),
         length(max = 24)
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
