@@ -414,6 +414,38 @@ async fn keys_stay_and_a_deleted_key_is_made_anew() {
     );
 }
 
+#[tokio::test]
+async fn a_signing_key_of_another_length_is_a_problem_that_names_the_secret_and_the_cure() {
+    let world = World::new(json!({}));
+    world.settle().await;
+    let key = format!("{CORE}/secrets/weather-signing-key");
+    // 33 bytes, 16 bytes, nothing: the data plane takes exactly 32.
+    for value in [
+        json!({"key": "QUFB".repeat(11)}),
+        json!({"key": "QUFBQUFBQUFBQUFBQUFBQQ=="}),
+        json!({}),
+    ] {
+        world.server.change(&key, |secret| secret["data"] = value);
+        let before = world.server.get(&key);
+        world.settle().await;
+        let valid = world.condition("ConfigurationValid");
+        assert_eq!(valid["status"], "False");
+        let message = valid["message"].as_str().unwrap();
+        assert!(
+            message.contains("Secret weather-signing-key: the value of its key \"key\" has"),
+            "{message}"
+        );
+        assert!(
+            message.contains("delete the Secret to have a new one made"),
+            "{message}"
+        );
+        assert_eq!(world.server.get(&key), before);
+    }
+    world.server.remove(&key);
+    world.settle().await;
+    assert_eq!(world.condition("ConfigurationValid")["status"], "True");
+}
+
 /// Certificates are read again by running pods: a new one must not restart them.
 #[tokio::test]
 async fn a_new_certificate_restarts_no_pod() {

@@ -27,8 +27,12 @@ pub use placeholder::placeholders;
 /// How long the certificate of the pods' own traffic is valid.
 const INTERNAL_CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// Bytes of a key that tickets are signed with: those of the HMAC's hash.
+/// Bytes of a key that tickets are signed with: those of the HMAC's hash. The data plane takes no
+/// other number.
 pub const SIGNING_KEY_BYTES: usize = 32;
+
+/// The key of the Secret that holds it.
+pub const SIGNING_KEY: &str = "key";
 
 /// What tokens begin with, as those of `flightcluster token create` do: scanners for leaked secrets
 /// find them by it.
@@ -303,8 +307,9 @@ fn leaf(
 fn signing_key(kept: Option<&Secret>, made: &mut Vec<String>) -> Sensitive<Vec<u8>> {
     let kept = kept
         .and_then(|secret| secret.data.as_ref())
-        .and_then(|data| data.get("key"))
-        .filter(|key| key.0.len() >= SIGNING_KEY_BYTES);
+        .and_then(|data| data.get(SIGNING_KEY))
+        // Validation lets no other pass.
+        .filter(|key| key.0.len() == SIGNING_KEY_BYTES);
     if let Some(key) = kept {
         return Sensitive::new(key.0.clone());
     }

@@ -22,6 +22,7 @@ use kube::ResourceExt;
 
 use super::build::names::{DnsNames, Names};
 use super::dereference::{ExistingRole, Referenced};
+use super::material::{SIGNING_KEY, SIGNING_KEY_BYTES};
 use super::quantity::parse_bytes;
 
 pub use stores::{ObjectStore, S3};
@@ -254,6 +255,7 @@ pub fn validate(
         querier: querier.clone(),
     };
     check_dns_names(&validated, &mut problems);
+    check_signing_key(&validated.names, referenced, &mut problems);
     if problems.is_empty() {
         // Only now: what the settings mean together is of no interest while one of them is wrong.
         settings::check_together(&validated, &mut problems);
@@ -543,6 +545,24 @@ fn check_dns_names(cluster: &ValidatedCluster, problems: &mut Problems) {
             problems.push(Problem::new("metadata.name", message));
             return;
         }
+    }
+}
+
+/// Checks the kept key that tickets are signed with: with any other no pod would start, and one that
+/// somebody put there on purpose is not replaced silently.
+fn check_signing_key(names: &Names, referenced: &Referenced, problems: &mut Problems) {
+    let Some(secret) = &referenced.kept.signing_key else {
+        return;
+    };
+    let value = secret.data.as_ref().and_then(|data| data.get(SIGNING_KEY));
+    let bytes = value.map_or(0, |value| value.0.len());
+    if bytes != SIGNING_KEY_BYTES {
+        let message = format!(
+            "the value of its key {SIGNING_KEY:?} has {bytes} bytes, not {SIGNING_KEY_BYTES}; put \
+             {SIGNING_KEY_BYTES} random bytes there, or delete the Secret to have a new one made"
+        );
+        let secret = format!("Secret {}", names.signing_key_secret());
+        problems.push(Problem::new(secret, message));
     }
 }
 
