@@ -102,7 +102,7 @@ fn condition(type_: ConditionType, input: &Input<'_>, status: &FlightClusterStat
         reason,
         message,
     } = match type_ {
-        ConditionType::Ready => ready(input),
+        ConditionType::Ready => ready(input, status),
         ConditionType::Reconciling => reconciling(input),
         ConditionType::Stalled => stalled(input),
         ConditionType::Available => available(input.observed),
@@ -137,7 +137,7 @@ fn condition(type_: ConditionType, input: &Input<'_>, status: &FlightClusterStat
     }
 }
 
-fn ready(input: &Input<'_>) -> Finding {
+fn ready(input: &Input<'_>, status: &FlightClusterStatus) -> Finding {
     let not = |reason, message| Finding {
         is_true: Some(false),
         reason,
@@ -150,6 +150,11 @@ fn ready(input: &Input<'_>) -> Finding {
             let available = available(input.observed);
             if available.is_true != Some(true) {
                 return available;
+            }
+            let tls = tls_ready(input, status);
+            if tls.is_true != Some(true) && tls.reason != reason::TLS_DISABLED {
+                // Pods that answer are of no use to clients that refuse their certificate.
+                return not(tls.reason, tls.message);
             }
             let rollout = rollout(input.observed);
             if rollout.is_true == Some(true) {
@@ -344,6 +349,15 @@ fn tls_ready(input: &Input<'_>, status: &FlightClusterStatus) -> Finding {
             message,
         };
     }
+    if !matches!(input.outcome, Outcome::Applied(_)) && was_without_tls(input.previous) {
+        // Nothing was changed: clients still connect as they did, whatever the spec now says.
+        let message = "clients connect without TLS".to_owned();
+        return Finding {
+            is_true: Some(false),
+            reason: reason::TLS_DISABLED,
+            message,
+        };
+    }
     match status
         .tls
         .as_ref()
@@ -380,13 +394,21 @@ fn tls_ready(input: &Input<'_>, status: &FlightClusterStatus) -> Finding {
     }
 }
 
+fn was_without_tls(previous: Option<&FlightClusterStatus>) -> bool {
+    previous.is_some_and(|previous| {
+        previous.conditions.iter().any(|condition| {
+            condition.type_ == ConditionType::TlsReady.as_str()
+                && condition.reason == reason::TLS_DISABLED
+        })
+    })
+}
+
 /// Returns what a condition said before about the same generation, else `otherwise`: a failure in
 /// one place is no news about another.
 fn kept(input: &Input<'_>, type_: ConditionType, otherwise: Finding) -> Finding {
     let reasons = [
         reason::VALID,
         reason::INVALID_SPEC,
-        reason::TLS_DISABLED,
         reason::CERTIFICATE_MISSING,
     ];
     let before = input.previous.and_then(|previous| {

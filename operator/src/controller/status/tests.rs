@@ -1,7 +1,7 @@
 //! Conditions: what they say in each case, and that an unchanged one is left alone.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use flightcluster_crds::v1alpha1::FlightCluster;
+use flightcluster_crds::v1alpha1::{AuthSpec, FlightCluster, FlightClusterSpec, TlsSpec};
 
 use super::*;
 use crate::controller::build::build;
@@ -24,7 +24,11 @@ fn time(text: &str) -> Timestamp {
 }
 
 fn case() -> Case {
-    let mut cluster = FlightCluster::new("weather", Default::default());
+    case_of(FlightClusterSpec::default())
+}
+
+fn case_of(spec: FlightClusterSpec) -> Case {
+    let mut cluster = FlightCluster::new("weather", spec);
     cluster.metadata.namespace = Some("meteo".into());
     let defaults = Defaults {
         image: "x:1".into(),
@@ -229,16 +233,19 @@ fn a_failing_pod_makes_the_cluster_degraded_and_its_last_words_are_shown() {
 
 #[test]
 fn a_paused_cluster_says_so_and_shows_its_pods() {
-    let status = status_of(Outcome::Paused, Some(&pods(1, 2, 3)), None, NOON);
+    let case = case();
+    let before = status_of(case.applied(), Some(&pods(1, 2, 3)), None, MORNING);
+    let paused = |pods| status_of(Outcome::Paused, Some(&pods), Some(&before), NOON);
+    let status = paused(pods(1, 2, 3));
     assert_eq!(find(&status, "Reconciling").reason, "Paused");
     assert_eq!(find(&status, "Ready").reason, "Paused");
     assert_eq!(status.ingester.as_ref().unwrap().ready, "2/2");
-    let status = status_of(Outcome::Paused, Some(&pods(1, 0, 3)), None, NOON);
+    let status = paused(pods(1, 0, 3));
     assert_eq!(find(&status, "Ready").status, "False");
 }
 
 #[test]
-fn a_certificate_that_ended_is_not_ready() {
+fn a_cluster_whose_certificate_ended_is_not_ready() {
     let case = case();
     let status = status_of(
         case.applied(),
@@ -247,5 +254,42 @@ fn a_certificate_that_ended_is_not_ready() {
         "2027-01-01T00:00:00Z",
     );
     assert_eq!(find(&status, "TLSReady").reason, "CertificateExpired");
+    let ready = find(&status, "Ready");
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("False", "CertificateExpired")
+    );
+    assert_eq!(ready.message, find(&status, "TLSReady").message);
     assert_eq!(status.tls.unwrap().secret_name, "weather-tls");
+}
+
+#[test]
+fn a_cluster_that_asks_for_no_tls_is_ready_without_it_also_while_it_is_paused() {
+    let case = case_of(FlightClusterSpec {
+        tls: Some(TlsSpec {
+            enabled: Some(false),
+            ..TlsSpec::default()
+        }),
+        auth: Some(AuthSpec {
+            allow_insecure: true,
+            ..AuthSpec::default()
+        }),
+        ..FlightClusterSpec::default()
+    });
+    let status = status_of(case.applied(), Some(&pods(1, 2, 3)), None, NOON);
+    assert_eq!(find(&status, "TLSReady").reason, "Disabled");
+    assert_eq!(find(&status, "Ready").status, "True");
+    let paused = build_status(&Input {
+        generation: Some(8),
+        previous: Some(&status),
+        outcome: Outcome::Paused,
+        observed: Some(&pods(1, 2, 3)),
+        now: time(NOON),
+    });
+    assert_eq!(find(&paused, "TLSReady").reason, "Disabled");
+    let ready = find(&paused, "Ready");
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("True", "Paused")
+    );
 }
