@@ -329,6 +329,9 @@ fn with_referenced(text: &str) -> (FlightCluster, Referenced) {
             let texts = secret.string_data.take().unwrap_or_default();
             let bytes = |(key, text): (String, String)| (key, ByteString(text.into_bytes()));
             secret.data = Some(texts.into_iter().map(bytes).collect());
+            if secret.name_any() == names.admin_token_secret() {
+                referenced.kept.admin_token = Some(secret.clone());
+            }
             named.insert(secret.name_any(), Some(secret));
         } else {
             let set: StatefulSet = serde_json::from_value(document).unwrap();

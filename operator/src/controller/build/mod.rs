@@ -9,7 +9,7 @@ pub mod labels;
 pub mod names;
 pub mod pod;
 mod pod_disruption_budget;
-mod secret;
+pub(crate) mod secret;
 mod service;
 mod service_account;
 mod stateful_set;

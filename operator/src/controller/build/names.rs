@@ -91,6 +91,20 @@ impl Names {
         format!("{}-connection", self.cluster)
     }
 
+    /// All Secrets that the operator makes.
+    #[must_use]
+    pub fn secrets(&self) -> [String; 7] {
+        [
+            self.internal_ca_secret(),
+            self.internal_tls_secret(),
+            self.public_ca_secret(),
+            self.public_tls_secret(),
+            self.signing_key_secret(),
+            self.admin_token_secret(),
+            self.connection_secret(),
+        ]
+    }
+
     /// The ConfigMap with the CA for clients.
     #[must_use]
     pub fn ca_config_map(&self) -> String {

@@ -226,14 +226,15 @@ pub fn validate(
     }
     let allow_insecure = spec.auth.as_ref().is_some_and(|auth| auth.allow_insecure);
     let tls = validate_tls(spec, referenced, allow_insecure, &mut problems);
-    let auth = validate_auth(spec, referenced, allow_insecure, &mut problems);
+    let names = Names::new(&name);
+    let auth = validate_auth(spec, &names, referenced, allow_insecure, &mut problems);
     let object_store = stores::validate(spec, referenced, &mut problems);
     let config = settings::validate(&spec.config, &mut problems);
     let asked = asked_roles(spec);
     let mut roles = asked.map(|asked| validate_role(asked, &config, referenced, &mut problems));
     let [catalog, ingester, querier] = &mut roles;
     let validated = ValidatedCluster {
-        names: Names::new(&name),
+        names,
         namespace: cluster.namespace().unwrap_or_else(|| "default".to_owned()),
         uid: cluster.uid(),
         cluster_domain: cluster_domain(spec, defaults),
@@ -471,6 +472,7 @@ fn validate_tls(
 
 fn validate_auth(
     spec: &FlightClusterSpec,
+    names: &Names,
     referenced: &Referenced,
     allow_insecure: bool,
     problems: &mut Problems,
@@ -486,7 +488,7 @@ fn validate_auth(
             Auth::None
         }
         AuthMode::Token => {
-            tokens::validate(&auth.token_secrets, referenced, problems);
+            tokens::validate(&auth.token_secrets, names, referenced, problems);
             Auth::Token {
                 secrets: auth.token_secrets,
             }

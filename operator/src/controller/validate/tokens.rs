@@ -5,10 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::{Problem, Problems};
+use crate::controller::build::names::Names;
+use crate::controller::build::secret::ADMIN_TOKEN_NAME;
 use crate::controller::dereference::{NamedSecrets, Referenced};
 
 /// The key of a Secret with tokens.
@@ -27,19 +31,40 @@ struct Entry {
     name: String,
     sha256: String,
     permissions: Vec<String>,
-    #[serde(default, rename = "expires_at")]
-    _expires_at: Option<serde_yaml::Value>,
+    #[serde(default)]
+    expires_at: Option<serde_yaml::Value>,
 }
 
 /// Checks that each Secret is there and holds entries that the data plane can read.
-pub(super) fn validate(secrets: &[String], referenced: &Referenced, problems: &mut Problems) {
+pub(super) fn validate(
+    secrets: &[String],
+    names: &Names,
+    referenced: &Referenced,
+    problems: &mut Problems,
+) {
+    let own = names.secrets();
+    let fields = secrets
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (format!("auth.tokenSecrets[{index}]"), name));
+    let (ours, others): (Vec<_>, Vec<_>) = fields.partition(|(_, name)| own.contains(name));
+    for (field, name) in ours {
+        let message = format!(
+            "Secret {name} is made by the operator for this cluster; remove it from the list (the \
+             admin token counts without being named)"
+        );
+        problems.push(Problem::new(field, message));
+    }
     let NamedSecrets::Read(read) = &referenced.named else {
         return;
     };
     // The same token twice, maybe with other permissions, is refused by the data plane.
     let mut seen = BTreeMap::new();
-    for (index, name) in secrets.iter().enumerate() {
-        let field = format!("auth.tokenSecrets[{index}]");
+    let admin_secret = names.admin_token_secret();
+    if let Some(digest) = admin_digest(referenced) {
+        seen.insert(digest, (ADMIN_TOKEN_NAME.to_owned(), &admin_secret));
+    }
+    for (field, name) in others {
         match entries(name, read.get(name).and_then(Option::as_ref)) {
             Ok(entries) => {
                 for entry in entries {
@@ -59,6 +84,13 @@ pub(super) fn validate(secrets: &[String], referenced: &Referenced, problems: &m
             Err(message) => problems.push(Problem::new(field, message)),
         }
     }
+}
+
+/// The digest of the operator's own token, as far as one has been made.
+fn admin_digest(referenced: &Referenced) -> Option<String> {
+    let data = referenced.kept.admin_token.as_ref()?.data.as_ref()?;
+    let digest = Sha256::digest(&data.get("token")?.0);
+    Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn entries(name: &str, secret: Option<&Secret>) -> Result<Vec<Entry>, String> {
@@ -86,6 +118,14 @@ fn entries(name: &str, secret: Option<&Secret>) -> Result<Vec<Entry>, String> {
                 entry.name
             ));
         }
+        let expires = entry.expires_at.as_ref();
+        if expires.is_some_and(|at| !at.is_null() && !is_time(at)) {
+            return Err(format!(
+                "expires_at of token {:?} in Secret {name} must be a time with its zone, such as \
+                 2027-01-01T00:00:00Z",
+                entry.name
+            ));
+        }
         let understood = entry
             .permissions
             .iter()
@@ -99,6 +139,13 @@ fn entries(name: &str, secret: Option<&Secret>) -> Result<Vec<Entry>, String> {
         }
     }
     Ok(entries)
+}
+
+/// Read as the data plane does: text that is a time of RFC 3339.
+fn is_time(value: &serde_yaml::Value) -> bool {
+    value
+        .as_str()
+        .is_some_and(|text| text.parse::<Timestamp>().is_ok())
 }
 
 /// An action, and a database name with a star at most at its end.
