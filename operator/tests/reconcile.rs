@@ -446,6 +446,36 @@ async fn a_signing_key_of_another_length_is_a_problem_that_names_the_secret_and_
     assert_eq!(world.condition("ConfigurationValid")["status"], "True");
 }
 
+#[tokio::test]
+async fn a_certificate_with_the_key_of_another_is_a_problem_that_names_the_secret() {
+    let world = World::new(json!({}));
+    world.settle().await;
+    let read = |name: &str| world.server.get(&format!("{CORE}/secrets/{name}")).unwrap();
+    let (public, internal) = (read("weather-tls"), read("weather-internal-tls"));
+    let own = format!("{CORE}/secrets/own");
+    world.server.put(
+        &own,
+        json!({"kind": "Secret", "metadata": {"name": "own"}, "data": {
+            "tls.crt": public["data"]["tls.crt"], "tls.key": internal["data"]["tls.key"],
+        }}),
+    );
+    world.set_spec(json!({"tls": {"secretName": "own"}}));
+    world.settle().await;
+    let valid = world.condition("ConfigurationValid");
+    assert_eq!(valid["status"], "False");
+    let message = valid["message"].as_str().unwrap();
+    assert!(
+        message.contains("tls.secretName: tls.key of Secret own is not the private key"),
+        "{message}"
+    );
+    world.server.change(&own, |secret| {
+        secret["data"]["tls.key"] = public["data"]["tls.key"].clone();
+    });
+    world.settle().await;
+    assert_eq!(world.condition("ConfigurationValid")["status"], "True");
+    assert_eq!(world.condition("TLSReady")["status"], "True");
+}
+
 /// Certificates are read again by running pods: a new one must not restart them.
 #[tokio::test]
 async fn a_new_certificate_restarts_no_pod() {

@@ -7,8 +7,11 @@ use std::time::{Duration, SystemTime};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::X509Certificate;
@@ -157,12 +160,22 @@ fn parameters(common_name: &str, now: Timestamp, life: Duration) -> CertificateP
     params
 }
 
-fn belong_together(certificate: &str, key: &str) -> bool {
-    let Ok(key) = KeyPair::from_pem(key) else {
+/// Returns whether the first certificate of `certificate` was made for the private key `key`, both as
+/// PEM.
+#[must_use]
+pub fn belong_together(certificate: &str, key: &str) -> bool {
+    // Read with what the data plane reads it with: the same forms of keys are good.
+    let Ok(key) = PrivateKeyDer::from_pem_slice(key.as_bytes()) else {
+        return false;
+    };
+    let Ok(key) = any_supported_type(&key) else {
         return false;
     };
     let public_key = inspect(certificate, |c| Some(c.public_key().raw.to_vec()));
-    public_key.is_some_and(|public_key| public_key == key.subject_public_key_info())
+    public_key.is_some_and(|of_certificate| {
+        key.public_key()
+            .is_none_or(|of_key| of_key.as_ref() == of_certificate)
+    })
 }
 
 /// Compares key identifiers: an authority with the same name but another key has another one.

@@ -21,7 +21,7 @@ use rand::RngCore;
 use super::dereference::KeptSecrets;
 use super::validate::{Auth, Tls, ValidatedCluster};
 
-pub use certificates::{Validity, certificate_is_readable, validity};
+pub use certificates::{Validity, belong_together, certificate_is_readable, validity};
 pub use placeholder::placeholders;
 
 /// How long the certificate of the pods' own traffic is valid.

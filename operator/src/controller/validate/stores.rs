@@ -10,7 +10,7 @@ use super::{Problem, Problems, Tls};
 use crate::controller::build::labels::{MANAGED_BY, MANAGER};
 use crate::controller::build::pod::mounts::{ACCESS_KEY_ID, SECRET_ACCESS_KEY};
 use crate::controller::dereference::{NamedSecrets, Referenced};
-use crate::controller::material::certificate_is_readable;
+use crate::controller::material::{belong_together, certificate_is_readable};
 
 /// Where Parquet files are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,15 +70,24 @@ pub(super) fn validate_certificate(
     problems: &mut Problems,
 ) -> Tls {
     let field = "tls.secretName";
-    let chain = values(name, ["tls.crt", "tls.key"], referenced, field, problems)
-        .map(|[chain, _]| String::from_utf8_lossy(&chain).into_owned());
-    if chain
-        .as_deref()
-        .is_some_and(|chain| !certificate_is_readable(chain))
-    {
-        let message = format!("tls.crt of Secret {name} holds no certificate in PEM");
-        problems.push(Problem::new(field, message));
+    let pair = values(name, ["tls.crt", "tls.key"], referenced, field, problems);
+    let pair = pair.map(|pair| pair.map(|pem| String::from_utf8_lossy(&pem).into_owned()));
+    if let Some([chain, key]) = &pair {
+        let message = if !certificate_is_readable(chain) {
+            Some(format!(
+                "tls.crt of Secret {name} holds no certificate in PEM"
+            ))
+        } else if !belong_together(chain, key) {
+            Some(format!(
+                "tls.key of Secret {name} is not the private key of the first certificate in \
+                 tls.crt; put both in from the same pair, the server's certificate first"
+            ))
+        } else {
+            None
+        };
+        problems.extend(message.map(|message| Problem::new(field, message)));
     }
+    let chain = pair.map(|[chain, _]| chain);
     let secret = read(referenced)
         .and_then(|read| read.get(name))
         .and_then(Option::as_ref);
