@@ -1,4 +1,5 @@
 //! Whole passes against an API server in memory: what is written, and above all what is not.
+//! Long because every story is played in the same world.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod api;
@@ -316,6 +317,74 @@ async fn a_paused_cluster_is_only_looked_at() {
     assert_eq!(writes.len(), 1, "{writes:?}");
     assert!(writes[0].ends_with("/status"), "{writes:?}");
     assert_eq!(world.condition("Reconciling")["reason"], "Paused");
+}
+
+/// The volumes of a deleted cluster stay, and one of the same name goes on with them.
+#[tokio::test]
+async fn volumes_of_ingesters_that_a_new_cluster_would_forget_are_named_and_nothing_starts() {
+    let world = World::new(json!({"ingester": {"replicas": 1}}));
+    let claim = |name: &str| format!("{CORE}/persistentvolumeclaims/{name}");
+    for (name, size) in [
+        ("data-weather-ingester-0", "10Gi"),
+        ("data-weather-ingester-1", "10Gi"),
+        ("data-weather-ingester-2", "10Gi"),
+        ("data-weather-catalog-0", "10Gi"),
+        // Of others.
+        ("data-weather-ingester-x-7", "1Gi"),
+        ("data-weather-ingester-07", "1Gi"),
+        ("data-other-ingester-9", "1Gi"),
+    ] {
+        let spec = json!({"resources": {"requests": {"storage": size}}});
+        let object = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name}, "spec": spec,
+        });
+        world.server.put(&claim(name), object);
+    }
+    world.settle().await;
+    let message = world.condition("ConfigurationValid")["message"].clone();
+    assert_eq!(
+        message,
+        "ingester.replicas: 1 is too few: rows in the write-ahead logs on PersistentVolumeClaim \
+         data-weather-ingester-1, data-weather-ingester-2 would not be found; set it to 3, or \
+         delete what is named here if its rows may be lost"
+    );
+    let set = format!("{SETS}/weather-ingester");
+    assert_eq!(world.server.get(&set), None);
+
+    // One cure, and a size that no volume has.
+    let grown = |size: &str| json!({"ingester": {"replicas": 3, "storage": {"size": size}}});
+    world.set_spec(grown("20Gi"));
+    world.settle().await;
+    let message = world.condition("ConfigurationValid")["message"].clone();
+    assert_eq!(
+        message,
+        "ingester.storage.size: changing the size of existing volumes (10Gi to 20Gi) is not \
+         supported yet; set it back to 10Gi, the size of PersistentVolumeClaim \
+         data-weather-ingester-0"
+    );
+    world.set_spec(grown("10240Mi"));
+    world.settle().await;
+    assert!(world.server.get(&set).is_some());
+}
+
+#[tokio::test]
+async fn a_deleted_volume_of_an_ingester_is_given_up() {
+    let world = World::new(json!({}));
+    let claim = format!("{CORE}/persistentvolumeclaims/data-weather-ingester-1");
+    let object = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data-weather-ingester-1"},
+    });
+    world.server.put(&claim, object);
+    world.settle().await;
+    assert_eq!(world.condition("ConfigurationValid")["status"], "False");
+    // Deleted, and still there until nobody mounts it.
+    world.server.change(&claim, |claim| {
+        claim["metadata"]["deletionTimestamp"] = json!("2026-03-01T08:00:00Z");
+    });
+    world.settle().await;
+    assert_eq!(world.condition("ConfigurationValid")["status"], "True");
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ needs create beside patch.
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [pods]
+  resources: [persistentvolumeclaims, pods]
   verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]

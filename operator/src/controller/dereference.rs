@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use flightcluster_config::Role;
 use flightcluster_crds::v1alpha1::{FlightCluster, TlsSpec};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::build::names::Names;
@@ -25,6 +26,8 @@ pub struct Referenced {
     pub kept: KeptSecrets,
     /// What can't be changed, or not in every direction, in StatefulSets that exist.
     pub existing: BTreeMap<Role, ExistingRole>,
+    /// The volume claims of each role, in the order of their pods. They outlive StatefulSets.
+    pub claims: BTreeMap<Role, Vec<ExistingClaim>>,
 }
 
 /// The user's Secrets that a spec names.
@@ -70,6 +73,17 @@ pub struct ExistingRole {
     pub storage_class_name: Option<String>,
 }
 
+/// A volume claim that the pod with its number takes as its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExistingClaim {
+    /// The number of the pod.
+    pub ordinal: i32,
+    /// The name of the claim.
+    pub name: String,
+    /// Its size, as a quantity.
+    pub size: Option<String>,
+}
+
 /// Why something could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -91,6 +105,9 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The volume claims could not be listed; nothing was changed, a retry is safe.
+    #[error("listing PersistentVolumeClaims")]
+    ListClaims(#[source] Box<kube::Error>),
 }
 
 impl Error {
@@ -100,6 +117,7 @@ impl Error {
         match self {
             Self::ReadSecret { .. } => "read_secret",
             Self::ReadStatefulSet { .. } => "read_stateful_set",
+            Self::ListClaims(_) => "list_claims",
         }
     }
 }
@@ -170,7 +188,62 @@ pub async fn dereference(client: &Client, cluster: &FlightCluster) -> Result<Ref
         named: NamedSecrets::Read(named),
         kept,
         existing,
+        claims: read_claims(client, &namespace, &names).await?,
     })
+}
+
+/// All claims of the namespace are listed: a StatefulSet takes a claim for its name, whatever labels
+/// it carries, for example after it was restored from a backup.
+async fn read_claims(
+    client: &Client,
+    namespace: &str,
+    names: &Names,
+) -> Result<BTreeMap<Role, Vec<ExistingClaim>>, Error> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let claims = api.list(&ListParams::default()).await;
+    let claims = claims.map_err(|source| Error::ListClaims(Box::new(source)))?;
+    let mut by_role: BTreeMap<Role, Vec<ExistingClaim>> = BTreeMap::new();
+    for (role, claim) in claims
+        .iter()
+        .filter_map(|claim| existing_claim(names, claim))
+    {
+        by_role.entry(role).or_default().push(claim);
+    }
+    for claims in by_role.values_mut() {
+        claims.sort();
+    }
+    Ok(by_role)
+}
+
+/// Returns the role whose pod takes `claim`, and what is known of the claim. One that is being
+/// deleted is given up and counts no more.
+#[must_use]
+pub fn existing_claim(
+    names: &Names,
+    claim: &PersistentVolumeClaim,
+) -> Option<(Role, ExistingClaim)> {
+    if claim.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let name = claim.name_any();
+    let (role, ordinal) = ROLES.into_iter().find_map(|role| {
+        let ordinal = name.strip_prefix(&names.claim_prefix(role))?;
+        let number: i32 = ordinal.parse().ok()?;
+        (number.to_string() == ordinal).then_some((role, number))
+    })?;
+    let size = claim
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.resources.as_ref())
+        .and_then(|resources| resources.requests.as_ref())
+        .and_then(|requests| requests.get("storage"))
+        .map(|quantity| quantity.0.clone());
+    let claim = ExistingClaim {
+        ordinal,
+        name,
+        size,
+    };
+    Some((role, claim))
 }
 
 async fn read_secret(api: &Api<Secret>, name: &str) -> Result<Option<Secret>, Error> {

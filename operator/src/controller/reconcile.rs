@@ -35,6 +35,10 @@ const RESYNC: Duration = Duration::from_secs(10 * 60);
 /// not part of what is watched.
 const ROLLOUT_POLL: Duration = Duration::from_secs(10);
 
+/// How often a cluster with problems is looked at: volume claims are not watched, and deleting one
+/// may be the cure.
+const PROBLEM_POLL: Duration = Duration::from_secs(60);
+
 /// The delay after a first failure; it doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
@@ -317,7 +321,7 @@ fn next(carried: &Carried, status: &FlightClusterStatus, now: Timestamp) -> (Pas
         .any(|c| c.type_ == "Ready" && c.status == "True");
     match carried {
         Carried::Paused => (PassOutcome::Skipped, Action::requeue(RESYNC)),
-        Carried::Invalid(_) => (PassOutcome::Waiting, Action::requeue(RESYNC)),
+        Carried::Invalid(_) => (PassOutcome::Waiting, Action::requeue(PROBLEM_POLL)),
         Carried::Applied(_) if !is_ready => (PassOutcome::Waiting, Action::requeue(ROLLOUT_POLL)),
         Carried::Applied(done) => {
             let renewal = done.material.next_renewal();

@@ -178,6 +178,7 @@ impl State {
             "poddisruptionbudgets",
             "statefulsets",
             "pods",
+            "persistentvolumeclaims",
         ]
         .contains(&last);
         if !is_collection {
@@ -197,7 +198,7 @@ impl State {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
         assert!(
-            !selector.is_empty(),
+            !selector.is_empty() || last == "persistentvolumeclaims",
             "a list without a selector: {path}?{query}"
         );
         let items: Vec<&Value> = self

@@ -5,6 +5,8 @@
 
 use flightcluster_config::Role;
 
+use super::pod::mounts::DATA_VOLUME;
+
 /// The names of the objects of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
@@ -30,6 +32,12 @@ impl Names {
     #[must_use]
     pub fn role(&self, role: Role) -> String {
         format!("{}-{}", self.cluster, role.as_str())
+    }
+
+    /// What the names of the volume claims of a role begin with; the number of the pod follows.
+    #[must_use]
+    pub fn claim_prefix(&self, role: Role) -> String {
+        format!("{DATA_VOLUME}-{}-", self.role(role))
     }
 
     /// The headless Service that gives each pod of a role a DNS name.

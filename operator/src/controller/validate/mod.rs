@@ -8,6 +8,7 @@ mod settings;
 mod stores;
 mod tokens;
 mod unknown;
+mod volumes;
 
 use std::fmt;
 use std::time::Duration;
@@ -21,9 +22,8 @@ use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use kube::ResourceExt;
 
 use super::build::names::{DnsNames, Names};
-use super::dereference::{ExistingRole, Referenced};
+use super::dereference::Referenced;
 use super::material::{SIGNING_KEY, SIGNING_KEY_BYTES};
-use super::quantity::parse_bytes;
 
 pub use stores::{ObjectStore, S3};
 pub use unknown::unknown_fields;
@@ -342,6 +342,7 @@ fn validate_role(
         field,
     } = asked;
     let existing = referenced.existing.get(&role);
+    let claims = referenced.claims.get(&role).map_or(&[][..], Vec::as_slice);
     let replicas = replicas.unwrap_or(1);
     if role == Role::Ingester && existing.is_some_and(|existing| existing.replicas > replicas) {
         let before = existing.map_or(0, |existing| existing.replicas);
@@ -350,13 +351,17 @@ fn validate_role(
              would not be found; set it back to {before}"
         );
         problems.push(Problem::new("ingester.replicas", message));
+    } else if role == Role::Ingester {
+        volumes::check_no_log_is_left_out(replicas, claims, problems);
     }
     ValidatedRole {
         role,
         replicas,
         resources: resources.cloned(),
         volume: match volume {
-            AskedVolume::Claim(storage) => validate_claim(storage, existing, field, problems),
+            AskedVolume::Claim(storage) => {
+                volumes::validate_claim(storage, existing, claims, field, problems)
+            }
             AskedVolume::Scratch(size) => Volume::Scratch {
                 size: size.map_or(DEFAULT_SIZE, String::as_str).to_owned(),
             },
@@ -366,55 +371,6 @@ fn validate_role(
             ..config.clone()
         },
         pod_template: pod_template::validate(pod_template, field, problems),
-    }
-}
-
-/// Checks a volume against the one that exists: Kubernetes lets nobody change the claim of a
-/// StatefulSet, so a change is refused instead of being forgotten silently.
-fn validate_claim(
-    storage: Option<&StorageSpec>,
-    existing: Option<&ExistingRole>,
-    field: &str,
-    problems: &mut Problems,
-) -> Volume {
-    let asked = storage.and_then(|storage| storage.size.as_deref());
-    let size = asked.unwrap_or(DEFAULT_SIZE);
-    let class = storage.and_then(|storage| storage.storage_class_name.clone());
-    if parse_bytes(size).is_none_or(|bytes| bytes == 0) {
-        let message = format!("{size:?} is no size; write for example 20Gi");
-        problems.push(Problem::new(format!("{field}.storage.size"), message));
-    }
-    let before = existing.and_then(|existing| existing.volume_size.as_deref());
-    let Some(before) = before else {
-        return Volume::Claim {
-            size: size.to_owned(),
-            storage_class_name: class,
-        };
-    };
-    if parse_bytes(before) != parse_bytes(size) {
-        let message = format!(
-            "changing the size of existing volumes ({before} to {size}) is not supported yet; set \
-             it back to {before}"
-        );
-        problems.push(Problem::new(format!("{field}.storage.size"), message));
-    }
-    let class_before = existing.and_then(|existing| existing.storage_class_name.clone());
-    if class_before != class {
-        let message = format!(
-            "volumes stay in the class they were made in; set it back to {}",
-            class_before
-                .as_deref()
-                .map_or("nothing".to_owned(), |name| format!("{name:?}"))
-        );
-        problems.push(Problem::new(
-            format!("{field}.storage.storageClassName"),
-            message,
-        ));
-    }
-    // In the words of the existing claim, so that the same size written otherwise is no change.
-    Volume::Claim {
-        size: before.to_owned(),
-        storage_class_name: class_before,
     }
 }
 
