@@ -90,6 +90,16 @@ impl World {
             .clone()
     }
 
+    /// Nobody waits for what only a person can put right.
+    fn assert_stalled(&self, reason: &str) {
+        let stalled = self.condition("Stalled");
+        assert_eq!(
+            (&stalled["status"], &stalled["reason"]),
+            (&json!("True"), &json!(reason))
+        );
+        assert_eq!(self.condition("Reconciling")["status"], "False");
+    }
+
     /// Plays the part of Kubernetes: all pods are ready.
     fn make_pods_ready(&self) {
         for role in ["catalog", "ingester", "querier"] {
@@ -437,9 +447,44 @@ async fn an_object_of_somebody_else_is_never_overwritten() {
     );
     assert_eq!(world.server.get(&theirs), before);
     assert_eq!(world.condition("Ready")["reason"], "ApplyFailed");
+    world.assert_stalled("ForeignObject");
     world.server.remove(&theirs);
     world.settle().await;
+    assert_eq!(world.condition("Stalled")["status"], "False");
     assert_eq!(world.condition("ConfigurationValid")["status"], "True");
+}
+
+#[tokio::test]
+async fn a_ca_that_can_not_be_used_stalls_until_somebody_gives_it_up() {
+    let world = World::new(json!({}));
+    world.settle().await;
+    let ca = format!("{CORE}/secrets/weather-public-ca");
+    world
+        .server
+        .change(&ca, |secret| secret["data"]["tls.key"] = json!("aGVsbG8="));
+    world.pass().await.unwrap_err();
+    world.assert_stalled("UnusableCA");
+    let message = world.condition("Stalled")["message"].clone();
+    assert!(message.as_str().unwrap().contains("delete it"), "{message}");
+    world.server.remove(&ca);
+    world.settle().await;
+    assert_eq!(world.condition("Stalled")["status"], "False");
+}
+
+#[tokio::test]
+async fn an_object_that_the_api_server_refuses_stalls_and_one_it_fails_to_write_does_not() {
+    let world = World::new(json!({}));
+    world.server.refuse_write(0);
+    world.pass().await.unwrap_err();
+    world.assert_stalled("Refused");
+    world.settle().await;
+    assert_eq!(world.condition("Stalled")["status"], "False");
+
+    let world = World::new(json!({}));
+    world.server.fail_write(0);
+    world.pass().await.unwrap_err();
+    assert_eq!(world.condition("Stalled")["status"], "False");
+    assert_eq!(world.condition("Reconciling")["status"], "True");
 }
 
 /// Keys are made once. A process that ended between writing and reading must not make new ones.

@@ -68,6 +68,12 @@ pub mod reason {
     pub const VALID: &str = "Valid";
     /// Writing the objects failed; the operator tries again.
     pub const APPLY_FAILED: &str = "ApplyFailed";
+    /// An object of a name that the cluster needs belongs to somebody else.
+    pub const FOREIGN_OBJECT: &str = "ForeignObject";
+    /// A kept CA can't be used, and only its owner may decide to give it up.
+    pub const UNUSABLE_CA: &str = "UnusableCA";
+    /// The API server refuses an object.
+    pub const REFUSED: &str = "Refused";
     /// The spec says `paused: true`.
     pub const PAUSED: &str = "Paused";
     /// Each role has the pods it needs to serve.

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 
+use flightcluster_crds::v1alpha1::reason;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
@@ -135,7 +136,26 @@ impl Error {
             Self::BeingDeleted { .. } => "being_deleted",
         }
     }
+
+    /// Returns the reason when somebody has to act before a retry can succeed.
+    #[must_use]
+    pub fn stall(&self) -> Option<&'static str> {
+        match self {
+            Self::NotOurs { .. } => Some(reason::FOREIGN_OBJECT),
+            Self::Apply { source, .. } | Self::Delete { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) if REFUSALS.contains(&status.code) => {
+                    Some(reason::REFUSED)
+                }
+                _ => None,
+            },
+            Self::List { .. } | Self::Serialize { .. } | Self::BeingDeleted { .. } => None,
+        }
+    }
 }
+
+/// Answers of an API server that another try doesn't change: what was asked for is malformed, not
+/// allowed (by rights, quota or a policy), or not valid.
+const REFUSALS: [u16; 3] = [400, 403, 422];
 
 /// The cluster whose objects are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use flightcluster_crds::v1alpha1::{FlightCluster, FlightClusterStatus};
+use flightcluster_crds::v1alpha1::{FlightCluster, FlightClusterStatus, reason};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
@@ -21,7 +21,7 @@ use super::dereference::{self, dereference};
 use super::material::{self, Material, provide};
 use super::observe::{self, observe};
 use super::resources::{Applied, Resources};
-use super::status::{Input, Outcome, Success, build_status};
+use super::status::{Failure, Input, Outcome, Success, build_status};
 use super::validate::{Defaults, Problem, ValidatedCluster, validate};
 use crate::observed::{News, Observer, PassOutcome, Step, chain, news_of};
 
@@ -110,6 +110,19 @@ impl Error {
             Self::Apply(error) => error.category(),
             Self::Observe(error) => error.category(),
             Self::WriteStatus(_) => "write_status",
+        }
+    }
+
+    /// Returns the reason when somebody has to act before a retry can succeed.
+    #[must_use]
+    pub fn stall(&self) -> Option<&'static str> {
+        match self {
+            Self::Apply(error) => error.stall(),
+            Self::Material(material::Error::UnusableAuthority { .. }) => Some(reason::UNUSABLE_CA),
+            Self::Dereference(_)
+            | Self::Material(material::Error::Issue { .. })
+            | Self::Observe(_)
+            | Self::WriteStatus(_) => None,
         }
     }
 }
@@ -233,7 +246,10 @@ async fn pass(
             material: &done.material,
             resources: &done.resources,
         }),
-        Err(_) => Outcome::Failed(failure.as_deref().unwrap_or_default()),
+        Err(error) => Outcome::Failed(Failure {
+            message: failure.as_deref().unwrap_or_default(),
+            stall: error.stall(),
+        }),
     };
     let status = build_status(&Input {
         generation: cluster.metadata.generation,

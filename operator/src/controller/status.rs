@@ -27,9 +27,18 @@ pub enum Outcome<'a> {
     /// The spec has problems; nothing was changed.
     Invalid(&'a [Problem]),
     /// Something went wrong, and the next pass tries again.
-    Failed(&'a str),
+    Failed(Failure<'a>),
     /// Every object is as wanted.
     Applied(Success<'a>),
+}
+
+/// How a pass failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure<'a> {
+    /// What went wrong, with the causes.
+    pub message: &'a str,
+    /// The reason when somebody has to act before the next pass can do better.
+    pub stall: Option<&'static str>,
 }
 
 /// What a pass had that got through.
@@ -145,7 +154,9 @@ fn ready(input: &Input<'_>, status: &FlightClusterStatus) -> Finding {
     };
     match input.outcome {
         Outcome::Invalid(problems) => not(reason::INVALID_SPEC, list(problems)),
-        Outcome::Failed(message) => not(reason::APPLY_FAILED, message.to_owned()),
+        Outcome::Failed(Failure { message, stall: _ }) => {
+            not(reason::APPLY_FAILED, message.to_owned())
+        }
         Outcome::Paused | Outcome::Applied(_) => {
             let available = available(input.observed);
             if available.is_true != Some(true) {
@@ -192,7 +203,18 @@ fn reconciling(input: &Input<'_>) -> Finding {
             reason: reason::PAUSED,
             message: "nothing is changed while the cluster is paused".to_owned(),
         },
-        Outcome::Failed(message) => Finding {
+        Outcome::Failed(Failure {
+            message: _,
+            stall: Some(reason),
+        }) => Finding {
+            is_true: Some(false),
+            reason,
+            message: "nothing moves until somebody acts; the condition Stalled says how".to_owned(),
+        },
+        Outcome::Failed(Failure {
+            message,
+            stall: None,
+        }) => Finding {
             is_true: Some(true),
             reason: reason::APPLY_FAILED,
             message: format!("trying again: {message}"),
@@ -236,6 +258,14 @@ fn stalled(input: &Input<'_>) -> Finding {
             is_true: Some(true),
             reason: reason::INVALID_SPEC,
             message: list(problems),
+        },
+        Outcome::Failed(Failure {
+            message,
+            stall: Some(reason),
+        }) => Finding {
+            is_true: Some(true),
+            reason,
+            message: message.to_owned(),
         },
         Outcome::Paused | Outcome::Failed(_) | Outcome::Applied(_) => Finding {
             is_true: Some(false),

@@ -23,7 +23,7 @@ struct State {
     requests: Vec<(Method, String)>,
     version: u64,
     uid: u64,
-    fail_write: Option<usize>,
+    fail_write: Option<(usize, StatusCode)>,
     writes: usize,
 }
 
@@ -102,7 +102,14 @@ impl ApiServer {
     /// Answers the n-th write from now on, counted from 0, with an error.
     pub(crate) fn fail_write(&self, n: usize) {
         let mut state = self.0.lock().unwrap();
-        state.fail_write = Some(n);
+        state.fail_write = Some((n, StatusCode::INTERNAL_SERVER_ERROR));
+        state.writes = 0;
+    }
+
+    /// Answers the n-th write from now on, counted from 0, by calling it not valid.
+    pub(crate) fn refuse_write(&self, n: usize) {
+        let mut state = self.0.lock().unwrap();
+        state.fail_write = Some((n, StatusCode::UNPROCESSABLE_ENTITY));
         state.writes = 0;
     }
 
@@ -144,9 +151,11 @@ impl State {
     ) -> (StatusCode, Value) {
         self.requests.push((method.clone(), path.to_owned()));
         if *method != Method::GET {
-            if self.fail_write == Some(self.writes) {
+            if let Some((n, status)) = self.fail_write
+                && n == self.writes
+            {
                 self.fail_write = None;
-                return failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+                return failure(status, "FailedByTheTest");
             }
             self.writes += 1;
         }

@@ -183,7 +183,12 @@ fn a_bad_spec_lists_every_problem_and_still_says_that_the_cluster_serves() {
 fn a_failed_pass_is_tried_again_and_forgets_nothing() {
     let case = case();
     let good = status_of(case.applied(), Some(&pods(1, 2, 3)), None, MORNING);
-    let failed = status_of(Outcome::Failed("no answer"), None, Some(&good), NOON);
+    let failure = Failure {
+        message: "no answer",
+        stall: None,
+    };
+    let failed = status_of(Outcome::Failed(failure), None, Some(&good), NOON);
+    assert_eq!(find(&failed, "Stalled").status, "False");
     assert_eq!(find(&failed, "Ready").message, "no answer");
     assert_eq!(find(&failed, "Reconciling").status, "True");
     assert_eq!(find(&failed, "Available").status, "Unknown");
