@@ -1,4 +1,5 @@
-//! Kubernetes quantities of storage, as far as two of them have to be compared.
+//! Kubernetes quantities, as far as they have to be read: sizes are compared, amounts are checked
+//! before an API server would refuse a whole StatefulSet for one of them.
 
 /// Parts into which a unit is divided: the smallest suffix is `n`.
 const NANOS: u128 = 1_000_000_000;
@@ -32,6 +33,24 @@ pub fn parse_bytes(text: &str) -> Option<u128> {
         nanos = nanos.checked_add(rest.div_ceil(scale))?;
     }
     Some(nanos.div_ceil(NANOS))
+}
+
+/// Returns whether `text` is an amount of a resource as an API server takes it, such as `500m`,
+/// `2`, `1.5Gi` or `1e3`; less than nothing is none.
+#[must_use]
+pub fn is_amount(text: &str) -> bool {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let is_number = number.matches('.').count() <= 1 && number.chars().any(|c| c.is_ascii_digit());
+    let exponent = suffix.strip_prefix(['e', 'E']);
+    let is_exponent = exponent.is_some_and(|exponent| {
+        let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        !digits.is_empty() && digits.len() <= 2 && digits.chars().all(|c| c.is_ascii_digit())
+    });
+    is_number && (is_exponent || nanos(suffix).is_some())
 }
 
 /// Returns the nanos of one unit with this suffix.
@@ -86,6 +105,20 @@ mod tests {
             "", "Gi", "1.", ".5Gi", "1Xi", "-1Gi", "1e3", "1.5.5Gi", "1 Gi", "1mi",
         ] {
             assert_eq!(parse_bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_what_an_api_server_takes() {
+        for text in [
+            "500m", "2", "0.5", ".5", "1.", "1e3", "1E-3", "4Gi", "+1", "0", "3E",
+        ] {
+            assert!(is_amount(text), "{text}");
+        }
+        for text in [
+            "", "lots", "-1", "1 Gi", "4gb", "1e", "1.2.3", ".", "m", "4GB",
+        ] {
+            assert!(!is_amount(text), "{text}");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Pure. Rules that an API server can enforce by itself stand on the types in `crds`; they are
 //! repeated here only where `render` would otherwise print nonsense.
 
+mod amounts;
 mod pod_template;
 mod settings;
 mod stores;
@@ -354,6 +355,7 @@ fn validate_role(
     } else if role == Role::Ingester {
         volumes::check_no_log_is_left_out(replicas, claims, problems);
     }
+    amounts::check_resources(resources, &format!("{field}.resources"), problems);
     ValidatedRole {
         role,
         replicas,
@@ -362,9 +364,13 @@ fn validate_role(
             AskedVolume::Claim(storage) => {
                 volumes::validate_claim(storage, existing, claims, field, problems)
             }
-            AskedVolume::Scratch(size) => Volume::Scratch {
-                size: size.map_or(DEFAULT_SIZE, String::as_str).to_owned(),
-            },
+            AskedVolume::Scratch(size) => {
+                let size = size.map_or(DEFAULT_SIZE, String::as_str);
+                volumes::check_size(size, &format!("{field}.scratch.size"), problems);
+                Volume::Scratch {
+                    size: size.to_owned(),
+                }
+            }
         },
         config: Config {
             malloc: settings::validate_malloc(malloc, field, problems),

@@ -3,7 +3,7 @@
 use flightcluster_crds::v1alpha1::PodTemplate;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
-use super::{Problem, Problems, unknown_fields};
+use super::{Problem, Problems, amounts, unknown_fields};
 
 /// Reads a partial pod template.
 pub(super) fn validate(
@@ -23,6 +23,9 @@ pub(super) fn validate(
     for unknown in unknown_fields(template, &parsed) {
         let message = "is no field of a pod template; check its spelling and place";
         problems.push(Problem::new(format!("{field}.{unknown}"), message));
+    }
+    if let Some(pod) = &parsed.spec {
+        amounts::check_pod(pod, &format!("{field}.spec"), problems);
     }
     Some(Box::new(parsed))
 }

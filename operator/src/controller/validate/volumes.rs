@@ -43,10 +43,7 @@ pub(super) fn validate_claim(
     let asked = storage.and_then(|storage| storage.size.as_deref());
     let size = asked.unwrap_or(DEFAULT_SIZE);
     let class = storage.and_then(|storage| storage.storage_class_name.clone());
-    if parse_bytes(size).is_none_or(|bytes| bytes == 0) {
-        let message = format!("{size:?} is no size; write for example 20Gi");
-        problems.push(Problem::new(format!("{field}.storage.size"), message));
-    }
+    check_size(size, &format!("{field}.storage.size"), problems);
     let before = existing.and_then(|existing| existing.volume_size.as_deref());
     let Some(before) = before else {
         check_claims_are_large_enough(size, claims, field, problems);
@@ -108,5 +105,13 @@ fn check_claims_are_large_enough(
             claim.name
         );
         problems.push(Problem::new(format!("{field}.storage.size"), message));
+    }
+}
+
+/// Checks that `size` is one.
+pub(super) fn check_size(size: &str, field: &str, problems: &mut Problems) {
+    if parse_bytes(size).is_none_or(|bytes| bytes == 0) {
+        let message = format!("{size:?} is no size; write for example 20Gi");
+        problems.push(Problem::new(field, message));
     }
 }
