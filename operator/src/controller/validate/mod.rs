@@ -4,6 +4,7 @@
 //! repeated here only where `render` would otherwise print nonsense.
 
 mod amounts;
+mod image;
 mod pod_template;
 mod settings;
 mod stores;
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use flightcluster_config::{Config, Role};
 use flightcluster_crds::v1alpha1::{
-    AuthMode, FlightCluster, FlightClusterSpec, ImagePullPolicy, ImageSpec, MAX_NAME_LENGTH,
-    MallocSpec, PodTemplate, StorageSpec,
+    AuthMode, FlightCluster, FlightClusterSpec, ImagePullPolicy, MAX_NAME_LENGTH, MallocSpec,
+    PodTemplate, StorageSpec,
 };
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use kube::ResourceExt;
@@ -239,13 +240,14 @@ pub fn validate(
         namespace: cluster.namespace().unwrap_or_else(|| "default".to_owned()),
         uid: cluster.uid(),
         cluster_domain: cluster_domain(spec, defaults),
-        image: image(
+        image: image::validate(
             spec.image.as_ref(),
             cluster
                 .status
                 .as_ref()
                 .and_then(|status| status.image.as_deref()),
             defaults,
+            &mut problems,
         ),
         template_revision: super::build::template_revision(cluster.status.as_ref()),
         tls,
@@ -458,36 +460,6 @@ fn validate_auth(
     }
 }
 
-/// Resolves the image. What the spec leaves open stays as it is in a cluster that already runs
-/// (`current`), so that an operator with another default restarts no pod.
-fn image(image: Option<&ImageSpec>, current: Option<&str>, defaults: &Defaults) -> Image {
-    let image = image.cloned().unwrap_or_default();
-    let (repository, tag) = split_reference(current.unwrap_or(&defaults.image));
-    let repository = image.repository.as_deref().unwrap_or(repository);
-    let reference = match (&image.digest, &image.tag) {
-        (Some(digest), _) => format!("{repository}@{digest}"),
-        (None, Some(tag)) => format!("{repository}:{tag}"),
-        (None, None) => format!("{repository}{tag}"),
-    };
-    Image {
-        reference,
-        pull_policy: image.pull_policy.unwrap_or_default(),
-        pull_secrets: image.pull_secrets,
-    }
-}
-
-/// Splits an image reference before its tag or digest, which keep their `:` or `@`.
-fn split_reference(reference: &str) -> (&str, &str) {
-    if let Some(at) = reference.find('@') {
-        return reference.split_at(at);
-    }
-    let name = reference.rfind('/').map_or(0, |slash| slash + 1);
-    match reference[name..].find(':') {
-        Some(colon) => reference.split_at(name + colon),
-        None => (reference, ""),
-    }
-}
-
 fn cluster_domain(spec: &FlightClusterSpec, defaults: &Defaults) -> String {
     spec.advertise
         .as_ref()
@@ -527,45 +499,5 @@ fn check_signing_key(names: &Names, referenced: &Referenced, problems: &mut Prob
         );
         let secret = format!("Secret {}", names.signing_key_secret());
         problems.push(Problem::new(secret, message));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_spec_leaves_open_of_the_image_is_taken_from_the_running_cluster_first() {
-        let defaults = Defaults {
-            image: "a/x:2".into(),
-            cluster_domain: "cluster.local".into(),
-        };
-        let with = |repository: Option<&str>, tag: Option<&str>, current| {
-            let spec = ImageSpec {
-                repository: repository.map(Into::into),
-                tag: tag.map(Into::into),
-                ..ImageSpec::default()
-            };
-            image(Some(&spec), current, &defaults).reference
-        };
-        assert_eq!(image(None, None, &defaults).reference, "a/x:2");
-        assert_eq!(with(None, None, Some("a/x:1")), "a/x:1");
-        assert_eq!(with(Some("b/x"), None, Some("b/x:1")), "b/x:1");
-        assert_eq!(with(None, Some("3"), Some("a/x:1")), "a/x:3");
-        assert_eq!(with(Some("b/x"), None, None), "b/x:2");
-    }
-
-    #[test]
-    fn a_reference_is_split_before_tag_or_digest_and_not_at_a_port() {
-        assert_eq!(
-            split_reference("a.example:5000/x/y:1.2"),
-            ("a.example:5000/x/y", ":1.2")
-        );
-        assert_eq!(
-            split_reference("a.example:5000/x"),
-            ("a.example:5000/x", "")
-        );
-        assert_eq!(split_reference("x@sha256:00"), ("x", "@sha256:00"));
-        assert_eq!(split_reference("x"), ("x", ""));
     }
 }
