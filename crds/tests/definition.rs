@@ -203,6 +203,25 @@ fn contradicting_alternatives_are_refused() {
     };
     assert!(refusal(&cluster(both_certificates)).contains("selfSigned or secretName, not both"));
 
+    for (self_signed, secret_name) in [
+        (Some(SelfSignedSpec::default()), None),
+        (None, Some("own".to_owned())),
+    ] {
+        let unused_certificate = FlightClusterSpec {
+            tls: Some(TlsSpec {
+                enabled: Some(false),
+                self_signed,
+                secret_name,
+            }),
+            auth: Some(AuthSpec {
+                allow_insecure: true,
+                ..AuthSpec::default()
+            }),
+            ..FlightClusterSpec::default()
+        };
+        assert!(refusal(&cluster(unused_certificate)).contains("leaves no use for selfSigned"));
+    }
+
     let tag_and_digest = FlightClusterSpec {
         image: Some(ImageSpec {
             tag: Some("1".into()),

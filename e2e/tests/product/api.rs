@@ -7,7 +7,7 @@ use crate::operator::{self, repository};
 use crate::product::{Product, in_namespace};
 
 /// Specs that the API server must refuse, each with a part of what it must say.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 10] = [
     ("{auth: {mode: None}}", "set auth.allowInsecure: true"),
     ("{tls: {enabled: false}}", "tls.enabled: false sends tokens"),
     (
@@ -29,6 +29,10 @@ const REFUSED: [(&str, &str); 9] = [
     (
         "{tls: {secretName: a, selfSigned: {}}}",
         "give selfSigned or secretName, not both",
+    ),
+    (
+        "{tls: {enabled: false, secretName: a}, auth: {allowInsecure: true}}",
+        "tls.enabled: false leaves no use for selfSigned or secretName",
     ),
     ("{querier: {replicas: 0}}", "greater than or equal to 1"),
     ("{querier: {replica: 3}}", "field not declared in schema"),
