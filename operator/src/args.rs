@@ -163,9 +163,57 @@ mod tests {
 
     use super::*;
 
+    /// Columns of the page, whatever the terminal of the test has.
+    const PAGE_WIDTH: usize = 100;
+
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// `docs/reference/operator-cli.md` is generated from here.
+    #[test]
+    fn the_command_reference_of_the_operator_is_up_to_date() {
+        let mut page = String::from(
+            "# Command line of the operator\n\nGenerated from `operator/src/args.rs`; do not edit.\n",
+        );
+        let mut root = Arguments::command();
+        root.build();
+        describe(&mut root, &mut page);
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../docs/reference/operator-cli.md"
+        );
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(
+            committed, page,
+            "run with UPDATE_EXPECT=1 and commit docs/reference/operator-cli.md"
+        );
+    }
+
+    fn describe(command: &mut clap::Command, page: &mut String) {
+        if command.get_name() == "help" {
+            return;
+        }
+        // What the variables hold right now is none of the page's business.
+        let hidden = |argument: clap::Arg| argument.hide_env_values(true);
+        let mut shown = command.clone().mut_args(hidden).term_width(PAGE_WIDTH);
+        let name = command
+            .get_bin_name()
+            .unwrap_or("flightcluster-operator")
+            .to_owned();
+        let help = shown.render_long_help().to_string();
+        let help: Vec<_> = help.lines().map(str::trim_end).collect();
+        page.push_str(&format!(
+            "\n## {name}\n\n```text\n{}\n```\n",
+            help.join("\n")
+        ));
+        for subcommand in command.get_subcommands_mut() {
+            describe(subcommand, page);
+        }
     }
 
     #[test]
