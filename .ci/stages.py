@@ -374,6 +374,25 @@ def node_tests(log):
     return read_cargo_tests(log.text(), code)
 
 
+def cluster(log):
+    """`make cluster` leaves a cluster that works as it says, `make cluster-down` no trace of it."""
+    begun = len(log.text())
+    try:
+        log.run(["make", "cluster"])
+        printed = log.text()[begun:]
+        blocks = re.findall(r"^(?:The command line|Python) .*?:\n(.*?)\n\n", printed, re.M | re.S)
+        if len(blocks) != 2:
+            raise StageFailed("make cluster did not print how to use it")
+        for block in blocks:
+            # The Python in the path need not have the packages.
+            log.run(["bash", "-e", "-c", block.replace("python3", str(VENV_PYTHON), 1)])
+    finally:
+        log.run(["make", "cluster-down"])
+    if "8703" not in log.text() or "origin: string" not in log.text():
+        raise StageFailed("the printed commands did not show the rows")
+    return Outcome(passed=3)
+
+
 def clean_tree(log):
     """The run changed no tracked file and left no file in the clone."""
     new = sorted(tree_status() - TREE_BEFORE)
@@ -410,6 +429,7 @@ STAGES = (
     Stage("charts", charts, ("node-tools",)),
     Stage("node-runner", node_runner, ("build", "node-tools")),
     Stage("node-tests", node_tests, ("build", "node-tools")),
+    Stage("cluster", cluster, ("setup", "build", "node-tools")),
     Stage("clean-tree", clean_tree),
 )
 

@@ -28,6 +28,8 @@ def quickstart(tmp_path):
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A shell that runs the tests in the background has it ignored, and so would bash.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
                 env=clean_environment()
                 | {
                     "FLIGHTCLUSTER_BIN": BINARY,

@@ -48,7 +48,7 @@ enum Format {
 /// Runs the statement and prints its result to standard output.
 pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<()> {
     let mut client = args.connection.connect().await?;
-    let progress = progress_bar();
+    let progress = progress_bar(args.format);
     let began = Instant::now();
     let command = CommandStatementQuery {
         query: args.sql,
@@ -108,9 +108,11 @@ fn flight_error(error: FlightError) -> anyhow::Error {
     }
 }
 
-/// A spinner on standard error, only for a person who waits.
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+/// A spinner on standard error, only for a person who waits. Rows that are printed as they come show
+/// the progress themselves.
+fn progress_bar(format: Format) -> ProgressBar {
+    let prints_rows = format != Format::Table && std::io::stdout().is_terminal();
+    if prints_rows || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
