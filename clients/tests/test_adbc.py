@@ -1,8 +1,10 @@
 """The ADBC Flight SQL driver (the Go implementation), through its Python DB-API."""
 
+import adbc_driver_flightsql.dbapi as adbc
 import adbc_driver_manager
 import pyarrow as pa
 import pytest
+from adbc_driver_flightsql import DatabaseOptions
 from adbc_driver_manager import AdbcStatusCode
 from harness import put
 
@@ -310,3 +312,15 @@ def test_errors_carry_the_request_id(cursor):
     assert caught.value.status_code == AdbcStatusCode.INVALID_ARGUMENT
     assert details.get("x-request-id")
     assert details.get("x-fc-code")
+
+
+def test_a_session_keeps_its_catalog(plain, client, database):
+    """Design 4.1: the option catalog, kept in a cookie, is the database of names without one."""
+    put(client, database, "t", ROWS)
+    options = {DatabaseOptions.WITH_COOKIE_MIDDLEWARE.value: "true"}
+    with adbc.connect(plain.uri, db_kwargs=options, autocommit=True) as connection:
+        connection.adbc_current_catalog = database
+        assert connection.adbc_current_catalog == database
+        assert connection.adbc_current_db_schema == "public"
+        with connection.cursor() as cursor:
+            assert fetch(cursor, "SELECT count(*) AS n FROM t")["n"].to_pylist() == [3]

@@ -1,21 +1,39 @@
-//! DoAction and ListActions: prepared statements. The list names what is here and nothing else.
+//! DoAction and ListActions: prepared statements and session options. The list names what is here and nothing else.
 
 use arrow_flight::sql::ActionCreatePreparedStatementRequest;
 use arrow_flight::{Action, ActionType};
 use bytes::Bytes;
 use flightcluster_wire::action::{
-    self, ACTIONS, ActionCreatePreparedStatementResult, CLOSE_PREPARED_STATEMENT,
-    CREATE_PREPARED_STATEMENT,
+    self, ACTIONS, ActionCreatePreparedStatementResult, CLOSE_PREPARED_STATEMENT, CLOSE_SESSION,
+    CREATE_PREPARED_STATEMENT, CloseSessionResult, CloseSessionStatus, GET_SESSION_OPTIONS,
+    SET_SESSION_OPTIONS,
 };
 use flightcluster_wire::{PreparedHandle, schema_bytes, wire_schema};
+use prost::Message as _;
 
 use crate::caller::Caller;
 use crate::service::FlightServer;
+use crate::session::Session;
 use crate::statement::Statement;
 use crate::status::{ErrorCode, Failure};
 
 /// Actions of the protocol that this server offers.
-const OFFERED: [&str; 2] = [CREATE_PREPARED_STATEMENT, CLOSE_PREPARED_STATEMENT];
+const OFFERED: [&str; 5] = [
+    CREATE_PREPARED_STATEMENT,
+    CLOSE_PREPARED_STATEMENT,
+    SET_SESSION_OPTIONS,
+    GET_SESSION_OPTIONS,
+    CLOSE_SESSION,
+];
+
+/// What an action answers.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// Body of the only result, if there is one.
+    pub(crate) body: Option<Bytes>,
+    /// The session cookie to be kept from now on.
+    pub(crate) cookie: Option<String>,
+}
 
 /// What ListActions tells.
 pub(crate) fn offered() -> impl Iterator<Item = ActionType> {
@@ -29,23 +47,40 @@ pub(crate) fn offered() -> impl Iterator<Item = ActionType> {
 }
 
 impl FlightServer {
-    /// Runs an action and returns its results.
-    pub(crate) async fn action(
-        &self,
-        caller: &Caller,
-        action: Action,
-    ) -> Result<Vec<arrow_flight::Result>, Failure> {
+    /// Runs an action.
+    pub(crate) async fn action(&self, caller: &Caller, action: Action) -> Result<Answer, Failure> {
         match action::Action::decode(&action.r#type, &action.body)? {
             action::Action::CreatePreparedStatement(request) => {
                 let body = self.prepare(caller, request).await?;
-                Ok(vec![arrow_flight::Result { body }])
+                Ok(Answer {
+                    body: Some(body),
+                    cookie: None,
+                })
             }
             // The handle is all there is: nothing to forget here.
-            action::Action::ClosePreparedStatement(_) => Ok(Vec::new()),
-            action::Action::SetSessionOptions(_)
-            | action::Action::GetSessionOptions
-            | action::Action::CloseSession
-            | action::Action::CancelFlightInfo(_) => Err(Failure::new(
+            action::Action::ClosePreparedStatement(_) => Ok(Answer::default()),
+            action::Action::SetSessionOptions(request) => {
+                let mut session = caller.session.clone();
+                let result = session.set(request);
+                Ok(Answer {
+                    body: Some(result.encode_to_vec().into()),
+                    cookie: Some(session.to_cookie()),
+                })
+            }
+            action::Action::GetSessionOptions => Ok(Answer {
+                body: Some(caller.session.options().encode_to_vec().into()),
+                cookie: None,
+            }),
+            action::Action::CloseSession => {
+                let result = CloseSessionResult {
+                    status: CloseSessionStatus::Closed.into(),
+                };
+                Ok(Answer {
+                    body: Some(result.encode_to_vec().into()),
+                    cookie: Some(Session::end()),
+                })
+            }
+            action::Action::CancelFlightInfo(_) => Err(Failure::new(
                 ErrorCode::Unimplemented,
                 format!(
                     "action {:?} is not offered; ListActions names those that are",

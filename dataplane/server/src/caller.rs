@@ -13,6 +13,7 @@ use tonic::Request;
 use tracing::Span;
 
 use crate::call::{Admission, RequestId};
+use crate::session::Session;
 use crate::status::Failure;
 
 /// Database of a call that names none.
@@ -27,6 +28,8 @@ pub(crate) struct Caller {
     pub(crate) principal: Principal,
     /// How batches are to be encoded.
     pub(crate) encoding: Encoding,
+    /// What it set for its session.
+    pub(crate) session: Session,
     /// The database named by a header.
     database: Option<String>,
 }
@@ -45,15 +48,17 @@ impl Caller {
             request_id: request_id(request),
             principal,
             encoding: headers::encoding_from_headers(metadata)?,
+            session: Session::of(metadata),
             database: headers::database_from_headers(metadata)?,
         })
     }
 
-    /// The database a call works in: the one it names itself, else that of the headers, else
-    /// `default`.
+    /// The database a call works in: the one it names itself, else that of its session, else that
+    /// of the headers, else `default`.
     pub(crate) fn database(&self, named: Option<&str>) -> String {
         named
             .filter(|name| !name.is_empty())
+            .or(self.session.catalog.as_deref())
             .or(self.database.as_deref())
             .unwrap_or(DEFAULT_DATABASE)
             .to_owned()

@@ -30,6 +30,7 @@ pub mod peers;
 mod put;
 pub mod recent;
 pub mod service;
+mod session;
 mod sql_info;
 mod statement;
 pub mod status;

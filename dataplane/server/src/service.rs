@@ -280,12 +280,14 @@ impl FlightService for FlightServer {
     ) -> Result<Response<Self::DoActionStream>, Status> {
         let caller = self.enter(&request)?;
         let id = caller.request_id.clone();
-        let results = self.action(&caller, request.into_inner()).await;
-        let results = results.map_err(|failure| failure.into_status(&id))?;
-        Ok(named(
-            futures::stream::iter(results.into_iter().map(Ok)),
-            id,
-        ))
+        let answer = self.action(&caller, request.into_inner()).await;
+        let answer = answer.map_err(|failure| failure.into_status(&id))?;
+        let result = answer.body.map(|body| Ok(arrow_flight::Result { body }));
+        let mut response = named(futures::stream::iter(result), id);
+        if let Some(Ok(cookie)) = answer.cookie.map(|cookie| cookie.parse()) {
+            response.metadata_mut().insert(headers::SET_COOKIE, cookie);
+        }
+        Ok(response)
     }
 
     async fn list_actions(
