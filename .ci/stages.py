@@ -335,7 +335,10 @@ def chaos(log):
     if not outcome.passed:
         outcome.add(Outcome(failed=1, failures=["no test of the checker ran"]))
     fresh = time.time_ns() // 1000 % 10**6
-    for seeds in (["--seed", 1, "--seeds", 3], ["--seed", fresh, "--seeds", 1]):
+    # Of the fixed ones, 3 finds batches that are stored twice or forgotten too early around a
+    # restart, 20 rows that are asked for too late.
+    late = ["--seed", 20, "--topology", "cluster"]
+    for seeds in (["--seed", 1, "--seeds", 3], late, ["--seed", fresh]):
         begun = len(log.text())
         program = [VENV_PYTHON, "e2e/chaos/chaos.py", *seeds, "--seconds", 8]
         code = log.run(program, check=False, FLIGHTCLUSTER_BIN=TARGET / "debug" / "flightcluster")
