@@ -5,6 +5,7 @@
 #   FLIGHTCLUSTER_DATA   where the data is kept (default ~/.local/share/flightcluster)
 #   FLIGHTCLUSTER_LISTEN, FLIGHTCLUSTER_ADMIN_LISTEN   other addresses than 127.0.0.1:17001, :17101
 #
+# Calls that end well are left out of the log, so that what is printed here can be read.
 # The data set goes in through the server's own DoPut, and only when it is not there yet.
 set -euo pipefail
 # A job of its own for the server: Ctrl-C then stops the server alone, and `make` sees it exit 0.
@@ -20,7 +21,8 @@ mkdir -p "$data"
 port_file=$(mktemp -u "$data/ports.XXXXXX")
 "$server" standalone --data-dir "$data" --port-file "$port_file" \
     --listen "${FLIGHTCLUSTER_LISTEN:-127.0.0.1:17001}" \
-    --admin-listen "${FLIGHTCLUSTER_ADMIN_LISTEN:-127.0.0.1:17101}" &
+    --admin-listen "${FLIGHTCLUSTER_ADMIN_LISTEN:-127.0.0.1:17101}" \
+    --set log.filter=info,flightcluster_server::call=warn &
 pid=$!
 
 # However this script ends, the server ends with it, and by its own rules.
