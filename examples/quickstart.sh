@@ -40,6 +40,8 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
+# The output may end first, as in a pipe to head.
+trap 'exit 141' PIPE
 
 fail() {
     echo "$1" >&2
