@@ -39,15 +39,20 @@ build: binaries ## both binaries; PROFILE=release for the ones that ship
 	@echo $(binaries)/flightcluster
 	@echo $(binaries)/flightcluster-operator
 
+# What the Python programs need; installed when nothing is there yet.
+.PHONY: python-packages
+python-packages:
+	@test -x $(FLIGHTCLUSTER_CACHE)/venv/bin/python || python3 .ci/stages.py setup
+
 # Processes are killed, paused and cut off while clients write and read; SEED repeats a run.
 .PHONY: chaos
-chaos: binaries ## the history checker; SEED=N SEEDS=COUNT SECONDS=S TOPOLOGY=standalone|cluster|both
+chaos: binaries python-packages ## the history checker; SEED=N SEEDS=COUNT SECONDS=S TOPOLOGY=standalone|cluster|both
 	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
 		e2e/chaos/chaos.py $(if $(SEED),--seed $(SEED)) --seeds $(or $(SEEDS),10) \
 		--seconds $(or $(SECONDS),10) --topology $(or $(TOPOLOGY),both)
 
 .PHONY: bench
-bench: binaries ## release builds against pyarrow's C++ Flight server and DuckDB, in pairs
+bench: binaries python-packages ## release builds against pyarrow's C++ Flight server and DuckDB, in pairs
 	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
 		e2e/bench/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MEGABYTES),--megabytes $(MEGABYTES))
 

@@ -437,6 +437,18 @@ mod tests {
         assert!(status.message().contains("id-1"));
     }
 
+    /// S3-26: percent-encoding makes nine bytes of a character of three.
+    #[test]
+    fn a_long_message_is_cut_by_what_it_needs_on_the_wire() {
+        for (character, bytes) in [("a", 1), ("%", 3), ("ž", 6), ("漢", 9), ("🦀", 12)] {
+            let short = shorten(&character.repeat(10_000));
+            let kept = short.chars().count() - 1;
+            assert_eq!(kept, MAX_MESSAGE_BYTES / bytes, "{character}");
+            assert!(short.ends_with('…'));
+            assert_eq!(shorten(character), character);
+        }
+    }
+
     /// Requirements §6: with this trailer pyarrow would turn an InvalidArgument into another class.
     #[test]
     fn the_arrow_status_trailer_is_left_out_where_it_changes_the_class() {
