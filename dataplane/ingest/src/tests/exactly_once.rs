@@ -171,3 +171,28 @@ async fn an_unusable_producer_id_is_refused() {
         assert_eq!(error.fault(), Fault::InvalidArgument);
     }
 }
+
+/// A later number that is stored must not make a refused one look like a repeat.
+#[tokio::test]
+async fn a_batch_refused_for_its_values_is_missing_until_it_comes_again() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    drop(writer(&ingest, &readings()).await);
+    let nullable = schema(&[("n", DataType::Int64, true)]);
+    let mode = TableMode::CreateOrAppend;
+    let table = ingest.writer(&readings(), &nullable, mode, true).await;
+    let table = table.unwrap();
+    let rows = |value: Option<i64>| {
+        let column = Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+        RecordBatch::try_new(Arc::clone(&nullable), vec![column]).unwrap()
+    };
+    let refused = table.write(rows(None), None, producer(5)).await;
+    assert_eq!(refused.unwrap_err().category(), "null_value");
+    let behind = table.write(rows(Some(6)), None, producer(6)).await;
+    assert_eq!(behind.unwrap_err().category(), "producer_order");
+    for n in [5, 6] {
+        let repaired = table.write(rows(Some(n)), None, producer(n as u64)).await;
+        assert!(!repaired.unwrap().duplicate, "batch {n}");
+    }
+    assert_eq!(world.numbers(&ingest, &readings()).await, [5, 6]);
+}
