@@ -9,7 +9,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use flightcluster_catalog::{Catalog, Ingester, SequenceNumber, TableId, TableName};
 use flightcluster_config::IngestConfig;
-use flightcluster_wal::{RealDisk, Wal, WalDirectory};
+use flightcluster_wal::{Disk, Wal, WalDirectory};
 use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -44,6 +44,8 @@ pub struct IngestOptions {
     pub internal_url: String,
     /// Directory of the write-ahead log; created when missing.
     pub wal_dir: PathBuf,
+    /// The disk that directory is on.
+    pub disk: Arc<dyn Disk>,
     /// Told about everything metrics want to know.
     pub observer: Arc<dyn Observer>,
     /// The time.
@@ -111,11 +113,12 @@ impl Ingest {
             node_name,
             internal_url,
             wal_dir,
+            disk,
             observer,
             clock,
         } = options;
         // Before registering: a second process started by mistake must not fence the first one.
-        let directory = spawn_blocking(move || WalDirectory::lock(wal_dir, Arc::new(RealDisk)))
+        let directory = spawn_blocking(move || WalDirectory::lock(wal_dir, disk))
             .await
             .map_err(|_| Error::Cancelled)?
             .map_err(Error::OpenWal)?;

@@ -20,6 +20,7 @@ use flightcluster_server::{
 };
 use flightcluster_telemetry::memory::memory_limit_bytes;
 use flightcluster_telemetry::metrics::Metrics;
+use flightcluster_wal::RealDisk;
 use object_store::ObjectStore;
 
 use super::identity::Identities;
@@ -183,6 +184,7 @@ async fn open_ingest(
         node_name,
         internal_url,
         wal_dir: config.storage.data_dir.join("wal"),
+        disk: Arc::new(RealDisk),
         observer: Arc::new(observer),
         clock: Clock::system(),
     };

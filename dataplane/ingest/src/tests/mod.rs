@@ -23,6 +23,7 @@ use bytes::Bytes;
 use flightcluster_catalog::sql::SqliteCatalog;
 use flightcluster_catalog::{Catalog, File, SchemaVersion, SequenceNumber, TableName};
 use flightcluster_config::{ByteSize, IngestConfig};
+use flightcluster_wal::RealDisk;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -69,6 +70,7 @@ impl World {
             node_name: "ingester-0".to_owned(),
             internal_url: String::new(),
             wal_dir: self.wal_dir(),
+            disk: Arc::new(RealDisk),
             observer: Arc::new(NoObserver),
             clock: self.clock.clone(),
         }
