@@ -12,7 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from conftest import WRITER, secured_config
-from harness import bearer, run_cli, running, select
+from harness import bearer, put, run_cli, running, select
 
 WEATHER = pathlib.Path(__file__).parents[2] / "examples" / "weather.parquet"
 ROWS = pa.table({"id": [1, 2, 3], "name": ["a", None, "c, with comma"]})
@@ -193,3 +193,27 @@ def test_an_expired_token_is_refused(tmp_path, new_server, authority):
     with running(new_server(config, tls=leaf)) as server, server.client() as client:
         with pytest.raises(flight.FlightUnauthenticatedError):
             select(client, "d", "SELECT 1", bearer("an-old-token"))
+
+
+def test_an_ingester_is_retired_only_when_it_drained_or_loss_is_accepted(new_server):
+    server = new_server()
+    retire = ["catalog", "retire", "standalone", "--data-dir", server.data]
+    with running(server), server.client() as client:
+        put(client, "d", "t", ROWS)
+        in_use = run_cli(*retire, "--accept-loss")
+        assert in_use.returncode == 1 and "in use by another process" in in_use.stderr
+        server.kill()
+
+    refused = run_cli(*retire)
+    assert refused.returncode == 1
+    assert "standalone did not drain" in refused.stderr and "--accept-loss" in refused.stderr
+    unknown = run_cli("catalog", "retire", "nobody", "--data-dir", server.data)
+    assert unknown.returncode == 1 and "ingester not found: nobody" in unknown.stderr
+    nowhere = run_cli("catalog", "retire", "standalone", "--data-dir", server.folder / "empty")
+    assert nowhere.returncode == 1 and "there is no catalog" in nowhere.stderr
+    done = run_cli(*retire, "--accept-loss")
+    assert done.returncode == 0, done.stderr
+
+    with running(server), server.client() as client:
+        assert select(client, "d", "SELECT id FROM t").num_rows == 3, "its volume came back"
+    assert run_cli(*retire).returncode == 0, "it drained"

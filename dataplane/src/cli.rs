@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use flightcluster_config::{FlagValue, Role};
 
+use crate::catalog_command::CatalogCommand;
 use crate::client::{PutArgs, QueryArgs};
 use crate::token_command::TokenCommand;
 
@@ -36,8 +37,8 @@ pub(crate) enum Command {
     Querier(ServerArgs),
     /// Accept and store rows in a cluster.
     Ingester(ServerArgs),
-    /// Serve the embedded catalog and object store to the other pods of a cluster.
-    Catalog(ServerArgs),
+    /// Serve the embedded catalog and object store to the other pods of a cluster, or mend a catalog.
+    Catalog(Box<CatalogArgs>),
     /// Check or print the configuration a server would run with.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -141,6 +142,18 @@ impl ServerArgs {
     }
 }
 
+/// The role without a command, a task on a catalog with one.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct CatalogArgs {
+    /// What to do; without it the catalog is served.
+    #[command(subcommand)]
+    pub(crate) command: Option<CatalogCommand>,
+
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -185,6 +198,18 @@ mod tests {
             Cli::parse_from(["flightcluster"]).command(),
             Command::Standalone(_)
         ));
+    }
+
+    #[test]
+    fn catalog_serves_unless_it_is_told_otherwise() {
+        let parse = |args: &[&str]| Cli::try_parse_from(args).map(Cli::command);
+        let served = parse(&["flightcluster", "catalog", "--data-dir", "/d"]).unwrap();
+        let Command::Catalog(served) = served else {
+            panic!()
+        };
+        assert!(served.command.is_none() && served.server.flags().unwrap().len() == 1);
+        let task = parse(&["flightcluster", "catalog", "retire", "ingester-0"]).unwrap();
+        assert!(matches!(task, Command::Catalog(args) if args.command.is_some()));
     }
 
     fn flags(args: &[&str]) -> Result<Vec<FlagValue>, String> {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use flightcluster_config::{LoadOptions, Loaded, Role, load, process_env, to_yaml_full};
+use flightcluster_config::{Config, LoadOptions, Loaded, Role, load, process_env, to_yaml_full};
 use flightcluster_server::status::chain;
 
 use crate::EXIT_USAGE;
@@ -28,19 +28,31 @@ pub(crate) fn run(command: &ConfigCommand) -> ExitCode {
 /// # Errors
 /// One line that names the settings, where they came from, and the cure.
 pub(crate) fn read(role: Role, args: &ServerArgs) -> Result<Loaded, String> {
-    let options = LoadOptions {
-        files: args.config.clone(),
-        env: process_env().map_err(|error| chain(&error))?,
-        flags: args.flags()?,
-        role: Some(role),
-    };
-    let loaded = load(&options).map_err(|error| chain(&error))?;
+    let loaded = load_layers(role, args)?;
     loaded
         .validate(role)
         .map_err(|problems| problems.to_string())?;
     flightcluster_telemetry::log::check_filter(&loaded.config.log.filter)
         .map_err(|error| format!("log.filter: {}", chain(&error)))?;
     Ok(loaded)
+}
+
+/// Reads the configuration for a task that needs little of it: only what can't be read is refused.
+///
+/// # Errors
+/// One line that names the settings, where they came from, and the cure.
+pub(crate) fn load_only(args: &ServerArgs) -> Result<Config, String> {
+    load_layers(Role::Standalone, args).map(|loaded| loaded.config)
+}
+
+fn load_layers(role: Role, args: &ServerArgs) -> Result<Loaded, String> {
+    let options = LoadOptions {
+        files: args.config.clone(),
+        env: process_env().map_err(|error| chain(&error))?,
+        flags: args.flags()?,
+        role: Some(role),
+    };
+    load(&options).map_err(|error| chain(&error))
 }
 
 /// Tells the user and gives the exit code for it.

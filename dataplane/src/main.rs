@@ -2,6 +2,7 @@
 //!
 //! Here: allocator, crypto provider, exit codes. What a role is made of is in [`roles`].
 
+mod catalog_command;
 mod cli;
 mod client;
 mod config_command;
@@ -48,7 +49,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Standalone(args) => roles::start(flightcluster_config::Role::Standalone, &args),
         Command::Querier(args) => roles::start(flightcluster_config::Role::Querier, &args),
         Command::Ingester(args) => roles::start(flightcluster_config::Role::Ingester, &args),
-        Command::Catalog(args) => roles::start(flightcluster_config::Role::Catalog, &args),
+        Command::Catalog(args) => match args.command {
+            None => roles::start(flightcluster_config::Role::Catalog, &args.server),
+            Some(command) => client_runtime()?.block_on(catalog_command::run(command)),
+        },
         Command::Config(command) => Ok(config_command::run(&command)),
         Command::Token(command) => token_command::run(command),
         Command::Query(args) => client_runtime()?.block_on(client::query(args)).map(|()| OK),

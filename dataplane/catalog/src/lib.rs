@@ -84,6 +84,15 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Records that everything of this ingester is in files and that it stops.
     async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error>;
 
+    /// Records that an ingester never comes back: queries no longer ask it, and a process of it that
+    /// is still running is fenced.
+    ///
+    /// - `accept_loss`: also when it did not drain. Rows that it acknowledged and that are in no file
+    ///   are missing from answers from then on, until it registers again with its old log.
+    /// - Errors: [`Error::IngesterNotFound`]; [`Error::NotDrained`], nothing was changed.
+    /// - Retry: safe, a repeat finds the ingester retired.
+    async fn retire_ingester(&self, name: &str, accept_loss: bool) -> Result<Ingester, Error>;
+
     /// All ingesters, by name.
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error>;
 
@@ -109,6 +118,16 @@ pub enum Error {
     /// The table exists already (the caller's mistake).
     #[error("table exists already: {0}")]
     TableExists(String),
+    /// No ingester has this name (the caller's mistake).
+    #[error("ingester not found: {0}")]
+    IngesterNotFound(String),
+    /// The ingester may have rows that are in no file (the caller's mistake).
+    #[error(
+        "ingester {0} did not drain: rows that it acknowledged may be only in its write-ahead log; \
+         start it again with its volume and stop it in order, or accept that these rows are lost \
+         (--accept-loss)"
+    )]
+    NotDrained(String),
     /// A name that can't be used, and why (the caller's mistake).
     #[error("invalid name {name:?}: {problem}")]
     InvalidName {
@@ -164,6 +183,8 @@ impl Error {
             Self::DatabaseExists(_) => "database_exists",
             Self::TableNotFound(_) => "table_not_found",
             Self::TableExists(_) => "table_exists",
+            Self::IngesterNotFound(_) => "ingester_not_found",
+            Self::NotDrained(_) => "not_drained",
             Self::InvalidName { .. } => "invalid_name",
             Self::SchemaChanged { .. } => "schema_changed",
             Self::Fenced { .. } => "fenced",

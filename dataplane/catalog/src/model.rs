@@ -162,6 +162,9 @@ pub enum IngesterState {
     Active,
     /// It stopped after flushing everything: nothing to ask for until it registers again.
     Drained,
+    /// Its operator said that it never comes back ([`crate::Catalog::retire_ingester`]): nothing to ask
+    /// for until it registers again all the same.
+    Retired,
 }
 
 /// An ingester known to the catalog.

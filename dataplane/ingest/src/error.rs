@@ -313,8 +313,11 @@ fn wal_fault(error: &wal::Error) -> Fault {
 
 fn catalog_fault(error: &catalog::Error) -> Fault {
     match error {
-        catalog::Error::DatabaseNotFound(_) | catalog::Error::TableNotFound(_) => Fault::NotFound,
+        catalog::Error::DatabaseNotFound(_)
+        | catalog::Error::TableNotFound(_)
+        | catalog::Error::IngesterNotFound(_) => Fault::NotFound,
         catalog::Error::DatabaseExists(_) | catalog::Error::TableExists(_) => Fault::AlreadyExists,
+        catalog::Error::NotDrained(_) => Fault::FailedPrecondition,
         catalog::Error::InvalidName { .. } => Fault::InvalidArgument,
         catalog::Error::SchemaChanged { .. }
         | catalog::Error::Fenced { .. }

@@ -345,6 +345,8 @@ impl Error {
             Catalog::TableExists(table) => Self::TableExists { table },
             Catalog::InvalidName { name, problem } => Self::InvalidName { name, problem },
             source @ (Catalog::SchemaChanged { .. }
+            | Catalog::IngesterNotFound(_)
+            | Catalog::NotDrained(_)
             | Catalog::Fenced { .. }
             | Catalog::Unavailable { .. }
             | Catalog::Store { .. }) => Self::Catalog {

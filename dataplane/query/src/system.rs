@@ -233,6 +233,7 @@ fn ingesters(ingesters: &[Ingester]) -> Vec<ArrayRef> {
         state.append_value(match ingester.state {
             IngesterState::Active => "active",
             IngesterState::Drained => "drained",
+            IngesterState::Retired => "retired",
         });
         changed.append_value(ingester.changed_at_millis);
     }

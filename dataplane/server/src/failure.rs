@@ -47,7 +47,10 @@ impl From<flightcluster_catalog::Error> for Failure {
             Error::SchemaChanged { .. } => ErrorCode::SchemaChanged,
             Error::Fenced { .. } => ErrorCode::WalFailed,
             Error::Unavailable { .. } => ErrorCode::CatalogUnavailable,
-            Error::Store { .. } => ErrorCode::Internal,
+            // The first two are answers to an operator, who does not come by this way.
+            Error::IngesterNotFound(_) | Error::NotDrained(_) | Error::Store { .. } => {
+                ErrorCode::Internal
+            }
         };
         told(code, &error)
     }

@@ -1,6 +1,7 @@
 //! What each role works with: catalog, object store, ingester, query engine, internal port.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +84,17 @@ pub(crate) async fn open(
     }
 }
 
+/// The file of a catalog that this process keeps itself.
+pub(crate) fn catalog_file(config: &Config) -> PathBuf {
+    let folder = config.storage.data_dir.join("catalog");
+    folder.join("catalog.sqlite")
+}
+
+/// The folder of the write-ahead log.
+pub(crate) fn wal_directory(config: &Config) -> PathBuf {
+    config.storage.data_dir.join("wal")
+}
+
 async fn open_catalog(
     config: &Config,
     identities: &Identities,
@@ -90,11 +102,7 @@ async fn open_catalog(
 ) -> anyhow::Result<Arc<dyn Catalog>> {
     let metrics = metrics.catalog.clone();
     let Some(url) = &config.catalog.url else {
-        let path = config
-            .storage
-            .data_dir
-            .join("catalog")
-            .join("catalog.sqlite");
+        let path = catalog_file(config);
         let catalog = SqliteCatalog::open(&path)
             .await
             .with_context(|| format!("can't open the catalog {}", path.display()))?;
@@ -183,7 +191,7 @@ async fn open_ingest(
         store: Arc::clone(store),
         node_name,
         internal_url,
-        wal_dir: config.storage.data_dir.join("wal"),
+        wal_dir: wal_directory(config),
         disk: Arc::new(RealDisk),
         observer: Arc::new(observer),
         clock: Clock::system(),

@@ -178,6 +178,17 @@ fn internal_identity(config: &Config) -> Result<Option<Arc<Identity>>, String> {
     Ok(Some(identity))
 }
 
+/// Mutual TLS for calling the internal ports of others, when files for it are configured.
+///
+/// # Errors
+/// One line that names the setting.
+pub(crate) fn peer_tls(config: &Config) -> Result<Option<Arc<rustls::ClientConfig>>, String> {
+    let Some(identity) = internal_identity(config)? else {
+        return Ok(None);
+    };
+    internal_tls(&identity).map(|(_, client)| Some(client))
+}
+
 type InternalTls = (TlsAcceptor, Arc<rustls::ClientConfig>);
 
 fn internal_tls(identity: &Arc<Identity>) -> Result<InternalTls, String> {

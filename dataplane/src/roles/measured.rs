@@ -108,6 +108,11 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
         self.timed("drain_ingester", call).await
     }
 
+    async fn retire_ingester(&self, name: &str, accept_loss: bool) -> Result<Ingester, Error> {
+        let call = self.catalog.retire_ingester(name, accept_loss);
+        self.timed("retire_ingester", call).await
+    }
+
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         let call = self.catalog.list_ingesters();
         self.timed("list_ingesters", call).await

@@ -37,7 +37,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::ServerArgs;
 use crate::config_command::{read, refuse};
 use backends::Parts;
+pub(crate) use backends::{catalog_file, wal_directory};
 use identity::Identities;
+pub(crate) use identity::peer_tls;
 use ports::Ports;
 
 /// Starts a role and runs it until it is told to stop.

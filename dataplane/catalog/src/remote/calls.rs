@@ -75,6 +75,11 @@ call!(DrainIngesterCall { ingester: IngesterId, epoch: Epoch }
     "drain_ingester" -> (), repeatable: true,
     |call, catalog| catalog.drain_ingester(call.ingester, call.epoch));
 
+// A repeat finds the ingester retired.
+call!(RetireIngesterCall { name: String, accept_loss: bool }
+    "retire_ingester" -> Ingester, repeatable: true,
+    |call, catalog| catalog.retire_ingester(&call.name, call.accept_loss));
+
 call!(ListIngestersCall {} "list_ingesters" -> Vec<Ingester>, repeatable: true,
     |_call, catalog| catalog.list_ingesters());
 

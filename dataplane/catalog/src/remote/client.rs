@@ -14,7 +14,8 @@ use rustls::ClientConfig;
 use super::calls::{
     CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
     EvolveTableCall, ListDatabasesCall, ListIngestersCall, ListTablesCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, SnapshotCall, TableCall, TablesByIdCall,
+    PublishTableCall, RegisterIngesterCall, RetireIngesterCall, SnapshotCall, TableCall,
+    TablesByIdCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
@@ -57,8 +58,8 @@ impl fmt::Debug for RemoteOptions {
 /// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
-/// - Retry: reads, `publish_table`, `drain_ingester` and `commit_flush` are sent a second time when the first got no
-///   answer and there is time left.
+/// - Retry: reads, `publish_table`, `drain_ingester`, `retire_ingester` and `commit_flush` are sent a
+///   second time when the first got no answer and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
     client: Client,
@@ -343,6 +344,14 @@ impl Catalog for RemoteCatalog {
 
     async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {
         self.call(DrainIngesterCall { ingester, epoch }).await
+    }
+
+    async fn retire_ingester(&self, name: &str, accept_loss: bool) -> Result<Ingester, Error> {
+        self.call(RetireIngesterCall {
+            name: name.to_owned(),
+            accept_loss,
+        })
+        .await
     }
 
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {

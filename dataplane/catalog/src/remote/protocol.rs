@@ -50,6 +50,12 @@ pub(super) enum Refusal {
     TableExists {
         name: String,
     },
+    IngesterNotFound {
+        name: String,
+    },
+    NotDrained {
+        name: String,
+    },
     InvalidName {
         name: String,
         problem: String,
@@ -83,10 +89,13 @@ pub(super) struct PeerError(pub(super) String);
 impl Refusal {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::DatabaseNotFound { .. } | Self::TableNotFound { .. } => StatusCode::NOT_FOUND,
+            Self::DatabaseNotFound { .. }
+            | Self::TableNotFound { .. }
+            | Self::IngesterNotFound { .. } => StatusCode::NOT_FOUND,
             Self::DatabaseExists { .. }
             | Self::TableExists { .. }
             | Self::SchemaChanged { .. }
+            | Self::NotDrained { .. }
             | Self::Fenced { .. } => StatusCode::CONFLICT,
             Self::InvalidName { .. } | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -102,6 +111,8 @@ impl Refusal {
             Self::DatabaseExists { name } => Error::DatabaseExists(name),
             Self::TableNotFound { name } => Error::TableNotFound(name),
             Self::TableExists { name } => Error::TableExists(name),
+            Self::IngesterNotFound { name } => Error::IngesterNotFound(name),
+            Self::NotDrained { name } => Error::NotDrained(name),
             Self::InvalidName { name, problem } => Error::InvalidName { name, problem },
             Self::SchemaChanged { table, expected } => Error::SchemaChanged { table, expected },
             Self::Fenced {
@@ -133,6 +144,8 @@ impl From<Error> for Refusal {
             Error::DatabaseExists(name) => Self::DatabaseExists { name },
             Error::TableNotFound(name) => Self::TableNotFound { name },
             Error::TableExists(name) => Self::TableExists { name },
+            Error::IngesterNotFound(name) => Self::IngesterNotFound { name },
+            Error::NotDrained(name) => Self::NotDrained { name },
             Error::InvalidName { name, problem } => Self::InvalidName { name, problem },
             Error::SchemaChanged { table, expected } => Self::SchemaChanged { table, expected },
             Error::Fenced {

@@ -15,7 +15,8 @@ use serde::Serialize;
 use super::calls::{
     CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
     EvolveTableCall, ListDatabasesCall, ListIngestersCall, ListTablesCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, SnapshotCall, TableCall, TablesByIdCall,
+    PublishTableCall, RegisterIngesterCall, RetireIngesterCall, SnapshotCall, TableCall,
+    TablesByIdCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -42,6 +43,7 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<SnapshotCall>(router);
     router = add::<RegisterIngesterCall>(router);
     router = add::<DrainIngesterCall>(router);
+    router = add::<RetireIngesterCall>(router);
     router = add::<ListIngestersCall>(router);
     router = add::<CommitFlushCall>(router);
     router = add::<PingCall>(router);

@@ -12,6 +12,7 @@ use crate::{
 
 const ACTIVE: &str = "active";
 const DRAINED: &str = "drained";
+const RETIRED: &str = "retired";
 
 /// Begins a new life of an ingester and tells it what is in files.
 pub(super) async fn register(
@@ -107,7 +108,7 @@ async fn producers(c: &mut Connection) -> Result<Vec<ProducerPosition>, sqlx::Er
 /// Records that an ingester holds nothing that is not in files.
 pub(super) async fn drain(c: &mut Connection, id: IngesterId, epoch: Epoch) -> Result<(), Failure> {
     let state = fence(c, id, epoch).await?;
-    if state == IngesterState::Drained {
+    if state != IngesterState::Active {
         return Ok(());
     }
     snapshot::next(c, "drain_ingester").await?;
@@ -117,6 +118,39 @@ pub(super) async fn drain(c: &mut Connection, id: IngesterId, epoch: Epoch) -> R
         .execute(c)
         .await?;
     Ok(())
+}
+
+/// Records that an ingester never comes back, and fences a process of it that is still running.
+pub(super) async fn retire(
+    c: &mut Connection,
+    name: String,
+    accept_loss: bool,
+) -> Result<Ingester, Failure> {
+    let known = sqlx::query(
+        "SELECT id, name, url, epoch, state, changed_at_millis FROM ingesters WHERE name = $1",
+    )
+    .bind(&name)
+    .try_map(|row| ingester(&row))
+    .fetch_optional(&mut *c)
+    .await?;
+    match known {
+        None => return Err(Error::IngesterNotFound(name).into()),
+        Some(known) => match known.state {
+            IngesterState::Retired => return Ok(known),
+            IngesterState::Active if !accept_loss => return Err(Error::NotDrained(name).into()),
+            IngesterState::Active | IngesterState::Drained => {}
+        },
+    }
+    snapshot::next(c, "retire_ingester").await?;
+    Ok(sqlx::query(
+        "UPDATE ingesters SET epoch = epoch + 1, state = 'retired', changed_at_millis = $2
+         WHERE name = $1 RETURNING id, name, url, epoch, state, changed_at_millis",
+    )
+    .bind(&name)
+    .bind(now_millis())
+    .try_map(|row| ingester(&row))
+    .fetch_one(c)
+    .await?)
 }
 
 /// Refuses every life of an ingester but the present one. An unknown ingester has present epoch 0.
@@ -176,6 +210,7 @@ fn state(row: &Row) -> Result<IngesterState, sqlx::Error> {
     match row.try_get("state")? {
         ACTIVE => Ok(IngesterState::Active),
         DRAINED => Ok(IngesterState::Drained),
+        RETIRED => Ok(IngesterState::Retired),
         other => Err(sqlx::Error::ColumnDecode {
             index: "state".to_owned(),
             source: format!("{other:?} is not a state of an ingester").into(),

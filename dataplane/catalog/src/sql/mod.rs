@@ -309,6 +309,14 @@ impl Catalog for SqliteCatalog {
         .await
     }
 
+    async fn retire_ingester(&self, name: &str, accept_loss: bool) -> Result<Ingester, Error> {
+        let name = name.to_owned();
+        self.write("retiring an ingester", move |c| {
+            Box::pin(ingester::retire(c, name, accept_loss))
+        })
+        .await
+    }
+
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         self.read("listing ingesters", |c| {
             Box::pin(async move { Ok(ingester::list(c).await?) })

@@ -115,3 +115,40 @@ pub async fn registering_returns_watermarks_and_producer_positions(catalog: Subj
     assert!(registration.watermarks.is_empty());
     assert!(registration.producers.is_empty());
 }
+
+pub async fn a_retired_ingester_is_not_asked_and_its_process_is_fenced(catalog: Subject) {
+    let ingester = register(&catalog, "ingester-0").await;
+    catalog
+        .drain_ingester(ingester.id, ingester.epoch)
+        .await
+        .unwrap();
+    let retired = catalog.retire_ingester("ingester-0", false).await.unwrap();
+    assert_eq!(retired.state, IngesterState::Retired);
+    assert_eq!(retired.epoch, Epoch(2));
+    assert!(catalog.snapshot(&[]).await.unwrap().ingesters.is_empty());
+    let stale = catalog.drain_ingester(ingester.id, ingester.epoch).await;
+    assert!(matches!(stale, Err(Error::Fenced { .. })), "{stale:?}");
+    let repeated = catalog.retire_ingester("ingester-0", false).await.unwrap();
+    assert_eq!(repeated, retired);
+
+    let back = register(&catalog, "ingester-0").await;
+    assert_eq!((back.id, back.epoch), (ingester.id, Epoch(3)));
+    assert_eq!(catalog.snapshot(&[]).await.unwrap().ingesters, [back]);
+}
+
+pub async fn retiring_may_lose_rows_only_when_that_is_accepted(catalog: Subject) {
+    let unknown = catalog.retire_ingester("ingester-0", true).await;
+    assert!(
+        matches!(&unknown, Err(Error::IngesterNotFound(name)) if name == "ingester-0"),
+        "{unknown:?}"
+    );
+    let ingester = register(&catalog, "ingester-0").await;
+    let refused = catalog.retire_ingester("ingester-0", false).await;
+    assert!(
+        matches!(&refused, Err(Error::NotDrained(name)) if name == "ingester-0"),
+        "{refused:?}"
+    );
+    assert_eq!(catalog.snapshot(&[]).await.unwrap().ingesters, [ingester]);
+    catalog.retire_ingester("ingester-0", true).await.unwrap();
+    assert!(catalog.snapshot(&[]).await.unwrap().ingesters.is_empty());
+}

@@ -47,6 +47,8 @@ macro_rules! contract {
             a_stale_or_unknown_ingester_is_fenced,
             a_drained_ingester_is_not_asked_until_it_registers_again,
             registering_returns_watermarks_and_producer_positions,
+            a_retired_ingester_is_not_asked_and_its_process_is_fenced,
+            retiring_may_lose_rows_only_when_that_is_accepted,
         });
         $crate::contract::contract!(@tests $open, flushes {
             a_flush_adds_files_and_moves_watermarks_in_one_snapshot,

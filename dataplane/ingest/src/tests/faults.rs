@@ -134,6 +134,10 @@ impl Catalog for FaultyCatalog {
         self.inner.drain_ingester(ingester, epoch).await
     }
 
+    async fn retire_ingester(&self, name: &str, accept_loss: bool) -> Result<Ingester, Error> {
+        self.inner.retire_ingester(name, accept_loss).await
+    }
+
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         self.inner.list_ingesters().await
     }

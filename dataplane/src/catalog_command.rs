@@ -1,0 +1,107 @@
+//! `flightcluster catalog COMMAND`: what the operator of a cluster does to a catalog by hand.
+//!
+//! A catalog is reached as the roles reach it: with `catalog.url` through the internal port of the
+//! catalog process, else as the file below the data directory.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use flightcluster_catalog::Catalog;
+use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions};
+use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_config::Config;
+use flightcluster_wal::{RealDisk, WalDirectory};
+
+use crate::cli::ServerArgs;
+use crate::config_command::{load_only, refuse};
+use crate::roles::{catalog_file, peer_tls, wal_directory};
+
+/// A task on a catalog.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CatalogCommand {
+    /// Give up an ingester that never comes back, so that queries no longer wait for it.
+    Retire(RetireArgs),
+}
+
+/// Which ingester, and of which catalog.
+#[derive(Debug, Args)]
+pub(crate) struct RetireArgs {
+    /// Name of the ingester: of its pod in a cluster, `standalone` for a standalone server.
+    name: String,
+
+    /// Also when the ingester did not stop in order: rows that it acknowledged and that are only in
+    /// its write-ahead log are missing from then on.
+    #[arg(long)]
+    accept_loss: bool,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Runs a task; the exit code is 2 when the configuration is wrong.
+pub(crate) async fn run(command: CatalogCommand) -> anyhow::Result<ExitCode> {
+    let CatalogCommand::Retire(args) = command;
+    let config = match load_only(&args.server) {
+        Ok(config) => config,
+        Err(problem) => return Ok(refuse(&problem)),
+    };
+    let tls = match peer_tls(&config) {
+        Ok(tls) => tls,
+        Err(problem) => return Ok(refuse(&problem)),
+    };
+    retire(&args, &config, tls).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn retire(
+    args: &RetireArgs,
+    config: &Config,
+    tls: Option<Arc<rustls::ClientConfig>>,
+) -> anyhow::Result<()> {
+    // A process that still runs on the log is alive: its rows are not lost, and must not get lost.
+    let _log = lock_log(&wal_directory(config))?;
+    let catalog = open(config, tls).await?;
+    let retired = catalog
+        .retire_ingester(&args.name, args.accept_loss)
+        .await?;
+    println!(
+        "ingester {} is retired; queries no longer ask it",
+        retired.name
+    );
+    Ok(())
+}
+
+/// The catalog the configuration names.
+async fn open(
+    config: &Config,
+    tls: Option<Arc<rustls::ClientConfig>>,
+) -> anyhow::Result<Arc<dyn Catalog>> {
+    if let Some(url) = &config.catalog.url {
+        let timeout = config.catalog.request_timeout;
+        return Ok(Arc::new(RemoteCatalog::new(
+            url,
+            RemoteOptions { tls, timeout },
+        )?));
+    }
+    let file = catalog_file(config);
+    anyhow::ensure!(
+        file.exists(),
+        "there is no catalog in {}; name the data directory with --data-dir, or the catalog process \
+         with --set catalog.url=https://HOST:17002",
+        file.display()
+    );
+    let catalog = SqliteCatalog::open(&file).await;
+    let catalog = catalog.with_context(|| format!("can't open the catalog {}", file.display()))?;
+    Ok(Arc::new(catalog))
+}
+
+/// Keeps the write-ahead log of this data directory, if there is one, from being used.
+fn lock_log(directory: &Path) -> anyhow::Result<Option<WalDirectory>> {
+    if !directory.exists() {
+        return Ok(None);
+    }
+    Ok(Some(WalDirectory::lock(directory, Arc::new(RealDisk))?))
+}
