@@ -1,5 +1,8 @@
-//! Back-pressure: a write is let in while there is room, waits a little for the flusher when there is
-//! none, and is then refused.
+//! Back-pressure: a write is let in while there is room, waits for the flusher when there is none, and
+//! is refused when that takes too long.
+//!
+//! Waiting slows a stream down to the speed of flushing, which is what a bulk load wants: it ends later
+//! instead of failing half-way. While flushes fail there is nothing to wait for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +13,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::buffer::Buffer;
 use crate::error::Error;
 
-/// How long a write waits for room. Longer than a flush of a few megabytes takes, short enough for
-/// the client to learn in time that it is too fast.
-const WAIT: Duration = Duration::from_millis(500);
+/// How long a write waits for room while flushes succeed: several of the largest flushes, and well
+/// below the time after which clients and proxies give a silent stream up.
+const WAIT_WHILE_FLUSHING: Duration = Duration::from_secs(20);
+/// How long while they fail: somebody has to help first, and the client should learn it.
+const WAIT_WHILE_FAILING: Duration = Duration::from_millis(500);
 /// When a refused client should come back: a large flush takes about this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -24,14 +29,16 @@ pub(crate) struct Admission {
     bytes: u64,
 }
 
-/// Waits for room for `bytes`. `pressed` wakes the flusher, `freed` is told when room was made.
+/// Waits for room for `bytes`. `pressed` wakes the flusher, `freed` is told when room was made,
+/// `failing` says whether the last flush failed.
 pub(crate) async fn admit(
     buffer: &Arc<Buffer>,
     pressed: &Notify,
     freed: &Arc<Notify>,
+    failing: impl Fn() -> bool,
     bytes: u64,
 ) -> Result<Admission, Error> {
-    let deadline = Instant::now() + WAIT;
+    let started = Instant::now();
     loop {
         // Registered before the check, so that room made in between is not missed.
         let waiting = freed.notified();
@@ -47,7 +54,15 @@ pub(crate) async fn admit(
             Err(held) => held,
         };
         pressed.notify_one();
-        if timeout_at(deadline, waiting).await.is_err() {
+        let patience = match failing() {
+            true => WAIT_WHILE_FAILING,
+            false => WAIT_WHILE_FLUSHING,
+        };
+        let deadline = started + patience;
+        // In steps: flushes may begin to fail meanwhile.
+        let step = deadline.min(Instant::now() + WAIT_WHILE_FAILING);
+        let in_vain = timeout_at(step, waiting).await.is_err();
+        if in_vain && Instant::now() >= deadline {
             return Err(Error::Overloaded {
                 buffered_bytes: held,
                 limit_bytes: buffer.limit_bytes(),
@@ -61,5 +76,52 @@ impl Drop for Admission {
     fn drop(&mut self) {
         self.buffer.release(self.bytes);
         self.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::*;
+
+    /// Asks for a byte where all are taken and given back after `flush`.
+    async fn admit_during(flush: Duration, failing: bool) -> Result<Duration, Error> {
+        let (buffer, freed) = (
+            Arc::new(Buffer::new(1000, Duration::ZERO)),
+            Arc::new(Notify::new()),
+        );
+        buffer.reserve(1000).unwrap();
+        let (flushed, told) = (Arc::clone(&buffer), Arc::clone(&freed));
+        tokio::spawn(async move {
+            tokio::time::sleep(flush).await;
+            flushed.release(1000);
+            told.notify_waiters();
+        });
+        let started = Instant::now();
+        let admission = admit(&buffer, &Notify::new(), &freed, || failing, 1).await?;
+        drop(admission);
+        Ok(started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_waits_for_a_slow_flush() {
+        let flush = Duration::from_secs(15);
+        assert_eq!(admit_during(flush, false).await.unwrap(), flush);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_refused_when_flushing_takes_too_long() {
+        let started = Instant::now();
+        let refused = admit_during(Duration::from_secs(60), false).await;
+        assert_eq!(refused.unwrap_err().category(), "overloaded");
+        assert_eq!(started.elapsed(), WAIT_WHILE_FLUSHING);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_refused_soon_while_flushes_fail() {
+        let started = Instant::now();
+        let refused = admit_during(Duration::from_secs(15), true).await;
+        assert_eq!(refused.unwrap_err().category(), "overloaded");
+        assert_eq!(started.elapsed(), WAIT_WHILE_FAILING);
     }
 }

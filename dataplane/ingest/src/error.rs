@@ -267,8 +267,8 @@ impl Error {
             Self::TableNotFound(_) => Fault::NotFound,
             Self::TableExists(_) => Fault::AlreadyExists,
             Self::ProducerOrder { .. } => Fault::FailedPrecondition,
-            Self::Overloaded { .. } => Fault::ResourceExhausted,
-            Self::FirstAttempt { .. }
+            Self::Overloaded { .. }
+            | Self::FirstAttempt { .. }
             | Self::Draining
             | Self::OutOfService(_)
             | Self::Store { .. }

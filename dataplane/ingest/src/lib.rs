@@ -15,7 +15,8 @@
 //!   same files; the rows stay in memory until the answer is known.
 //! - Exactly once: a batch with a producer's number is stored once, see [`Producer`].
 //! - Bounded: unflushed rows take at most `ingest.buffer_bytes`, with those kept for the grace not
-//!   more either; writers wait a little and are then refused with [`Error::Overloaded`].
+//!   more either; writers wait for the flusher and are refused with [`Error::Overloaded`] when it
+//!   fails or can't keep up.
 //! - Fenced: when a younger process of this name registers, [`Ingest::fatal`] completes and nothing
 //!   is accepted any more.
 //!

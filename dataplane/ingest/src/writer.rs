@@ -243,7 +243,8 @@ impl TableWriter {
         let (batch, messages) = self.prepare(batch, raw)?;
         let encoded: usize = messages.iter().map(|m| m.header.len() + m.body.len()).sum();
         let bytes = encoded.max(needed_bytes(&batch)) as u64;
-        let admission = admit(&core.buffer, &core.due, &core.freed, bytes).await?;
+        let failing = || core.counters.lock().last_error.is_some();
+        let admission = admit(&core.buffer, &core.due, &core.freed, failing, bytes).await?;
         let stamp_nanos = core.clock.unix_nanos();
         let append = Append::new(
             self.table.id.0,

@@ -311,6 +311,18 @@ mod tests {
         assert_eq!(Failure::from_peer("https://a:1", &status), failure);
     }
 
+    /// Not `DISK_FULL`: the cure is another one.
+    #[test]
+    fn an_ingester_that_can_not_keep_up_is_overloaded() {
+        let failure = Failure::from(flightcluster_ingest::Error::Overloaded {
+            buffered_bytes: 9,
+            limit_bytes: 8,
+            retry_after: Duration::from_secs(1),
+        });
+        assert_eq!(failure.code, ErrorCode::Overloaded);
+        assert_eq!(failure.retry_after, Some(Duration::from_secs(1)));
+    }
+
     #[test]
     fn a_peer_that_is_away_is_named() {
         let status = Status::unavailable("tcp connect error");

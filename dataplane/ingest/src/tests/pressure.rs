@@ -13,7 +13,7 @@ async fn too_much_that_can_not_be_flushed_is_refused_with_a_delay() {
     let error = write(&table, 0..200).await.unwrap_err();
     assert_eq!(
         (error.category(), error.fault()),
-        ("overloaded", Fault::ResourceExhausted)
+        ("overloaded", Fault::Unavailable)
     );
     assert!(error.retry_after().is_some());
     assert!(error.to_string().contains("limit 2000"), "{error}");
