@@ -52,7 +52,7 @@ chaos: binaries python-packages ## the history checker; SEED=N SEEDS=COUNT SECON
 		--seconds $(or $(SECONDS),10) --topology $(or $(TOPOLOGY),both)
 
 .PHONY: bench
-bench: binaries python-packages ## release builds against pyarrow's C++ Flight server and DuckDB, in pairs
+bench: binaries python-packages ## release builds against pyarrow's C++ Flight server and DataFusion, in pairs
 	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
 		e2e/bench/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MEGABYTES),--megabytes $(MEGABYTES))
 

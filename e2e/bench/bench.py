@@ -1,24 +1,34 @@
 #!/usr/bin/env python3
-"""Compares `flightcluster standalone` with pyarrow's C++ Flight server, in pairs in one run.
+"""Measures `flightcluster standalone` against peers, in pairs in one run.
 
     bench.py [--rounds N] [--megabytes M]
 
-Both serve on the loopback interface; the C++ server keeps batches in memory and does nothing else.
-In every round each of the two is measured once, one right after the other, so that a busy machine
-slows both; the table shows the median of each and of the ratios. FLIGHTCLUSTER_BIN is the binary:
-a release build, or the figures mean nothing.
+All serve on the loopback interface. In every round each of a pair is measured once, one right after
+the other, so that a busy machine slows both; the table shows the median of each, of the ratios, and
+the quartiles of the ratios, which say how far to trust them. FLIGHTCLUSTER_BIN is the binary: a
+release build, or the figures mean nothing.
 
-- put: DoPut of a table, every batch acknowledged; ours is durable, theirs is in memory;
-- put small: one row a call, the latency of a durable acknowledgement;
-- get: DoGet of the whole table; ours reads Parquet files, theirs memory;
-- query: an aggregate by Flight SQL against DuckDB in this process over the same Parquet.
+Against pyarrow's C++ Flight server, which keeps batches in memory and does nothing else:
+- put: DoPut of a table, every batch acknowledged; ours is durable on disk;
+- put, no disk: the same with our files in memory (/dev/shm), which leaves out what the disk costs;
+- get: DoGet of the whole table; ours reads Parquet files.
+Against DataFusion in this process, over the very same Parquet files, read once before:
+- scan: every row of the table, as Arrow batches;
+- aggregate: a GROUP BY.
+By itself:
+- 4 writers: bytes a second of four streams against those of one;
+- small puts: the latency of one row in a call of its own; and, under a steady load of such calls,
+  the time from sending a row until a query counts it;
+- memory: resident before a burst of writes, and ten seconds after it.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -26,16 +36,17 @@ import tempfile
 import threading
 import time
 
-import duckdb
+import datafusion
 import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
-import pyarrow.parquet as pq
 
 BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
-DATABASE, TABLE = "bench", "rows"
+DATABASE = "bench"
 BATCH_ROWS = 65_536
 SMALL_CALLS = 200
+# The steady load of small writes: calls a second, from this many clients, for this long.
+LOAD_PER_SECOND, LOAD_CLIENTS, LOAD_SECONDS = 1000, 8, 10
 AGGREGATE = "SELECT tag, count(*) AS n, sum(value) AS s FROM rows GROUP BY tag ORDER BY tag"
 
 
@@ -58,28 +69,50 @@ class InMemory(flight.FlightServerBase):
         )
 
 
-@contextlib.contextmanager
-def ours(folder):
-    """A client of a new server whose files are below `folder`."""
-    ports = pathlib.Path(folder) / "ports.json"
-    process = subprocess.Popen(
-        [
-            BINARY, "standalone", "--data-dir", f"{folder}/data", "--port-file", ports,
-            "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-            "--set", "ingest.flush_interval=1s", "--set", "log.filter=warn",
-        ]
-    )  # fmt: skip
-    try:
-        while not ports.exists() or not ports.read_text():
-            if process.poll() is not None:
-                sys.exit(f"the server ended with {process.returncode}")
+class Ours:
+    """A server of ours whose files are below `folder`."""
+
+    def __init__(self, folder):
+        self.data = pathlib.Path(folder) / "data"
+        self.ports = pathlib.Path(folder) / "ports.json"
+        self.process = subprocess.Popen(
+            [
+                BINARY, "standalone", "--data-dir", self.data, "--port-file", self.ports,
+                "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
+                "--set", "ingest.flush_interval=1s", "--set", "log.filter=warn",
+            ]
+        )  # fmt: skip
+
+    def __enter__(self):
+        while not self.ports.exists() or not self.ports.read_text():
+            if self.process.poll() is not None:
+                sys.exit(f"the server ended with {self.process.returncode}")
             time.sleep(0.02)
-        port = json.loads(ports.read_text())["port"]
-        with flight.connect(f"grpc://127.0.0.1:{port}") as client:
-            yield client
-    finally:
-        process.terminate()
-        process.wait()
+        ports = json.loads(self.ports.read_text())
+        self.url = f"grpc://127.0.0.1:{ports['port']}"
+        self.client = self.connect()
+        return self
+
+    def connect(self):
+        """A new connection: only while the server runs."""
+        return flight.connect(self.url)
+
+    def resident_mebibytes(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+
+    def wait_until_in_files(self, name, rows):
+        sql = f"SELECT sum(rows) AS n FROM system.files WHERE table_name = '{name}'"
+        end = time.monotonic() + 120
+        while (get(self.client, sql)["n"][0].as_py() or 0) < rows:
+            if time.monotonic() > end:
+                sys.exit(f"table {name} is not in files after two minutes")
+            time.sleep(0.2)
+
+    def __exit__(self, *_):
+        self.client.close()
+        self.process.terminate()
+        self.process.wait()
 
 
 @contextlib.contextmanager
@@ -135,60 +168,180 @@ def seconds(work):
     return time.perf_counter() - began
 
 
-def wait_until_flushed(client):
-    """Until the rows are in files, which is what is to be measured."""
-    rows = "SELECT coalesce(sum(row_count), 0) AS n FROM system.files WHERE table_name = 'rows'"
-    with contextlib.suppress(pa.ArrowException):
-        end = time.monotonic() + 60
-        while get(client, rows)["n"][0].as_py() == 0 and time.monotonic() < end:
-            time.sleep(0.2)
-        return
-    time.sleep(5)
+def drop(server, name):
+    get(server.client, f"DROP TABLE {name}")
+
+
+def in_process(server):
+    """DataFusion in this process over the files of table `rows`."""
+    files = get(server.client, "SELECT path FROM system.files WHERE table_name = 'rows'")
+    folders = {(server.data / "objects" / path).parent for path in files["path"].to_pylist()}
+    context = datafusion.SessionContext()
+    context.register_parquet("rows", f"{folders.pop()}/")
+    return context
+
+
+def rates(table, server, other, rounds):
+    """Bytes a second and times of the pairs, by name."""
+    size = table.nbytes / 2**20
+    found = {"put MB/s": [], "get MB/s": [], "scan ms": [], "aggregate ms": []}
+    put(server.client, table, "rows")
+    put(other, table, "rows")
+    server.wait_until_in_files("rows", table.num_rows)
+    engine = in_process(server)
+    scan = "SELECT * FROM rows"
+
+    def pair(name, mine, peer):
+        found[name].append((mine(), peer()))
+
+    for sql in (scan, AGGREGATE):
+        get(server.client, sql)
+        engine.sql(sql).collect()
+    for number in range(rounds):
+        name = f"round_{number}"
+        pair(
+            "put MB/s",
+            lambda name=name: size / seconds(lambda: put(server.client, table, name)),
+            lambda: size / seconds(lambda: put(other, table, "rows")),
+        )
+        drop(server, name)
+        pair(
+            "get MB/s",
+            lambda: size / seconds(lambda: get(server.client, scan)),
+            lambda: size / seconds(lambda: get(other, "")),
+        )
+        for label, sql in (("scan ms", scan), ("aggregate ms", AGGREGATE)):
+            pair(
+                label,
+                lambda sql=sql: 1000 * seconds(lambda: get(server.client, sql)),
+                lambda sql=sql: 1000 * seconds(lambda: engine.sql(sql).collect()),
+            )
+    return found
+
+
+def puts_without_disk(table, other, rounds):
+    size = table.nbytes / 2**20
+    found = []
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, Ours(folder) as server:
+        for number in range(rounds):
+            name = f"round_{number}"
+            mine = size / seconds(lambda name=name: put(server.client, table, name))
+            found.append((mine, size / seconds(lambda: put(other, table, "rows"))))
+            drop(server, name)
+    return found
+
+
+def four_writers(table, server, rounds):
+    """Bytes a second of four streams, and of one."""
+    size = table.nbytes / 2**20
+    quarter = table.slice(0, table.num_rows // 4)
+    found = []
+    with concurrent.futures.ThreadPoolExecutor(4) as pool, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(4)]
+        for number in range(rounds):
+            names = [f"four_{number}_{each}" for each in range(4)]
+
+            def four(names=names):
+                list(pool.map(lambda at: put(clients[at], quarter, names[at]), range(4)))
+
+            many = size / seconds(four)
+            one = size / seconds(lambda name=f"one_{number}": put(clients[0], table, name))
+            found.append((many, one))
+            for name in [*names, f"one_{number}"]:
+                drop(server, name)
+    return found
+
+
+def small_puts(table, server):
+    """Milliseconds of calls that write one row, one after the other."""
+    rows = (table.slice(number, 1) for number in range(SMALL_CALLS))
+    return [1000 * seconds(lambda row=row: put(server.client, row, "small")) for row in rows]
+
+
+def visibility(table, server):
+    """Under a steady load of small writes: calls a second, and for samples of them the milliseconds
+    from sending a row until a query counts it."""
+    stop = time.monotonic() + LOAD_SECONDS
+    pause = LOAD_CLIENTS / LOAD_PER_SECOND
+    put(server.client, table.slice(0, 1), "load")
+
+    def write(number):
+        calls, due = 0, time.monotonic()
+        with server.connect() as client:
+            while time.monotonic() < stop:
+                put(client, table.slice(number, 1), "load")
+                calls, due = calls + 1, due + pause
+                time.sleep(max(0.0, due - time.monotonic()))
+        return calls
+
+    def sample():
+        times, mark = [], 10**9
+        with server.connect() as client:
+            while time.monotonic() < stop:
+                mark += 1
+                row = table.slice(0, 1).set_column(1, "id", pa.array([mark]))
+                began = time.perf_counter()
+                put(client, row, "load")
+                seen = f"SELECT count(*) AS n FROM load WHERE id = {mark}"
+                while get(client, seen)["n"][0].as_py() == 0:
+                    pass
+                times.append(1000 * (time.perf_counter() - began))
+        return times
+
+    with concurrent.futures.ThreadPoolExecutor(LOAD_CLIENTS + 1) as pool:
+        samples = pool.submit(sample)
+        calls = sum(pool.map(write, range(LOAD_CLIENTS)))
+        return calls / LOAD_SECONDS, samples.result()
+
+
+def memory(table):
+    """Resident mebibytes before a burst of writes and ten idle seconds after it was flushed."""
+    with tempfile.TemporaryDirectory() as folder, Ours(folder) as server:
+        # Once before: what is loaded with the first write is not what a burst leaves behind.
+        first = table.slice(0, BATCH_ROWS)
+        put(server.client, first, "first")
+        server.wait_until_in_files("first", first.num_rows)
+        time.sleep(2)
+        before = server.resident_mebibytes()
+        for number in range(4):
+            put(server.client, table, f"burst_{number}")
+        peak = server.resident_mebibytes()
+        for number in range(4):
+            server.wait_until_in_files(f"burst_{number}", table.num_rows)
+        # The grace in which flushed rows stay in memory is over by then.
+        time.sleep(70)
+        return before, peak, server.resident_mebibytes()
+
+
+def print_pairs(pairs):
+    print(f"{'':18}{'flightcluster':>15}{'peer':>12}{'ratio':>8}   quartiles")
+    for name, values in pairs.items():
+        mine, other = (statistics.median(column) for column in zip(*values, strict=True))
+        ratios = [a / b for a, b in values]
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        print(f"{name:18}{mine:15.1f}{other:12.1f}{middle:8.2f}   {low:.2f} to {high:.2f}")
+
+
+def percentiles(values):
+    cuts = statistics.quantiles(values, n=100)
+    return f"p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms"
 
 
 def measure(rounds, megabytes):
-    """Prints a line for each measurement."""
     table = table_of(megabytes)
-    size = table.nbytes / 2**20
-    pairs = {"put MB/s": [], "get MB/s": [], "query ms": []}
-    small = []
-    with tempfile.TemporaryDirectory() as folder, ours(folder) as mine, theirs() as other:
-        file = f"{folder}/rows.parquet"
-        pq.write_table(table, file)
-        database = duckdb.connect()
-        database.execute(f"CREATE VIEW rows AS SELECT * FROM '{file}'")
-        put(mine, table, TABLE)
-        put(other, table, TABLE)
-        wait_until_flushed(mine)
-        for number in range(rounds):
-            pairs["put MB/s"].append(
-                (
-                    size / seconds(lambda name=f"round_{number}": put(mine, table, name)),
-                    size / seconds(lambda: put(other, table, TABLE)),
-                )
-            )
-            pairs["get MB/s"].append(
-                (
-                    size / seconds(lambda: get(mine, "SELECT * FROM rows")),
-                    size / seconds(lambda: get(other, "")),
-                )
-            )
-            pairs["query ms"].append(
-                (
-                    1000 * seconds(lambda: get(mine, AGGREGATE)),
-                    1000 * seconds(lambda: database.execute(AGGREGATE).fetchall()),
-                )
-            )
-            row = table.slice(number, 1)
-            for _ in range(SMALL_CALLS):
-                small.append(1000 * seconds(lambda row=row: put(mine, row, "small")))
-    print(f"{'':12}{'flightcluster':>15}{'peer':>12}{'ratio':>8}")
-    for name, values in pairs.items():
-        mine, other = (statistics.median(column) for column in zip(*values, strict=True))
-        ratio = statistics.median(a / b for a, b in values)
-        print(f"{name:12}{mine:15.1f}{other:12.1f}{ratio:8.2f}")
-    quantiles = statistics.quantiles(small, n=100)
-    print(f"put of one row, new call each: p50 {quantiles[49]:.1f} ms, p99 {quantiles[98]:.1f} ms")
+    with tempfile.TemporaryDirectory() as folder, Ours(folder) as server, theirs() as other:
+        pairs = rates(table, server, other, rounds)
+        pairs["put MB/s, no disk"] = puts_without_disk(table, other, rounds)
+        pairs["4 writers : 1"] = four_writers(table, server, rounds)
+        print_pairs(pairs)
+        print(f"one row, one call: {percentiles(small_puts(table, server))}")
+        calls, samples = visibility(table, server)
+        print(f"write to visible at {calls:.0f} calls/s: {percentiles(samples)}")
+    before, peak, after = memory(table)
+    print(
+        f"resident: {before:.0f} MiB before a burst, {peak:.0f} at its end, {after:.0f} when idle,"
+        f" ratio {after / before:.2f}"
+    )
 
 
 def main():
