@@ -70,9 +70,8 @@ class Run:
         queriers = self.processes.of("querier", "standalone")
         for number in range(4):
             is_producer = number % 2 == 1
-            # The last one writes through queriers, which forward.
-            through = queriers if number == 2 else ingesters
-            targets = [self.chance.choice(ingesters)] if is_producer else through
+            # Queriers forward.
+            targets = {2: queriers, 3: ingesters + queriers}.get(number, ingesters)
             common = (self.history, self.stop, f"writer {self.seed} {number}")
             self.writers.append(Writer(number, targets, is_producer, *common))
         for number in range(2):

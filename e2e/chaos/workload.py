@@ -70,7 +70,8 @@ class Writer(Worker):
 
     A plain writer goes on with new numbers when a stream breaks. A producer repeats what was not
     acknowledged, under the same producer id and sequence, until it is: its rows are stored exactly
-    once. `targets` are the processes it may write to; a producer keeps to one.
+    once. `targets` are the processes it may write to; each stream goes to any of them, a repeat
+    too.
     """
 
     def __init__(self, number, targets, is_producer, *common):
@@ -81,7 +82,7 @@ class Writer(Worker):
         self.pending = []
 
     def work(self):
-        target = self.targets[0] if self.is_producer else self.chance.choice(self.targets)
+        target = self.chance.choice(self.targets)
         with target.connect() as client:
             self.stream(client, target.name)
 
@@ -150,7 +151,7 @@ class Writer(Worker):
         self.stop = threading.Event()
         while self.pending:
             try:
-                with self.targets[0].connect() as client:
+                with self.chance.choice(self.targets).connect() as client:
                     self.repeat(client)
             except (*TROUBLE, pa.ArrowException) as error:
                 if time.monotonic() > end:

@@ -13,6 +13,8 @@ mod name;
 pub mod remote;
 pub mod sql;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 pub use model::*;
@@ -98,6 +100,18 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
 
     /// Adds the files of one flush and moves the watermarks, in one snapshot.
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error>;
+
+    /// Gives a producer of a table to an ingester, unless another one that is active has it.
+    ///
+    /// - Durable: the position of [`ClaimProducer::released`] is in the catalog when the claim is.
+    /// - Errors: [`Error::Fenced`]; [`Error::TableNotFound`] when the table was dropped.
+    /// - Retry: safe. A release that came too late, because somebody claimed meanwhile, is answered
+    ///   as a claim without one.
+    async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error>;
+
+    /// Forgets claims and positions of producers that were not used for so long, at most `limit` of
+    /// each. Returns how many.
+    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error>;
 
     /// Answers when the catalog can be used.
     async fn ping(&self) -> Result<(), Error>;

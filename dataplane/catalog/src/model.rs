@@ -191,8 +191,6 @@ pub struct Registration {
     pub ingester: Ingester,
     /// For each table the highest sequence number that is in files.
     pub watermarks: Vec<(TableId, SequenceNumber)>,
-    /// Remembered producer positions, for exactly-once retries.
-    pub producers: Vec<ProducerPosition>,
 }
 
 /// The newest batch of a producer that is in files.
@@ -204,6 +202,50 @@ pub struct ProducerPosition {
     pub producer: String,
     /// Its highest batch sequence.
     pub sequence: u64,
+}
+
+/// How an ingester asks for a producer: only who holds it may store its batches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimProducer {
+    /// Who wants it.
+    pub ingester: IngesterId,
+    /// In which life; an older one than the catalog's is refused.
+    pub epoch: Epoch,
+    /// The table written to.
+    pub table: TableId,
+    /// The id the producer chose.
+    pub producer: String,
+    /// What the owner said when it was asked to let go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<ReleasedProducer>,
+}
+
+/// The word of an owner that it takes no batches of a producer until it claims it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedProducer {
+    /// The version of the claim, as read **before** the owner was asked.
+    pub version: u64,
+    /// The newest batch the owner has stored, as far as it knows.
+    pub position: Option<u64>,
+}
+
+/// Who holds a producer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "claim", rename_all = "snake_case")]
+pub enum ProducerClaim {
+    /// The caller, from now on.
+    Held {
+        /// The newest batch that is known to the catalog. What the caller has in its own log may be
+        /// newer, no other ingester has anything newer.
+        position: Option<u64>,
+    },
+    /// An ingester that may have stored more than the catalog knows: it has to be asked.
+    Taken {
+        /// The owner.
+        owner: Ingester,
+        /// The version of its claim.
+        version: u64,
+    },
 }
 
 /// One flush of one ingester: all or nothing.

@@ -33,6 +33,11 @@ pub struct IngestConfig {
     pub flushed_grace: Duration,
     /// Largest row group of a Parquet file, in rows.
     pub max_row_group_rows: u32,
+    /// Time in which a repeated batch of a producer is recognised. Positions of producers that
+    /// write nothing for twice as long are forgotten.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub producer_window: Duration,
 }
 
 impl Default for IngestConfig {
@@ -46,6 +51,7 @@ impl Default for IngestConfig {
             buffer_bytes: ByteSize::mib(512),
             flushed_grace: Duration::from_secs(60),
             max_row_group_rows: 131_072,
+            producer_window: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }

@@ -416,6 +416,7 @@ impl Check<'_> {
             ("catalog.request_timeout", catalog.request_timeout),
             ("ingest.flush_interval", ingest.flush_interval),
             ("ingest.flushed_grace", ingest.flushed_grace),
+            ("ingest.producer_window", ingest.producer_window),
             ("query.timeout", query.timeout.unwrap_or(Duration::MAX)),
         ] {
             if duration.is_zero() {

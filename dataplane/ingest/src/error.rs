@@ -108,6 +108,34 @@ pub enum Error {
         /// The batch.
         sequence: u64,
     },
+    /// Another ingester has the producer and can't be asked how far it came: retry later.
+    #[error(
+        "producer {producer:?} wrote to ingester {owner} before, which can't be asked how far it \
+         came; send the batch again when that ingester is back"
+    )]
+    ProducerOwner {
+        /// The producer.
+        producer: String,
+        /// The name of the ingester.
+        owner: String,
+        /// Why it gave no answer.
+        #[source]
+        source: crate::claim::PeerError,
+    },
+    /// Another ingester takes the producer's batches at the same time: retry.
+    #[error(
+        "producer {producer:?} writes to another ingester at the same time; send the batch again"
+    )]
+    ProducerMoved {
+        /// The producer.
+        producer: String,
+    },
+    /// A question to another life of this ingester: ask again.
+    #[error("ingester {ingester} has started again since")]
+    OtherLife {
+        /// The ingester.
+        ingester: String,
+    },
     /// Too much is waiting to be written to files: retry later.
     #[error(
         "the ingester holds {buffered_bytes} bytes that are not in files yet (limit {limit_bytes})"
@@ -235,6 +263,9 @@ impl Error {
             Self::ProducerId { .. } => "producer_id",
             Self::ProducerOrder { .. } => "producer_order",
             Self::FirstAttempt { .. } => "first_attempt",
+            Self::ProducerOwner { .. } => "producer_owner",
+            Self::ProducerMoved { .. } => "producer_moved",
+            Self::OtherLife { .. } => "other_life",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",
             Self::OutOfService(_) => "out_of_service",
@@ -269,6 +300,9 @@ impl Error {
             Self::ProducerOrder { .. } => Fault::FailedPrecondition,
             Self::Overloaded { .. }
             | Self::FirstAttempt { .. }
+            | Self::ProducerOwner { .. }
+            | Self::ProducerMoved { .. }
+            | Self::OtherLife { .. }
             | Self::Draining
             | Self::OutOfService(_)
             | Self::Store { .. }

@@ -357,6 +357,7 @@ impl Core {
                 self.buffer.mark_flushed(*table, *watermark, now);
             }
         }
+        self.producers.in_catalog(&commit.producers);
         self.buffer.evict(now);
         self.freed.notify_waiters();
         if !commit.files.is_empty() {

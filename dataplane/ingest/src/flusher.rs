@@ -3,12 +3,13 @@
 use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
+use crate::claim::EXPIRY_INTERVAL;
 use crate::flush::Scope;
 use crate::ingest::Core;
 
@@ -38,6 +39,7 @@ impl Backoff {
 pub(crate) async fn run(core: Arc<Core>) {
     let tick = (core.config.flush_interval / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
     let mut backoff = Backoff::default();
+    let mut expired = Instant::now();
     while core.fatal.get().is_none() {
         // A panic is our bug; it must not end flushing for good.
         let round = AssertUnwindSafe(core.flush_round(Scope::Due))
@@ -45,6 +47,10 @@ pub(crate) async fn run(core: Arc<Core>) {
             .await;
         match round {
             Ok(Ok(())) => {
+                if expired.elapsed() >= EXPIRY_INTERVAL {
+                    core.expire_producers().await;
+                    expired = Instant::now();
+                }
                 backoff = Backoff::default();
                 // Either way there may be something due.
                 let _ = timeout(tick, core.due.notified()).await;

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::buffer::{Buffer, TooOld};
+use crate::claim::Peers;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::fatal::{Fatal, FatalState};
@@ -50,6 +51,8 @@ pub struct IngestOptions {
     pub observer: Arc<dyn Observer>,
     /// The time.
     pub clock: Clock,
+    /// The way to the other ingesters.
+    pub peers: Arc<dyn Peers>,
 }
 
 /// The ingester of a process.
@@ -57,7 +60,7 @@ pub struct IngestOptions {
 /// Dropping it stops it at once, as a crash would: nothing is flushed, nothing acknowledged is lost.
 #[derive(Debug)]
 pub struct Ingest {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     flusher: AbortHandle,
     drained: tokio::sync::Mutex<bool>,
 }
@@ -73,6 +76,7 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) producers: Arc<Producers>,
+    pub(crate) peers: Arc<dyn Peers>,
     pub(crate) fatal: FatalState,
     pub(crate) flush: tokio::sync::Mutex<FlushState>,
     pub(crate) counters: Mutex<Counters>,
@@ -116,6 +120,7 @@ impl Ingest {
             disk,
             observer,
             clock,
+            peers,
         } = options;
         // Before registering: a second process started by mistake must not fence the first one.
         let directory = spawn_blocking(move || WalDirectory::lock(wal_dir, disk))
@@ -147,6 +152,7 @@ impl Ingest {
             clock,
             buffer,
             producers,
+            peers,
             fatal: FatalState::new(),
             flush: tokio::sync::Mutex::default(),
             counters: Mutex::default(),

@@ -13,7 +13,8 @@
 //! - Never lost, never doubled: the object is durable before the catalog names it, the catalog
 //!   names it before the log forgets the rows. A commit whose answer was lost is repeated with the
 //!   same files; the rows stay in memory until the answer is known.
-//! - Exactly once: a batch with a producer's number is stored once, see [`Producer`].
+//! - Exactly once: a batch with a producer's number is stored once, whichever ingester it reaches,
+//!   see [`Producer`] and [`Peers`].
 //! - Bounded: unflushed rows take at most `ingest.buffer_bytes`, with those kept for the grace not
 //!   more either; writers wait for the flusher and are refused with [`Error::Overloaded`] when it
 //!   fails or can't keep up.
@@ -30,6 +31,7 @@
 mod adapt;
 mod admission;
 mod buffer;
+mod claim;
 mod clock;
 mod error;
 mod fatal;
@@ -51,6 +53,7 @@ mod writer;
 mod tests;
 
 pub use buffer::TooOld;
+pub use claim::{NoPeers, PeerError, Peers};
 pub use clock::{Clock, ManualClock};
 pub use error::{Error, Fault};
 pub use fatal::Fatal;

@@ -9,11 +9,17 @@
 //! when a batch is refused for a reason that a retry can mend, later ones of the same producer are
 //! refused too ([`Error::ProducerOrder`]) until it was sent again.
 //!
-//! # Window
-//! Positions are rebuilt from the catalog and the log at start. [`MAX_PRODUCERS`] are remembered;
-//! above that the ones unused for longest are forgotten, and a repeat of theirs is stored again.
+//! # Holding
+//! A batch is stored only while this ingester holds its producer, see [`claim`](crate::claim): nobody
+//! else has newer batches of it then. What is known to be stored stays true without holding.
+//!
+//! # Memory
+//! Positions come from the log at start and from the catalog with each claim. Above
+//! [`MAX_PRODUCERS`] those unused for longest are forgotten, if the catalog knows all there is to
+//! know about them: they are claimed again when they come back.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use flightcluster_catalog::{ProducerPosition, SequenceNumber, TableId};
 use parking_lot::Mutex;
@@ -21,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::error::Error;
 
-/// Producers (per table) that are remembered.
+/// Producers (per table) above which some are forgotten.
 pub(crate) const MAX_PRODUCERS: usize = 200_000;
 /// Longest id in bytes.
 pub(crate) const MAX_ID_BYTES: usize = 256;
@@ -70,8 +76,23 @@ struct State {
     under_way: BTreeMap<u64, watch::Sender<Outcome>>,
     /// The lowest number refused and not sent again yet.
     refused: Option<u64>,
+    /// The newest number that is in the catalog, as far as we know.
+    in_catalog: Option<u64>,
+    /// When the claim was asked for by which we hold the producer.
+    held_since: Option<Instant>,
+    /// Which of all releases was the last of this producer; 0 before the first.
+    released: u64,
     /// For forgetting: when it was used last, counted in uses of all.
     used: u64,
+}
+
+/// What is known about a claim before it is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hold {
+    /// When the claim was asked for by which the producer is held, if it is.
+    pub(crate) since: Option<Instant>,
+    /// Releases of all producers until now.
+    releases: u64,
 }
 
 type Key = (TableId, String);
@@ -82,28 +103,112 @@ pub(crate) struct Producers {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     states: HashMap<Key, State>,
     uses: u64,
+    releases: u64,
+    /// The last release of those that were forgotten.
+    forgotten_release: u64,
+    /// Producers at which some are forgotten.
+    limit: usize,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            states: HashMap::new(),
+            uses: 0,
+            releases: 0,
+            forgotten_release: 0,
+            limit: MAX_PRODUCERS,
+        }
+    }
 }
 
 impl Producers {
-    /// Takes over positions the catalog remembers.
-    pub(crate) fn restore(&self, positions: Vec<ProducerPosition>) {
+    /// Notes positions that are in the catalog now.
+    pub(crate) fn in_catalog(&self, positions: &[ProducerPosition]) {
+        let mut inner = self.inner.lock();
         for position in positions {
-            let producer = Producer {
-                id: position.producer,
-                sequence: position.sequence,
-            };
-            self.stored(position.table, &producer, SequenceNumber(0));
+            let key = (position.table, position.producer.clone());
+            if let Some(state) = inner.states.get_mut(&key) {
+                state.in_catalog = state.in_catalog.max(Some(position.sequence));
+            }
+        }
+    }
+
+    /// Whether a producer is held. Ask before a claim, and hand the answer to [`Self::held`] after it.
+    pub(crate) fn hold(&self, table: TableId, producer: &str) -> Hold {
+        let inner = self.inner.lock();
+        let state = inner.states.get(&(table, producer.to_owned()));
+        Hold {
+            since: state.and_then(|state| state.held_since),
+            releases: inner.releases,
+        }
+    }
+
+    /// Notes that a claim was granted that was asked for at `since`, after `before`, with the
+    /// position the catalog knows. Returns false when the producer was released meanwhile: the
+    /// claim is void then.
+    pub(crate) fn held(
+        &self,
+        table: TableId,
+        producer: &str,
+        position: Option<u64>,
+        before: Hold,
+        since: Instant,
+    ) -> bool {
+        let mut inner = self.inner.lock();
+        let state = inner.state(table, producer);
+        if state.released > before.releases {
+            return false;
+        }
+        state.held_since = state.held_since.max(Some(since));
+        state.in_catalog = state.in_catalog.max(position);
+        if let Some(position) = position {
+            let known = (position, SequenceNumber(0));
+            state.stored = state.stored.max(Some(known));
+            state.refused = state.refused.filter(|refused| *refused > position);
+        }
+        true
+    }
+
+    /// Ends holding a producer, claims under way included, and returns the attempts under way:
+    /// its position is final when they have ended.
+    pub(crate) fn release(&self, table: TableId, producer: &str) -> Vec<watch::Receiver<Outcome>> {
+        let mut inner = self.inner.lock();
+        inner.releases += 1;
+        let releases = inner.releases;
+        let state = inner.state(table, producer);
+        state.held_since = None;
+        state.released = releases;
+        let attempts = state.under_way.values();
+        attempts.map(watch::Sender::subscribe).collect()
+    }
+
+    /// The newest number of a producer that is stored, as far as we know.
+    pub(crate) fn position(&self, table: TableId, producer: &str) -> Option<u64> {
+        let inner = self.inner.lock();
+        let state = inner.states.get(&(table, producer.to_owned()))?;
+        state.stored.map(|(newest, _)| newest)
+    }
+
+    /// What is known about a batch whether the producer is held or not: nothing when it may have
+    /// to be stored.
+    pub(crate) fn known(&self, table: TableId, producer: &Producer) -> Option<Decision> {
+        let inner = self.inner.lock();
+        let state = inner.states.get(&(table, producer.id.clone()))?;
+        match state.decide(producer) {
+            Ok(Decision::Store) | Err(_) => None,
+            Ok(known) => Some(known),
         }
     }
 
     /// Notes a batch found in the log, or acknowledged.
     pub(crate) fn stored(&self, table: TableId, producer: &Producer, at: SequenceNumber) {
         let mut inner = self.inner.lock();
-        let state = inner.state(table, producer);
+        let state = inner.state(table, &producer.id);
         let newest = (producer.sequence, at);
         state.stored = Some(state.stored.map_or(newest, |known| known.max(newest)));
         if let Some(waiting) = state.under_way.remove(&producer.sequence) {
@@ -113,7 +218,10 @@ impl Producers {
 
     /// Says what is known about a batch without changing anything.
     pub(crate) fn look_up(&self, table: TableId, producer: &Producer) -> Result<Decision, Error> {
-        self.inner.lock().state(table, producer).decide(producer)
+        self.inner
+            .lock()
+            .state(table, &producer.id)
+            .decide(producer)
     }
 
     /// Decides about a batch; when it is to be stored, hands it over by `enqueue` before anything
@@ -125,9 +233,13 @@ impl Producers {
         enqueue: impl FnOnce() -> Result<T, Error>,
     ) -> Result<Result<T, Decision>, Error> {
         let mut inner = self.inner.lock();
-        let state = inner.state(table, producer);
+        let state = inner.state(table, &producer.id);
         match state.decide(producer)? {
-            Decision::Store => {}
+            Decision::Store if state.held_since.is_some() => {}
+            Decision::Store => {
+                let producer = producer.id.clone();
+                return Err(Error::ProducerMoved { producer });
+            }
             known => return Ok(Err(known)),
         }
         let enqueued = enqueue()?;
@@ -141,7 +253,7 @@ impl Producers {
     /// Notes that a batch under way was refused; the producer will send it again.
     pub(crate) fn refused(&self, table: TableId, producer: &Producer) {
         let mut inner = self.inner.lock();
-        let state = inner.state(table, producer);
+        let state = inner.state(table, &producer.id);
         state.mark_refused(producer.sequence);
         if let Some(waiting) = state.under_way.remove(&producer.sequence) {
             waiting.send_replace(Some(None));
@@ -151,7 +263,7 @@ impl Producers {
     /// Notes that a batch was turned away before it got under way; the producer will send it again.
     pub(crate) fn turned_away(&self, table: TableId, producer: &Producer) {
         let mut inner = self.inner.lock();
-        let state = inner.state(table, producer);
+        let state = inner.state(table, &producer.id);
         if matches!(state.decide(producer), Ok(Decision::Store)) {
             state.mark_refused(producer.sequence);
         }
@@ -164,28 +276,49 @@ impl Producers {
 }
 
 impl Inner {
-    fn state(&mut self, table: TableId, producer: &Producer) -> &mut State {
-        if self.states.len() >= MAX_PRODUCERS {
+    fn state(&mut self, table: TableId, producer: &str) -> &mut State {
+        if self.states.len() >= self.limit {
             self.forget_unused();
         }
         self.uses += 1;
-        let state = self.states.entry((table, producer.id.clone())).or_default();
+        let released = self.forgotten_release;
+        let new = || State {
+            released,
+            ..State::default()
+        };
+        let key = (table, producer.to_owned());
+        let state = self.states.entry(key).or_insert_with(new);
         state.used = self.uses;
         state
     }
 
-    /// Forgets a tenth, those unused for longest.
+    /// Forgets a tenth, those unused for longest; the log has to keep some until the catalog has
+    /// them. They are as many as there are unflushed rows at most.
     fn forget_unused(&mut self) {
         let mut uses: Vec<u64> = self.states.values().map(|state| state.used).collect();
         let tenth = uses.len() / 10;
         let (_, oldest, _) = uses.select_nth_unstable(tenth);
         let oldest = *oldest;
-        self.states
-            .retain(|_, state| state.used > oldest || !state.under_way.is_empty());
+        let mut last_release = self.forgotten_release;
+        self.states.retain(|_, state| {
+            let keep = state.used > oldest || !state.is_in_catalog();
+            if !keep {
+                last_release = last_release.max(state.released);
+            }
+            keep
+        });
+        self.forgotten_release = last_release;
+        self.limit = MAX_PRODUCERS.max(self.states.len() + tenth);
     }
 }
 
 impl State {
+    /// Whether nothing is lost by forgetting it.
+    fn is_in_catalog(&self) -> bool {
+        let stored = self.stored.map(|(newest, _)| newest);
+        self.under_way.is_empty() && self.in_catalog >= stored
+    }
+
     fn mark_refused(&mut self, sequence: u64) {
         self.refused = Some(self.refused.map_or(sequence, |lowest| lowest.min(sequence)));
     }
@@ -229,13 +362,27 @@ mod tests {
         }
     }
 
+    /// Producers of which `p` is held.
+    fn held() -> Producers {
+        let producers = Producers::default();
+        for table in [TABLE, TableId(2)] {
+            hold(&producers, table, None);
+        }
+        producers
+    }
+
+    fn hold(producers: &Producers, table: TableId, position: Option<u64>) {
+        let before = producers.hold(table, "p");
+        assert!(producers.held(table, "p", position, before, Instant::now()));
+    }
+
     fn begin(producers: &Producers, sequence: u64) -> Result<Result<(), Decision>, Error> {
         producers.begin(TABLE, &batch(sequence), || Ok(()))
     }
 
     #[test]
     fn a_stored_number_and_those_below_are_repeats() {
-        let producers = Producers::default();
+        let producers = held();
         begin(&producers, 5).unwrap().unwrap();
         producers.stored(TABLE, &batch(5), SequenceNumber(70));
         for repeat in [3, 5] {
@@ -255,7 +402,7 @@ mod tests {
 
     #[test]
     fn later_numbers_are_refused_until_a_refused_one_was_sent_again() {
-        let producers = Producers::default();
+        let producers = held();
         begin(&producers, 5).unwrap().unwrap();
         begin(&producers, 6).unwrap().unwrap();
         producers.refused(TABLE, &batch(5));
@@ -274,7 +421,7 @@ mod tests {
 
     #[test]
     fn turning_a_repeat_away_does_not_disturb_the_first_attempt() {
-        let producers = Producers::default();
+        let producers = held();
         begin(&producers, 5).unwrap().unwrap();
         producers.turned_away(TABLE, &batch(5));
         begin(&producers, 6).unwrap().unwrap();
@@ -288,7 +435,7 @@ mod tests {
 
     #[test]
     fn numbers_must_grow_while_others_are_under_way() {
-        let producers = Producers::default();
+        let producers = held();
         begin(&producers, 7).unwrap().unwrap();
         assert_eq!(
             begin(&producers, 6).unwrap_err().category(),
@@ -298,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_repeat_of_a_batch_under_way_learns_the_outcome() {
-        let producers = Producers::default();
+        let producers = held();
         begin(&producers, 1).unwrap().unwrap();
         let Err(Decision::UnderWay(outcome)) = begin(&producers, 1).unwrap() else {
             panic!("not under way")
@@ -308,27 +455,80 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_remembered_producers_is_bounded() {
+    fn nothing_is_stored_for_a_producer_that_is_not_held() {
         let producers = Producers::default();
-        for n in 0..MAX_PRODUCERS as u64 + 10 {
-            let producer = Producer {
-                id: format!("p{n}"),
-                sequence: 1,
-            };
-            producers.stored(TABLE, &producer, SequenceNumber(n));
-        }
-        let states = producers.inner.lock().states.len();
-        assert!(
-            (MAX_PRODUCERS / 2..=MAX_PRODUCERS).contains(&states),
-            "{states}"
+        let error = begin(&producers, 1).unwrap_err();
+        assert_eq!(error.category(), "producer_moved");
+        hold(&producers, TABLE, Some(3));
+        assert!(matches!(begin(&producers, 3), Ok(Err(Decision::Stored(_)))));
+        begin(&producers, 4).unwrap().unwrap();
+        assert_eq!(producers.release(TABLE, "p").len(), 1);
+        assert_eq!(
+            begin(&producers, 5).unwrap_err().category(),
+            "producer_moved"
         );
-        let newest = Producer {
-            id: format!("p{}", MAX_PRODUCERS + 9),
+        producers.stored(TABLE, &batch(4), SequenceNumber(1));
+        assert_eq!(producers.position(TABLE, "p"), Some(4));
+        // What is stored stays stored.
+        let known = producers.known(TABLE, &batch(4));
+        assert!(matches!(known, Some(Decision::Stored(_))));
+        assert!(producers.known(TABLE, &batch(5)).is_none());
+    }
+
+    #[test]
+    fn a_claim_that_was_under_way_when_the_producer_was_released_is_void() {
+        let producers = Producers::default();
+        let before = producers.hold(TABLE, "p");
+        producers.release(TABLE, "p");
+        assert!(!producers.held(TABLE, "p", None, before, Instant::now()));
+        assert!(producers.hold(TABLE, "p").since.is_none());
+        hold(&producers, TABLE, None);
+    }
+
+    #[test]
+    fn a_refused_number_that_another_ingester_stored_is_due_no_more() {
+        let producers = held();
+        producers.turned_away(TABLE, &batch(5));
+        producers.release(TABLE, "p");
+        hold(&producers, TABLE, Some(4));
+        assert_eq!(
+            begin(&producers, 6).unwrap_err().category(),
+            "producer_order"
+        );
+        hold(&producers, TABLE, Some(5));
+        begin(&producers, 6).unwrap().unwrap();
+    }
+
+    #[test]
+    fn only_what_the_catalog_knows_is_forgotten() {
+        let producers = Producers::default();
+        let before = producers.hold(TABLE, "p3");
+        producers.release(TABLE, "p3");
+        let ids = 0..MAX_PRODUCERS as u64 + 10;
+        let producer = |n: u64| Producer {
+            id: format!("p{n}"),
             sequence: 1,
         };
-        assert!(matches!(
-            producers.look_up(TABLE, &newest),
-            Ok(Decision::Stored(_))
-        ));
+        for n in ids.clone() {
+            producers.stored(TABLE, &producer(n), SequenceNumber(n));
+        }
+        assert_eq!(producers.inner.lock().states.len(), ids.end as usize);
+        let position = |n| ProducerPosition {
+            table: TABLE,
+            producer: format!("p{n}"),
+            sequence: 1,
+        };
+        let even: Vec<_> = ids.clone().filter(|n| n % 2 == 0).map(position).collect();
+        producers.in_catalog(&even);
+        producers.in_catalog(&[position(3)]);
+        producers.inner.lock().forget_unused();
+        let known = |n| producers.known(TABLE, &producer(n)).is_some();
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(known),
+            [false, true, false, false, false]
+        );
+        assert!(known(ids.end - 2));
+        // Not even then is a void claim taken for a good one.
+        assert!(!producers.held(TABLE, "p3", None, before, Instant::now()));
     }
 }

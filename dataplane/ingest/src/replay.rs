@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
-use flightcluster_catalog::{Registration, SchemaBytes, SequenceNumber, TableId};
+use flightcluster_catalog::{ProducerPosition, Registration, SchemaBytes, SequenceNumber, TableId};
 use flightcluster_wal::{self as wal, Identity, Record, SchemaDefinition, Wal, WalDirectory};
 use tracing::info;
 
@@ -43,7 +43,6 @@ impl Replay {
         let watermarks: HashMap<TableId, SequenceNumber> =
             registration.watermarks.iter().copied().collect();
         buffer.restore(&registration.watermarks);
-        producers.restore(registration.producers);
         let identity = Identity {
             ingester_id: registration.ingester.id.0,
             ingester_name: registration.ingester.name.clone(),
@@ -66,6 +65,13 @@ impl Replay {
                 .get(&table)
                 .is_some_and(|watermark| sequence <= *watermark)
             {
+                if let Some(producer) = producer {
+                    producers.in_catalog(&[ProducerPosition {
+                        table,
+                        producer: producer.id,
+                        sequence: producer.sequence,
+                    }]);
+                }
                 buffer.skip(sequence);
                 in_files += 1;
             } else {

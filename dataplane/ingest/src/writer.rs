@@ -235,6 +235,10 @@ impl TableWriter {
         let core = &self.core;
         self.check_table(checks).await?;
         if let Some(producer) = producer {
+            if let Some(known) = core.producers.known(self.table.id, producer) {
+                return Ok(Handed::Known(known));
+            }
+            core.hold_producer(&self.table, &producer.id).await?;
             match core.producers.look_up(self.table.id, producer)? {
                 Decision::Store => {}
                 known => return Ok(Handed::Known(known)),
@@ -310,11 +314,12 @@ impl TableWriter {
                     }
                 }
                 Err(error) => {
-                    if let Some(producer) = &producer {
-                        producers.refused(table, producer);
-                    }
+                    // First: who waits for the batch must not take it for not stored.
                     if matches!(error, wal::Error::Poisoned { .. }) {
                         fatal.set(Fatal::Wal(error.clone()));
+                    }
+                    if let Some(producer) = &producer {
+                        producers.refused(table, producer);
                     }
                 }
             }
@@ -390,7 +395,7 @@ impl TableWriter {
     }
 }
 
-async fn settled(mut outcome: watch::Receiver<Outcome>) -> Option<SequenceNumber> {
+pub(crate) async fn settled(mut outcome: watch::Receiver<Outcome>) -> Option<SequenceNumber> {
     // An error means that the first attempt was forgotten: it failed.
     outcome
         .wait_for(Option::is_some)

@@ -122,6 +122,9 @@ impl From<flightcluster_ingest::Error> for Failure {
                 "draining" => ErrorCode::Draining,
                 "overloaded" => ErrorCode::Overloaded,
                 "catalog" => ErrorCode::CatalogUnavailable,
+                "producer_owner" | "producer_moved" | "other_life" => {
+                    ErrorCode::IngesterUnavailable
+                }
                 _ => ErrorCode::WalFailed,
             },
             Fault::ResourceExhausted => ErrorCode::DiskFull,

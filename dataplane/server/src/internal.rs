@@ -1,5 +1,5 @@
 //! The Flight service of the internal port: what pods ask each other. Fresh rows by DoGet, forwarded
-//! uploads by DoPut. Who gets here has a certificate of the cluster; nobody else is let in.
+//! uploads by DoPut, questions between ingesters by DoAction. Who gets here has a certificate of the cluster; nobody else is let in.
 //!
 //! The catalog and the embedded object store answer on the same port over HTTP; see
 //! [`flightcluster_catalog::remote`] and the crate `flightcluster_objectstore`.
@@ -18,6 +18,7 @@ use flightcluster_query::ports::RecentRowsError;
 use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::asked;
 use crate::call::RequestId;
 use crate::gate::Gate;
 use crate::recent::{RecentRequest, local_rows};
@@ -35,7 +36,7 @@ pub struct InternalService {
     pub ingest: Arc<Ingest>,
     /// Uploads into it.
     pub writes: Arc<dyn Writes>,
-    /// Closed while starting and stopping; fresh rows are given out until the very end.
+    /// Closed while starting and stopping; fresh rows and answers are given out until the very end.
     pub gate: Arc<Gate>,
 }
 
@@ -200,8 +201,14 @@ impl FlightService for InternalService {
 
     async fn do_action(
         &self,
-        _: Request<Action>,
+        request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        not_here()
+        // Answered until the very end, as fresh rows are.
+        let id = request_id(&request);
+        let body = asked::answer(&self.ingest, request.get_ref())
+            .await
+            .map_err(|failure| failure.into_status(&id))?;
+        let answer = futures::stream::once(std::future::ready(Ok(arrow_flight::Result { body })));
+        Ok(Response::new(answer.boxed()))
     }
 }

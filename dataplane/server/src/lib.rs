@@ -10,12 +10,15 @@
 //! | [`call`] | request ids, counters, time limits and panics of every call |
 //! | [`status`], `failure` | machine codes, gRPC codes, `docs/errors.md` |
 //! | [`writes`], [`recent`] | adapters: uploads and fresh rows, here or at a peer |
+//! | `route` | which ingester an upload is passed on to |
+//! | `asked` | what one ingester asks another |
 //! | [`internal`], [`peers`] | the internal port, and calling that of others |
 //! | [`listener`] | sockets, TLS, HTTP settings, stopping |
 //!
 //! SQL is `query`'s business, durability `ingest`'s, identity `auth`'s.
 
 mod actions;
+mod asked;
 pub mod call;
 mod caller;
 mod failure;
@@ -29,6 +32,7 @@ mod once;
 pub mod peers;
 mod put;
 pub mod recent;
+mod route;
 pub mod service;
 mod session;
 mod sql_info;
@@ -42,6 +46,7 @@ use std::sync::Arc;
 use arrow_flight::flight_service_server::FlightServiceServer;
 use axum::Router;
 
+pub use asked::PeerIngesters;
 pub use call::{Admission, CallLayer};
 pub use caller::admission;
 pub use gate::Gate;

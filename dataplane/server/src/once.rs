@@ -1,8 +1,8 @@
 //! Remembers what a statement with effects answered, by the number of its ticket: a client that
 //! redeems a ticket twice, or retries after a broken connection, does not run it twice.
 //!
-//! The memory is this process's and bounded; across processes an ingester recognises the first batch
-//! of an `INSERT` by the same number.
+//! The memory is this process's and bounded; across processes the ingesters recognise the first batch
+//! of an `INSERT` by the same number, which is a producer of its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -101,7 +101,6 @@ impl FlightServer {
             create_database: true,
             idempotency_key: None,
             owner: caller.principal.name().to_owned(),
-            forwarded: false,
         };
         let acks = self.backends()?.writes()?.put(target, messages).await?;
         Ok(acks
@@ -191,7 +190,6 @@ impl FlightServer {
             create_database: true,
             idempotency_key: None,
             owner: caller.principal.name().to_owned(),
-            forwarded: false,
         };
         let mut acks = self.backends()?.writes()?.put(target, messages).await?;
         let mut rows = 0;

@@ -33,6 +33,7 @@ use tracing::Instrument as _;
 
 use crate::call::pass_on_request_id;
 use crate::peers::Peers;
+use crate::route;
 use crate::status::{ErrorCode, Failure};
 
 /// Batches of one upload that may be on their way into the WAL at once. With group commit this
@@ -91,9 +92,6 @@ pub struct PutTarget {
     pub idempotency_key: Option<String>,
     /// Who uploads. Producers of different identities are different producers.
     pub owner: String,
-    /// Whether another process passes the upload on.
-    #[serde(default)]
-    pub forwarded: bool,
 }
 
 /// A place that takes uploads.
@@ -115,7 +113,8 @@ struct BatchMetadata {
     sequence: Option<u64>,
 }
 
-fn producer_of(
+/// The producer of a batch, if it has one, and its number for it.
+pub(crate) fn producer_of(
     metadata: &Bytes,
     target: &PutTarget,
     batch_number: u64,
@@ -133,11 +132,6 @@ fn producer_of(
         return Ok(None);
     };
     match (metadata.producer, metadata.sequence) {
-        (Some(_), Some(_)) if target.forwarded => Err(Failure::new(
-            ErrorCode::InvalidArgument,
-            "app_metadata names a producer, and an ingester remembers its producers by itself: send \
-             these batches, and their repeats, to one ingester and not to a querier",
-        )),
         (Some(id), Some(sequence)) => Ok(Some(Producer {
             id: format!("{}/{id}", target.owner),
             sequence,
@@ -342,7 +336,7 @@ pub struct ForwardedWrites {
 }
 
 impl ForwardedWrites {
-    /// Forwards to the ingesters that `catalog` knows, in turn.
+    /// Forwards to the ingesters that `catalog` knows: in turn, and a producer to the same one.
     #[must_use]
     pub fn new(catalog: Arc<dyn Catalog>, peers: Arc<Peers>) -> Self {
         // Queriers start at different places, or all would begin with the same ingester.
@@ -354,40 +348,45 @@ impl ForwardedWrites {
         }
     }
 
-    /// URLs of the active ingesters, beginning with the next in turn.
-    async fn candidates(&self) -> Result<Vec<String>, Failure> {
-        let ingesters = self.catalog.list_ingesters().await?;
-        let mut urls: Vec<_> = ingesters
-            .into_iter()
-            .filter(|ingester| ingester.state == IngesterState::Active)
-            .map(|ingester| ingester.url)
-            .collect();
-        if urls.is_empty() {
+    /// URLs of the active ingesters, beginning with the one to be tried first.
+    async fn candidates(
+        &self,
+        table: &TableName,
+        producer: Option<&str>,
+    ) -> Result<Vec<String>, Failure> {
+        let mut ingesters = self.catalog.list_ingesters().await?;
+        ingesters.retain(|ingester| ingester.state == IngesterState::Active);
+        if ingesters.is_empty() {
             let message = "no ingester is running, so nothing can be written";
             return Err(Failure::new(ErrorCode::IngesterUnavailable, message)
                 .retry_after(std::time::Duration::from_secs(1)));
         }
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % urls.len();
-        urls.rotate_left(turn);
-        Ok(urls)
+        match producer {
+            Some(producer) => route::prefer(&mut ingesters, table, producer),
+            None => {
+                let turn = self.next.fetch_add(1, Ordering::Relaxed);
+                let count = ingesters.len();
+                ingesters.rotate_left(turn % count);
+            }
+        }
+        Ok(ingesters.into_iter().map(|each| each.url).collect())
     }
 }
 
 #[async_trait]
 impl Writes for ForwardedWrites {
     async fn put(&self, target: PutTarget, mut messages: Messages) -> Result<Acks, Failure> {
+        let (mut first, producer) = route::producer(&target, &mut messages).await?;
         // The first message carries our own descriptor instead of the client's.
-        let Some(first) = messages.next().await else {
-            return Err(Failure::new(ErrorCode::InvalidData, "the upload is empty"));
-        };
-        let mut first = first?;
-        let target = PutTarget {
-            forwarded: true,
-            ..target
-        };
-        first.flight_descriptor = Some(FlightDescriptor::new_cmd(target_to_json(&target)?));
+        match first.first_mut() {
+            Some(first) => {
+                let command = target_to_json(&target)?;
+                first.flight_descriptor = Some(FlightDescriptor::new_cmd(command));
+            }
+            None => return Err(Failure::new(ErrorCode::InvalidData, "the upload is empty")),
+        }
         let mut refused = None;
-        for url in self.candidates().await? {
+        for url in self.candidates(&target.table, producer.as_deref()).await? {
             let mut client = self.peers.client(&url)?;
             // Makes sure of the connection before a message is given away.
             if let Err(status) = client.list_actions(arrow_flight::Empty {}).await {
@@ -417,7 +416,7 @@ fn target_to_json(target: &PutTarget) -> Result<Vec<u8>, Failure> {
 
 /// Passes the messages on; a failure ends them and is kept, since a request stream can't carry it.
 fn keep_failure(
-    first: FlightData,
+    first: Vec<FlightData>,
     rest: Messages,
     failure: Arc<Mutex<Option<Failure>>>,
 ) -> impl Stream<Item = FlightData> + Send {
@@ -431,7 +430,7 @@ fn keep_failure(
         })
         .take_while(|message| std::future::ready(message.is_some()))
         .filter_map(std::future::ready);
-    futures::stream::once(std::future::ready(first)).chain(rest)
+    futures::stream::iter(first).chain(rest)
 }
 
 fn forwarded_acks(
@@ -471,7 +470,6 @@ impl flightcluster_query::ports::TableWriter for InsertedRows {
             create_database: false,
             idempotency_key: idempotency_key.map(|key| format!("statement-{key:032x}")),
             owner: String::new(),
-            forwarded: false,
         };
         let (proceed, gate) = oneshot::channel();
         let mut proceed = Some(proceed);

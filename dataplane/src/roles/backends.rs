@@ -11,13 +11,13 @@ use flightcluster_catalog::Catalog;
 use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions};
 use flightcluster_catalog::sql::SqliteCatalog;
 use flightcluster_config::{Config, ObjectStoreKind, Role};
-use flightcluster_ingest::{Clock, Ingest, IngestOptions};
+use flightcluster_ingest::{Clock, Ingest, IngestOptions, NoPeers};
 use flightcluster_objectstore::RemoteEndpoint;
 use flightcluster_query::{Engine, EngineOptions};
 use flightcluster_server::status::chain;
 use flightcluster_server::{
     Backends, CallLayer, ForwardedWrites, FreshRows, Gate, InsertedRows, InternalService,
-    LocalWrites, Peers, Writes, decode_limits, internal_router,
+    LocalWrites, PeerIngesters, Peers, Writes, decode_limits, internal_router,
 };
 use flightcluster_telemetry::memory::memory_limit_bytes;
 use flightcluster_telemetry::metrics::Metrics;
@@ -69,7 +69,9 @@ pub(crate) async fn open(
         Role::Ingester => {
             let url = internal_url(config, internal);
             let name = config.server.node_name();
-            let ingest = open_ingest(config, name, url, &catalog, &store, metrics).await?;
+            let peers = Arc::new(Peers::new(identities.peer_tls.clone()));
+            let peers = Arc::new(PeerIngesters(peers));
+            let ingest = open_ingest(config, name, url, &catalog, &store, peers, metrics).await?;
             Ok(ingester_parts(config, catalog, ingest))
         }
         Role::Querier => querier_parts(config, catalog, store, identities),
@@ -78,7 +80,8 @@ pub(crate) async fn open(
             // Its data may move to another machine, or into a container with another host name.
             let name = config.server.node_name.clone();
             let name = name.unwrap_or_else(|| Role::Standalone.as_str().to_owned());
-            let ingest = open_ingest(config, name, url, &catalog, &store, metrics).await?;
+            let none = Arc::new(NoPeers);
+            let ingest = open_ingest(config, name, url, &catalog, &store, none, metrics).await?;
             standalone_parts(config, catalog, store, ingest)
         }
     }
@@ -179,6 +182,7 @@ async fn open_ingest(
     internal_url: String,
     catalog: &Arc<dyn Catalog>,
     store: &Arc<dyn ObjectStore>,
+    peers: Arc<dyn flightcluster_ingest::Peers>,
     metrics: &Metrics,
 ) -> anyhow::Result<Arc<Ingest>> {
     let observer = IngestObserver {
@@ -195,6 +199,7 @@ async fn open_ingest(
         disk: Arc::new(RealDisk),
         observer: Arc::new(observer),
         clock: Clock::system(),
+        peers,
     };
     Ingest::open(options)
         .await

@@ -1,11 +1,12 @@
 //! The catalog with its calls in the metrics.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, IfExists, Ingester,
-    IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted,
+    IfExists, Ingester, IngesterId, ProducerClaim, Registration, SchemaBytes, SchemaVersion,
+    Snapshot, Table, TableId, TableName,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -121,6 +122,16 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
         let call = self.catalog.commit_flush(commit);
         self.timed("commit_flush", call).await
+    }
+
+    async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
+        let call = self.catalog.claim_producer(request);
+        self.timed("claim_producer", call).await
+    }
+
+    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
+        let call = self.catalog.expire_producers(unused_for, limit);
+        self.timed("expire_producers", call).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

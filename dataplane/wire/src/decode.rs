@@ -272,6 +272,19 @@ pub struct StreamDecoder {
     dictionary_bytes: HashMap<i64, usize>,
 }
 
+/// Whether a message comes before the first batch: a schema, a dictionary, or metadata alone. It is
+/// false for a batch, and for what can't be read.
+#[must_use]
+pub fn is_before_batches(message: &FlightData) -> bool {
+    if message.data_header.is_empty() {
+        return message.data_body.is_empty();
+    }
+    guard::message(&message.data_header).is_ok_and(|header| {
+        let kind = header.header_type();
+        kind == MessageHeader::Schema || kind == MessageHeader::DictionaryBatch
+    })
+}
+
 impl StreamDecoder {
     /// Starts with nothing known of the stream.
     pub fn new(limits: DecodeLimits) -> Self {

@@ -1,12 +1,15 @@
 //! The methods of the catalog as messages.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::Call;
 use crate::{
-    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, IfExists, Ingester,
-    IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted,
+    IfExists, Ingester, IngesterId, ProducerClaim, Registration, SchemaBytes, SchemaVersion,
+    Snapshot, Table, TableId, TableName,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -87,5 +90,14 @@ call!(ListIngestersCall {} "list_ingesters" -> Vec<Ingester>, repeatable: true,
 call!(CommitFlushCall { commit: FlushCommit }
     "commit_flush" -> FlushCommitted, repeatable: true,
     |call, catalog| catalog.commit_flush(call.commit));
+
+// Every claim may be made again.
+call!(ClaimProducerCall { request: ClaimProducer }
+    "claim_producer" -> ProducerClaim, repeatable: true,
+    |call, catalog| catalog.claim_producer(call.request));
+
+call!(ExpireProducersCall { unused_for: Duration, limit: u32 }
+    "expire_producers" -> u64, repeatable: true,
+    |call, catalog| catalog.expire_producers(call.unused_for, call.limit));
 
 call!(PingCall {} "ping" -> (), repeatable: true, |_call, catalog| catalog.ping());

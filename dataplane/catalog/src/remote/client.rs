@@ -12,15 +12,16 @@ use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
 
 use super::calls::{
-    CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
-    EvolveTableCall, ListDatabasesCall, ListIngestersCall, ListTablesCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, RetireIngesterCall, SnapshotCall, TableCall,
-    TablesByIdCall,
+    ClaimProducerCall, CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall,
+    DropTableCall, EvolveTableCall, ExpireProducersCall, ListDatabasesCall, ListIngestersCall,
+    ListTablesCall, PingCall, PublishTableCall, RegisterIngesterCall, RetireIngesterCall,
+    SnapshotCall, TableCall, TablesByIdCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
-    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, IfExists, Ingester,
-    IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted,
+    IfExists, Ingester, IngesterId, ProducerClaim, Registration, SchemaBytes, SchemaVersion,
+    Snapshot, Table, TableId, TableName,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -58,8 +59,8 @@ impl fmt::Debug for RemoteOptions {
 /// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
-/// - Retry: reads, `publish_table`, `drain_ingester`, `retire_ingester` and `commit_flush` are sent a
-///   second time when the first got no answer and there is time left.
+/// - Retry: reads, `publish_table`, `drain_ingester`, `retire_ingester`, `commit_flush` and calls about
+///   producers are sent a second time when the first got no answer and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
     client: Client,
@@ -360,6 +361,14 @@ impl Catalog for RemoteCatalog {
 
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
         self.call(CommitFlushCall { commit }).await
+    }
+
+    async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
+        self.call(ClaimProducerCall { request }).await
+    }
+
+    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
+        self.call(ExpireProducersCall { unused_for, limit }).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

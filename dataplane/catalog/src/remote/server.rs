@@ -13,10 +13,10 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::calls::{
-    CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
-    EvolveTableCall, ListDatabasesCall, ListIngestersCall, ListTablesCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, RetireIngesterCall, SnapshotCall, TableCall,
-    TablesByIdCall,
+    ClaimProducerCall, CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall,
+    DropTableCall, EvolveTableCall, ExpireProducersCall, ListDatabasesCall, ListIngestersCall,
+    ListTablesCall, PingCall, PublishTableCall, RegisterIngesterCall, RetireIngesterCall,
+    SnapshotCall, TableCall, TablesByIdCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -46,6 +46,8 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<RetireIngesterCall>(router);
     router = add::<ListIngestersCall>(router);
     router = add::<CommitFlushCall>(router);
+    router = add::<ClaimProducerCall>(router);
+    router = add::<ExpireProducersCall>(router);
     router = add::<PingCall>(router);
     router
         .route_layer(middleware::from_fn(check_version))

@@ -13,10 +13,9 @@ use sqlx::Row as _;
 use super::sqlite::Connection;
 use super::table::GC_GRACE_MILLIS;
 use super::value::{json, now_millis, stored, unsigned};
-use super::{Failure, ingester, snapshot};
+use super::{Failure, ingester, producer, snapshot};
 use crate::{
-    Error, FlushCommit, FlushCommitted, IngesterId, NewFile, ProducerPosition, SequenceNumber,
-    SnapshotId, TableId,
+    Error, FlushCommit, FlushCommitted, IngesterId, NewFile, SequenceNumber, SnapshotId, TableId,
 };
 
 /// Time the answers of flushes are kept. Retries come within seconds; a forgotten repeat is safe.
@@ -54,7 +53,7 @@ pub(super) async fn commit(
         .iter()
         .filter(|position| live.contains(&position.table))
     {
-        move_producer(c, position).await?;
+        producer::move_forward(c, position).await?;
     }
     remember(c, &digest, commit.ingester, snapshot, &dropped).await?;
     let snapshot = u64::try_from(snapshot).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
@@ -279,23 +278,6 @@ async fn move_watermark(
     .bind(stored(ingester.0)?)
     .bind(stored(table.0)?)
     .bind(stored(sequence.0)?)
-    .execute(c)
-    .await?;
-    Ok(())
-}
-
-async fn move_producer(c: &mut Connection, position: &ProducerPosition) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO producers (table_id, producer, sequence, changed_at_millis)
-         VALUES ($1, $2, $3, $4)
-         ON CONFLICT (table_id, producer) DO UPDATE
-         SET sequence = excluded.sequence, changed_at_millis = excluded.changed_at_millis
-         WHERE producers.sequence < excluded.sequence",
-    )
-    .bind(stored(position.table.0)?)
-    .bind(&position.producer)
-    .bind(format!("{:020}", position.sequence))
-    .bind(now_millis())
     .execute(c)
     .await?;
     Ok(())

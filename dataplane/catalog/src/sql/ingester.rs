@@ -6,8 +6,7 @@ use super::sqlite::{Connection, Row};
 use super::value::{now_millis, stored, unsigned};
 use super::{Failure, snapshot};
 use crate::{
-    Epoch, Error, Ingester, IngesterId, IngesterState, ProducerPosition, Registration,
-    SequenceNumber, TableId, name,
+    Epoch, Error, Ingester, IngesterId, IngesterState, Registration, SequenceNumber, TableId, name,
 };
 
 const ACTIVE: &str = "active";
@@ -38,11 +37,9 @@ pub(super) async fn register(
         None => insert(c, name, url, now).await?,
     };
     let watermarks = watermarks(c, ingester.id).await?;
-    let producers = producers(c).await?;
     Ok(Registration {
         ingester,
         watermarks,
-        producers,
     })
 }
 
@@ -78,28 +75,6 @@ async fn watermarks(
     .try_map(|row| {
         let table = TableId(unsigned(&row, "table_id")?);
         Ok((table, SequenceNumber(unsigned(&row, "sequence")?)))
-    })
-    .fetch_all(c)
-    .await
-}
-
-async fn producers(c: &mut Connection) -> Result<Vec<ProducerPosition>, sqlx::Error> {
-    sqlx::query(
-        "SELECT table_id, producer, sequence FROM producers \
-         ORDER BY changed_at_millis, table_id, producer",
-    )
-    .try_map(|row: Row| {
-        let sequence: &str = row.try_get("sequence")?;
-        Ok(ProducerPosition {
-            table: TableId(unsigned(&row, "table_id")?),
-            producer: row.try_get("producer")?,
-            sequence: sequence
-                .parse()
-                .map_err(|error| sqlx::Error::ColumnDecode {
-                    index: "sequence".to_owned(),
-                    source: Box::new(error),
-                })?,
-        })
     })
     .fetch_all(c)
     .await
@@ -176,6 +151,20 @@ pub(super) async fn fence(
             .into())
         }
     }
+}
+
+/// Looks an ingester up.
+pub(super) async fn find(
+    c: &mut Connection,
+    id: IngesterId,
+) -> Result<Option<Ingester>, sqlx::Error> {
+    sqlx::query(
+        "SELECT id, name, url, epoch, state, changed_at_millis FROM ingesters WHERE id = $1",
+    )
+    .bind(stored(id.0)?)
+    .try_map(|row| ingester(&row))
+    .fetch_optional(c)
+    .await
 }
 
 /// All ingesters, by name.

@@ -15,11 +15,18 @@ struct Migration {
     statements: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    statements: include_str!("migrations/0001_initial.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "initial",
+        statements: include_str!("migrations/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "producer_claims",
+        statements: include_str!("migrations/0002_producer_claims.sql"),
+    },
+];
 
 /// The newest layout this program knows.
 const NEWEST: u64 = MIGRATIONS[MIGRATIONS.len() - 1].version;

@@ -20,6 +20,7 @@ mod directory;
 mod flush;
 mod ingester;
 mod migrations;
+mod producer;
 mod snapshot;
 mod sqlite;
 mod table;
@@ -28,14 +29,16 @@ mod value;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::Connection as _;
 use tracing::Instrument as _;
 
 use crate::{
-    Catalog, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted, IfExists, Ingester,
-    IngesterId, Registration, SchemaBytes, SchemaVersion, Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted,
+    IfExists, Ingester, IngesterId, ProducerClaim, Registration, SchemaBytes, SchemaVersion,
+    Snapshot, Table, TableId, TableName,
 };
 use sqlite::{BEGIN_READ, BEGIN_WRITE, Connection, Pool, Pools};
 
@@ -327,6 +330,20 @@ impl Catalog for SqliteCatalog {
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
         self.write("committing a flush", |c| Box::pin(flush::commit(c, commit)))
             .await
+    }
+
+    async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
+        self.write("claiming a producer", |c| {
+            Box::pin(producer::claim(c, request))
+        })
+        .await
+    }
+
+    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
+        self.write("forgetting producers", move |c| {
+            Box::pin(producer::expire(c, unused_for, limit))
+        })
+        .await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -247,6 +247,7 @@ async fn end(c: &mut Connection, table: TableId, snapshot: i64) -> Result<(), sq
     for statement in [
         "DELETE FROM watermarks WHERE table_id = $1",
         "DELETE FROM producers WHERE table_id = $1",
+        "DELETE FROM producer_claims WHERE table_id = $1",
     ] {
         sqlx::query(statement).bind(id).execute(&mut *c).await?;
     }
@@ -303,7 +304,10 @@ pub(super) async fn find(
     .await
 }
 
-async fn find_by_id(c: &mut Connection, id: TableId) -> Result<Option<Table>, sqlx::Error> {
+pub(super) async fn find_by_id(
+    c: &mut Connection,
+    id: TableId,
+) -> Result<Option<Table>, sqlx::Error> {
     sqlx::query(select_tables!("AND t.id = $1"))
         .bind(stored(id.0)?)
         .try_map(|row| table(&row))

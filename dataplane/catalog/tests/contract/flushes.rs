@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use flightcluster_catalog::{
-    Error, File, NewFile, ProducerPosition, SchemaVersion, SequenceNumber, SnapshotId, TableId,
+    ClaimProducer, Error, File, NewFile, ProducerClaim, ProducerPosition, SchemaVersion,
+    SequenceNumber, SnapshotId, TableId,
 };
 
+use super::producers::claim_of;
 use super::{Subject, commit, content, create, file, flush_of, register, schema};
 
 pub async fn a_flush_adds_files_and_moves_watermarks_in_one_snapshot(catalog: Subject) {
@@ -132,8 +134,13 @@ pub async fn watermarks_and_producers_never_move_backwards(catalog: Subject) {
     let (paths, watermarks) = content(&catalog, &table).await;
     assert_eq!(paths, ["late", "early"]);
     assert_eq!(watermarks, [(ingester.id.0, 9)]);
-    let registration = catalog.register_ingester("ingester-0", "").await.unwrap();
-    assert_eq!(registration.producers[0].sequence, 100);
+    let request = ClaimProducer {
+        producer: "p".to_owned(),
+        ..claim_of(&ingester, table.id)
+    };
+    let position = Some(100);
+    let claim = catalog.claim_producer(request).await.unwrap();
+    assert_eq!(claim, ProducerClaim::Held { position });
 }
 
 pub async fn a_flush_to_a_dropped_table_reports_it_and_keeps_the_rest(catalog: Subject) {
@@ -157,7 +164,6 @@ pub async fn a_flush_to_a_dropped_table_reports_it_and_keeps_the_rest(catalog: S
     assert_eq!(content(&catalog, &live).await.0, ["live"]);
     let registration = catalog.register_ingester("ingester-0", "").await.unwrap();
     assert_eq!(registration.watermarks, [(live.id, SequenceNumber(4))]);
-    assert!(registration.producers.is_empty());
 }
 
 pub async fn a_flush_to_a_table_the_catalog_never_had_changes_nothing(catalog: Subject) {

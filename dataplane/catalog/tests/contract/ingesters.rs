@@ -1,8 +1,6 @@
 //! Registration, fencing and draining.
 
-use flightcluster_catalog::{
-    Epoch, Error, IfExists, IngesterId, IngesterState, ProducerPosition, SequenceNumber,
-};
+use flightcluster_catalog::{Epoch, Error, IfExists, IngesterId, IngesterState, SequenceNumber};
 
 use super::{Subject, commit, create, file, flush_of, register, request};
 
@@ -81,7 +79,7 @@ pub async fn a_drained_ingester_is_not_asked_until_it_registers_again(catalog: S
     assert_eq!(catalog.snapshot(&[]).await.unwrap().ingesters, [back]);
 }
 
-pub async fn registering_returns_watermarks_and_producer_positions(catalog: Subject) {
+pub async fn registering_returns_watermarks(catalog: Subject) {
     let (kept, dropped) = (
         create(&catalog, "kept").await,
         create(&catalog, "dropped").await,
@@ -89,23 +87,15 @@ pub async fn registering_returns_watermarks_and_producer_positions(catalog: Subj
     let ingester = register(&catalog, "ingester-0").await;
     let other = register(&catalog, "ingester-1").await;
     commit(&catalog, &other, file(kept.id, "other", 1, 99)).await;
-    // Producers choose their numbers: the largest must survive.
-    let positions = [("p", 7), ("q", u64::MAX)].map(|(producer, sequence)| ProducerPosition {
-        table: kept.id,
-        producer: producer.to_owned(),
-        sequence,
-    });
-    let mut flush = flush_of(
+    let flush = flush_of(
         &ingester,
         vec![file(kept.id, "a", 1, 4), file(dropped.id, "b", 5, 6)],
     );
-    flush.producers = positions.to_vec();
     catalog.commit_flush(flush).await.unwrap();
     catalog.drop_table(&dropped.name, false).await.unwrap();
 
     let registration = catalog.register_ingester("ingester-0", "").await.unwrap();
     assert_eq!(registration.watermarks, [(kept.id, SequenceNumber(4))]);
-    assert_eq!(registration.producers, positions);
 
     catalog
         .create_table(request(kept.name, IfExists::Replace))
@@ -113,7 +103,6 @@ pub async fn registering_returns_watermarks_and_producer_positions(catalog: Subj
         .unwrap();
     let registration = catalog.register_ingester("ingester-0", "").await.unwrap();
     assert!(registration.watermarks.is_empty());
-    assert!(registration.producers.is_empty());
 }
 
 pub async fn a_retired_ingester_is_not_asked_and_its_process_is_fenced(catalog: Subject) {

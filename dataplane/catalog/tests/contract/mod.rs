@@ -8,6 +8,7 @@
 pub mod flushes;
 pub mod ingesters;
 pub mod names;
+pub mod producers;
 pub mod snapshots;
 pub mod tables;
 
@@ -46,9 +47,19 @@ macro_rules! contract {
             an_ingester_keeps_its_id_and_gets_the_next_epoch,
             a_stale_or_unknown_ingester_is_fenced,
             a_drained_ingester_is_not_asked_until_it_registers_again,
-            registering_returns_watermarks_and_producer_positions,
+            registering_returns_watermarks,
             a_retired_ingester_is_not_asked_and_its_process_is_fenced,
             retiring_may_lose_rows_only_when_that_is_accepted,
+        });
+        $crate::contract::contract!(@tests $open, producers {
+            a_producer_is_held_by_the_first_who_claims_it,
+            a_released_producer_is_handed_over_with_its_position,
+            a_release_from_before_another_claim_is_not_taken,
+            two_who_claim_at_once_do_not_both_hold,
+            a_drained_ingester_holds_no_producer,
+            an_owner_that_started_again_is_asked_in_its_new_life,
+            a_dropped_table_has_no_producers,
+            unused_producers_are_forgotten_in_steps,
         });
         $crate::contract::contract!(@tests $open, flushes {
             a_flush_adds_files_and_moves_watermarks_in_one_snapshot,

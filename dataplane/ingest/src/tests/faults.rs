@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flightcluster_catalog::*;
@@ -14,6 +15,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// How a call to the catalog goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,17 @@ pub(crate) struct FaultyCatalog {
     /// This table's schema comes back unreadable.
     spoiled: Mutex<Option<TableId>>,
     pub(crate) commit_log: Mutex<Vec<FlushCommit>>,
+    claims: Mutex<VecDeque<Fault>>,
+    pub(crate) claim_log: Mutex<Vec<ClaimProducer>>,
+    /// Holds answers to claims back.
+    claim_answers: Mutex<Option<Arc<Hold>>>,
+}
+
+/// An answer that is on its way until the test lets it arrive.
+#[derive(Debug, Default)]
+pub(crate) struct Hold {
+    pub(crate) arrived: Notify,
+    pub(crate) go_on: Notify,
 }
 
 impl FaultyCatalog {
@@ -42,12 +55,25 @@ impl FaultyCatalog {
             away: Mutex::default(),
             spoiled: Mutex::default(),
             commit_log: Mutex::default(),
+            claims: Mutex::default(),
+            claim_log: Mutex::default(),
+            claim_answers: Mutex::default(),
         }
     }
 
     /// The next commit goes wrong.
     pub(crate) fn fail_commit(&self, fault: Fault) {
         self.commits.lock().push_back(fault);
+    }
+
+    /// The next claim goes wrong.
+    pub(crate) fn fail_claim(&self, fault: Fault) {
+        self.claims.lock().push_back(fault);
+    }
+
+    /// From now on answers to claims wait for the test; or, with `None`, no longer.
+    pub(crate) fn hold_claim_answers(&self, hold: Option<Arc<Hold>>) {
+        *self.claim_answers.lock() = hold;
     }
 
     pub(crate) fn set_away(&self, away: bool) {
@@ -153,6 +179,31 @@ impl Catalog for FaultyCatalog {
                 Err(Self::unavailable())
             }
         }
+    }
+
+    async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
+        if *self.away.lock() {
+            return Err(Self::unavailable());
+        }
+        self.claim_log.lock().push(request.clone());
+        let fault = self.claims.lock().pop_front();
+        if fault == Some(Fault::Request) {
+            return Err(Self::unavailable());
+        }
+        let answer = self.inner.claim_producer(request).await?;
+        let hold = self.claim_answers.lock().clone();
+        if let Some(hold) = hold {
+            hold.arrived.notify_one();
+            hold.go_on.notified().await;
+        }
+        match fault {
+            Some(_) => Err(Self::unavailable()),
+            None => Ok(answer),
+        }
+    }
+
+    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
+        self.inner.expire_producers(unused_for, limit).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

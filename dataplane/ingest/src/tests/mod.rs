@@ -8,6 +8,7 @@ mod faults;
 mod flushing;
 mod pressure;
 mod schemas;
+mod several;
 mod types;
 mod writing;
 
@@ -73,6 +74,7 @@ impl World {
             disk: Arc::new(RealDisk),
             observer: Arc::new(NoObserver),
             clock: self.clock.clone(),
+            peers: Arc::new(NoPeers),
         }
     }
 

@@ -1,0 +1,98 @@
+//! Which ingester an upload is passed on to.
+//!
+//! Uploads go to the ingesters in turn. Those of a producer go to the same one as long as it is
+//! there, from whatever querier: each move of a producer costs the ingesters a conversation.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+
+use arrow_flight::FlightData;
+use flightcluster_catalog::{Ingester, TableName};
+use flightcluster_wire::decode::is_before_batches;
+use futures::StreamExt as _;
+
+use crate::status::Failure;
+use crate::writes::{Messages, PutTarget, producer_of};
+
+/// Messages held back while looking for the first batch: a schema and dictionaries. What comes later
+/// is not looked at, which is only slower.
+const MAX_HELD: usize = 64;
+const MAX_HELD_BYTES: usize = 4 << 20;
+
+/// The producer of an upload, if it has one, and the messages that were read to find out.
+pub(crate) async fn producer(
+    target: &PutTarget,
+    messages: &mut Messages,
+) -> Result<(Vec<FlightData>, Option<String>), Failure> {
+    let mut held = Vec::new();
+    let mut bytes = 0;
+    while let Some(message) = messages.next().await {
+        let message = message?;
+        bytes += message.data_body.len();
+        let goes_on = is_before_batches(&message);
+        let producer = match goes_on {
+            // A key belongs to the first batch, whatever that says.
+            false => producer_of(&message.app_metadata, target, 1)?,
+            true => None,
+        };
+        held.push(message);
+        if !goes_on || held.len() >= MAX_HELD || bytes >= MAX_HELD_BYTES {
+            return Ok((held, producer.map(|producer| producer.id)));
+        }
+    }
+    Ok((held, None))
+}
+
+/// Brings ingesters into the order in which a producer prefers them: each has its own, and keeps it
+/// while others come and go.
+pub(crate) fn prefer(ingesters: &mut [Ingester], table: &TableName, producer: &str) {
+    ingesters.sort_by_cached_key(|ingester| {
+        let mut hasher = DefaultHasher::new();
+        (table, producer, &ingester.name).hash(&mut hasher);
+        hasher.finish()
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use flightcluster_catalog::{Epoch, IngesterId, IngesterState};
+
+    use super::*;
+
+    fn ingesters(names: &[&str]) -> Vec<Ingester> {
+        let ingester = |name: &&str| Ingester {
+            id: IngesterId(1),
+            name: (*name).to_owned(),
+            url: String::new(),
+            epoch: Epoch(1),
+            state: IngesterState::Active,
+            changed_at_millis: 0,
+        };
+        names.iter().map(ingester).collect()
+    }
+
+    fn preferred(names: &[&str], producer: &str) -> Vec<String> {
+        let mut ingesters = ingesters(names);
+        let table = TableName::public("d", "t");
+        prefer(&mut ingesters, &table, producer);
+        ingesters.into_iter().map(|i| i.name).collect()
+    }
+
+    #[test]
+    fn a_producer_keeps_its_ingester_while_others_come_and_go() {
+        let mut first = Vec::new();
+        for number in 0..100 {
+            let producer = format!("producer-{number}");
+            let all = preferred(&["a", "b", "c"], &producer);
+            assert_eq!(preferred(&["c", "a", "b"], &producer), all);
+            let without: Vec<&str> = all[1..].iter().map(String::as_str).collect();
+            assert_eq!(preferred(&without, &producer), without);
+            first.push(all[0].clone());
+        }
+        for name in ["a", "b", "c"] {
+            let share = first.iter().filter(|first| *first == name).count();
+            assert!((15..=55).contains(&share), "{name} has {share} of 100");
+        }
+    }
+}
