@@ -12,6 +12,7 @@ pub mod model;
 mod name;
 pub mod remote;
 pub mod sql;
+mod upkeep;
 
 use std::time::Duration;
 
@@ -19,14 +20,15 @@ use async_trait::async_trait;
 
 pub use model::*;
 pub use name::UNPUBLISHED_SCHEMA;
+pub use upkeep::*;
 
 /// The port to the catalog.
 ///
 /// - Atomic: each call is all or nothing, also when the future is dropped; a dropped call may still
 ///   take effect.
 /// - Retry: calls that fail with [`Error::Unavailable`] may or may not have taken effect. `commit_flush`
-///   is safe to repeat (a repeat with the same files is recognised and answered again); creating and
-///   dropping answers `TableExists` / `TableNotFound` on a repeat.
+///   and `replace_files` are safe to repeat (a repeat with the same files is recognised and answered
+///   again); creating and dropping answers `TableExists` / `TableNotFound` on a repeat.
 #[async_trait]
 pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Creates a database; returns the existing one when `if_not_exists`.
@@ -113,6 +115,55 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// each. Returns how many.
     async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error>;
 
+    /// Puts new files in the place of live ones, in one snapshot; the objects of the inputs are queued
+    /// for deletion.
+    ///
+    /// - Errors, nothing was changed: [`Error::FilesChanged`] when an input is no longer live (what was
+    ///   made from it is worthless and may be removed), [`Error::TableNotFound`] when the table was
+    ///   dropped, [`Error::Store`] when the rows don't add up.
+    /// - Retry: safe; a repeat is recognised and answered again.
+    async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error>;
+
+    /// Live files of one table, oldest first.
+    async fn live_files(&self, which: LiveFiles) -> Result<Vec<File>, Error>;
+
+    /// The tables with at least `min_files` live files below `below_bytes`, most files first; without
+    /// unpublished ones.
+    async fn small_files(&self, below_bytes: u64, min_files: u32)
+    -> Result<Vec<SmallFiles>, Error>;
+
+    /// The newest replacements in a database, newest first, at most `limit`.
+    async fn list_replacements(
+        &self,
+        database: &str,
+        limit: u32,
+    ) -> Result<Vec<Replacement>, Error>;
+
+    /// Objects that have been queued for at least `grace`, longest first, at most `limit`. The object of
+    /// a live file is never among them.
+    async fn due_garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error>;
+
+    /// Records that queued objects are gone. No file can get one of their paths until that is
+    /// forgotten ([`Catalog::forget_history`]).
+    async fn garbage_deleted(&self, paths: &[String]) -> Result<(), Error>;
+
+    /// How much waits for deletion.
+    async fn garbage_queue(&self) -> Result<GarbageQueue, Error>;
+
+    /// Those of the paths that belong to no file, live or ended, and wait for no deletion.
+    async fn unknown_paths(&self, paths: &[String]) -> Result<Vec<String>, Error>;
+
+    /// Queues for deletion those of the paths that no file has, and returns how many that were. A flush
+    /// that names one of them afterwards is refused.
+    async fn condemn_paths(&self, paths: &[String]) -> Result<u64, Error>;
+
+    /// Takes, keeps or gives back a job; answers whether the caller has it now.
+    async fn lease(&self, lease: Lease) -> Result<bool, Error>;
+
+    /// Forgets snapshots, dropped tables, schema versions and records older than `window` that nothing
+    /// refers to any more. Bounded work: a call that did much leaves the rest to the next.
+    async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error>;
+
     /// Answers when the catalog can be used.
     async fn ping(&self) -> Result<(), Error>;
 }
@@ -158,6 +209,13 @@ pub enum Error {
         /// The version the caller had seen.
         expected: SchemaVersion,
     },
+    /// Files that were to be replaced are no longer live: somebody else replaced them, or the rows were
+    /// deleted. What was made from them is worthless.
+    #[error("files of table {table} changed meanwhile")]
+    FilesChanged {
+        /// The table.
+        table: TableId,
+    },
     /// This process is an older life of the ingester: it must stop writing.
     #[error("ingester {ingester} is fenced: epoch {epoch} is not the current one ({current})")]
     Fenced {
@@ -201,6 +259,7 @@ impl Error {
             Self::NotDrained(_) => "not_drained",
             Self::InvalidName { .. } => "invalid_name",
             Self::SchemaChanged { .. } => "schema_changed",
+            Self::FilesChanged { .. } => "files_changed",
             Self::Fenced { .. } => "fenced",
             Self::Unavailable { .. } => "unavailable",
             Self::Store { .. } => "store",

@@ -145,8 +145,8 @@ pub struct NewFile {
 pub struct File {
     /// Its catalog id.
     pub id: u64,
-    /// The ingester that wrote it.
-    pub ingester: IngesterId,
+    /// The ingester that wrote it; `None` when it was made from other files.
+    pub ingester: Option<IngesterId>,
     /// The rest as it was committed.
     #[serde(flatten)]
     pub file: NewFile,

@@ -217,7 +217,7 @@ async fn a_caller_of_another_release_is_a_clear_error() {
         .await
         .unwrap();
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(response.headers()["x-flightcluster-catalog-protocol"], "1");
+    assert_eq!(response.headers()["x-flightcluster-catalog-protocol"], "2");
     let body = response.text().await.unwrap();
     assert!(
         body.contains(r#""code":"protocol""#) && body.contains("protocol 7"),
@@ -231,7 +231,7 @@ async fn a_request_that_is_no_call_is_refused_and_named() {
     let send = |method: &str, body: &'static str| {
         reqwest_client()
             .post(format!("{}/catalog/v1/{method}", fixture.place))
-            .header("x-flightcluster-catalog-protocol", "1")
+            .header("x-flightcluster-catalog-protocol", "2")
             .body(body)
             .send()
     };

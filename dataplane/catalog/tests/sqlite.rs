@@ -149,40 +149,64 @@ async fn a_path_that_is_no_database_is_refused_by_name() {
     );
 }
 
-/// The deletion queue as (path, hours from now), by path.
-async fn deletion_queue(fixture: &Fixture) -> Vec<(String, i64)> {
-    let now: i64 = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_millis()
-        .try_into()
-        .unwrap();
-    sqlx::query("SELECT path, not_before_millis FROM gc_queue ORDER BY path")
-        .map(|row: sqlx::sqlite::SqliteRow| {
-            let wait = row.get::<i64, _>("not_before_millis") - now;
-            // Rounded: a little of the time has passed already.
-            (row.get("path"), (wait + 60_000) / 3_600_000)
-        })
-        .fetch_all(&mut fixture.connect().await)
-        .await
-        .unwrap()
-}
+/// A catalog of the first layout, with rows in every table that later layouts make anew.
+const FIRST_LAYOUT: &str = "
+    INSERT INTO counters VALUES ('snapshot', 5), ('database', 1), ('table', 2), ('file', 2),
+                                ('ingester', 1);
+    INSERT INTO snapshots VALUES (1, 10, 'create_database'), (2, 20, 'create_table'),
+                                 (3, 30, 'create_table'), (4, 40, 'flush'), (5, 50, 'drop_table');
+    INSERT INTO databases VALUES (1, 'default', 10, 1);
+    INSERT INTO tables VALUES (1, 1, 'public', 'kept', 1, '{}', 20, 2, NULL),
+                              (2, 1, 'public', 'gone', 1, '{}', 30, 3, 5);
+    INSERT INTO schema_versions VALUES (1, 1, x'01', 2), (2, 1, x'02', 3);
+    INSERT INTO ingesters VALUES (1, 'ingester-0', 'https://i:17002', 1, 'active', 40);
+    INSERT INTO files VALUES (1, 1, 1, 'kept.parquet', 100, 3, 1, 1, 3, -5, 5, 4, NULL),
+                             (2, 2, 1, 'gone.parquet', 200, 4, 1, 4, 7, NULL, NULL, 4, 5);
+    INSERT INTO watermarks VALUES (1, 1, 3);
+    INSERT INTO flushes VALUES (x'ff', 1, 4, '[]', 40);
+    INSERT INTO gc_queue VALUES ('gone.parquet', 2, 5, 86400050);";
 
 #[tokio::test]
-async fn files_of_dropped_tables_wait_a_day_for_deletion() {
-    let fixture = open().await;
-    let catalog = &fixture.catalog;
-    let (table, other) = (create(catalog, "t").await, create(catalog, "other").await);
-    let ingester = register(catalog, "ingester-0").await;
-    commit(catalog, &ingester, file(table.id, "before", 1, 1)).await;
-    commit(catalog, &ingester, file(other.id, "other", 2, 2)).await;
-    assert!(deletion_queue(&fixture).await.is_empty());
-    catalog.drop_table(&table.name, false).await.unwrap();
-    let late = flush_of(&ingester, vec![file(table.id, "late", 3, 3)]);
-    catalog.commit_flush(late.clone()).await.unwrap();
-    catalog.commit_flush(late).await.unwrap();
-    let expected = [("before".to_owned(), 24), ("late".to_owned(), 24)];
-    assert_eq!(deletion_queue(&fixture).await, expected);
+async fn a_catalog_of_the_first_layout_keeps_its_files_and_its_queue() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("catalog.sqlite");
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true);
+    let mut old = SqliteConnection::connect_with(&options).await.unwrap();
+    let layout = include_str!("../src/sql/migrations/0001_initial.sql").replace("{bytes}", "BLOB");
+    let layout = layout.replace(
+        "INSERT INTO counters (kind, value)
+VALUES ('snapshot', 0), ('database', 0), ('table', 0), ('file', 0), ('ingester', 0);",
+        "",
+    );
+    let applied = "CREATE TABLE migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL,
+                                            applied_at_millis BIGINT NOT NULL);
+                   INSERT INTO migrations VALUES (1, 'initial', 0);";
+    for statements in [layout.as_str(), applied, FIRST_LAYOUT] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statements.to_owned()))
+            .execute(&mut old)
+            .await
+            .unwrap();
+    }
+    old.close().await.unwrap();
+
+    let catalog = SqliteCatalog::open(&path).await.unwrap();
+    let snapshot = catalog
+        .snapshot(&[TableName::public("default", "kept")])
+        .await
+        .unwrap();
+    let [kept] = &snapshot.tables[0].files[..] else {
+        panic!("one file expected: {snapshot:?}");
+    };
+    assert_eq!(kept.ingester.map(|id| id.0), Some(1));
+    assert_eq!(kept.file.path, "kept.parquet");
+    assert_eq!(kept.file.time_range_nanos, Some((-5, 5)));
+    assert_eq!(snapshot.tables[0].watermarks.len(), 1);
+    let garbage = catalog.due_garbage(Duration::ZERO, 10).await.unwrap();
+    assert_eq!(garbage.len(), 1);
+    assert_eq!(garbage[0].path, "gone.parquet");
+    assert_eq!(garbage[0].queued_at_millis, 50);
 }
 
 #[tokio::test]

@@ -354,6 +354,7 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
         catalog::Error::NotDrained(_) => Fault::FailedPrecondition,
         catalog::Error::InvalidName { .. } => Fault::InvalidArgument,
         catalog::Error::SchemaChanged { .. }
+        | catalog::Error::FilesChanged { .. }
         | catalog::Error::Fenced { .. }
         | catalog::Error::Unavailable { .. } => Fault::Unavailable,
         catalog::Error::Store { .. } => Fault::Internal,

@@ -345,6 +345,7 @@ impl Error {
             Catalog::TableExists(table) => Self::TableExists { table },
             Catalog::InvalidName { name, problem } => Self::InvalidName { name, problem },
             source @ (Catalog::SchemaChanged { .. }
+            | Catalog::FilesChanged { .. }
             | Catalog::IngesterNotFound(_)
             | Catalog::NotDrained(_)
             | Catalog::Fenced { .. }

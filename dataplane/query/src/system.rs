@@ -66,7 +66,7 @@ impl SystemTable {
                 ("size_bytes", DataType::UInt64, false),
                 ("rows", DataType::UInt64, false),
                 ("schema_version", DataType::UInt32, false),
-                ("ingester_id", DataType::UInt64, false),
+                ("ingester_id", DataType::UInt64, true),
                 ("first_sequence", DataType::UInt64, false),
                 ("last_sequence", DataType::UInt64, false),
                 ("min_time", nanos.clone(), true),
@@ -195,7 +195,7 @@ fn files(snapshot: &Snapshot) -> Vec<ArrayRef> {
             size.append_value(file.file.size_bytes);
             rows.append_value(file.file.rows);
             version.append_value(file.file.schema_version.0);
-            ingester.append_value(file.ingester.0);
+            ingester.append_option(file.ingester.map(|ingester| ingester.0));
             first.append_value(file.file.first_sequence.0);
             last.append_value(file.file.last_sequence.0);
             min_time.append_option(file.file.time_range_nanos.map(|(min, _)| min));

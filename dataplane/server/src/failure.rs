@@ -44,7 +44,8 @@ impl From<flightcluster_catalog::Error> for Failure {
             Error::TableNotFound(_) => ErrorCode::TableNotFound,
             Error::TableExists(_) => ErrorCode::TableExists,
             Error::InvalidName { .. } => ErrorCode::InvalidArgument,
-            Error::SchemaChanged { .. } => ErrorCode::SchemaChanged,
+            // Both say: somebody else was first, begin again.
+            Error::SchemaChanged { .. } | Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
             Error::Fenced { .. } => ErrorCode::WalFailed,
             Error::Unavailable { .. } => ErrorCode::CatalogUnavailable,
             // The first two are answers to an operator, who does not come by this way.

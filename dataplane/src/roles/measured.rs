@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted,
-    IfExists, Ingester, IngesterId, ProducerClaim, Registration, SchemaBytes, SchemaVersion,
-    Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
+    FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
+    LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
+    SmallFiles, Snapshot, Table, TableId, TableName,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -132,6 +133,69 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
         let call = self.catalog.expire_producers(unused_for, limit);
         self.timed("expire_producers", call).await
+    }
+
+    async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
+        let call = self.catalog.replace_files(request);
+        self.timed("replace_files", call).await
+    }
+
+    async fn live_files(&self, which: LiveFiles) -> Result<Vec<File>, Error> {
+        let call = self.catalog.live_files(which);
+        self.timed("live_files", call).await
+    }
+
+    async fn small_files(
+        &self,
+        below_bytes: u64,
+        min_files: u32,
+    ) -> Result<Vec<SmallFiles>, Error> {
+        let call = self.catalog.small_files(below_bytes, min_files);
+        self.timed("small_files", call).await
+    }
+
+    async fn list_replacements(
+        &self,
+        database: &str,
+        limit: u32,
+    ) -> Result<Vec<Replacement>, Error> {
+        let call = self.catalog.list_replacements(database, limit);
+        self.timed("list_replacements", call).await
+    }
+
+    async fn due_garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error> {
+        let call = self.catalog.due_garbage(grace, limit);
+        self.timed("due_garbage", call).await
+    }
+
+    async fn garbage_deleted(&self, paths: &[String]) -> Result<(), Error> {
+        let call = self.catalog.garbage_deleted(paths);
+        self.timed("garbage_deleted", call).await
+    }
+
+    async fn garbage_queue(&self) -> Result<GarbageQueue, Error> {
+        let call = self.catalog.garbage_queue();
+        self.timed("garbage_queue", call).await
+    }
+
+    async fn unknown_paths(&self, paths: &[String]) -> Result<Vec<String>, Error> {
+        let call = self.catalog.unknown_paths(paths);
+        self.timed("unknown_paths", call).await
+    }
+
+    async fn condemn_paths(&self, paths: &[String]) -> Result<u64, Error> {
+        let call = self.catalog.condemn_paths(paths);
+        self.timed("condemn_paths", call).await
+    }
+
+    async fn lease(&self, lease: Lease) -> Result<bool, Error> {
+        let call = self.catalog.lease(lease);
+        self.timed("lease", call).await
+    }
+
+    async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
+        let call = self.catalog.forget_history(window);
+        self.timed("forget_history", call).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

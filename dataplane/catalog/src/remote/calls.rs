@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Call;
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted,
-    IfExists, Ingester, IngesterId, ProducerClaim, Registration, SchemaBytes, SchemaVersion,
-    Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
+    FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
+    LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
+    SmallFiles, Snapshot, Table, TableId, TableName,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -99,5 +100,45 @@ call!(ClaimProducerCall { request: ClaimProducer }
 call!(ExpireProducersCall { unused_for: Duration, limit: u32 }
     "expire_producers" -> u64, repeatable: true,
     |call, catalog| catalog.expire_producers(call.unused_for, call.limit));
+
+// The catalog recognises a repeated replacement.
+call!(ReplaceFilesCall { request: ReplaceFiles }
+    "replace_files" -> FilesReplaced, repeatable: true,
+    |call, catalog| catalog.replace_files(call.request));
+
+call!(LiveFilesCall { which: LiveFiles } "live_files" -> Vec<File>, repeatable: true,
+    |call, catalog| catalog.live_files(call.which));
+
+call!(SmallFilesCall { below_bytes: u64, min_files: u32 }
+    "small_files" -> Vec<SmallFiles>, repeatable: true,
+    |call, catalog| catalog.small_files(call.below_bytes, call.min_files));
+
+call!(ListReplacementsCall { database: String, limit: u32 }
+    "list_replacements" -> Vec<Replacement>, repeatable: true,
+    |call, catalog| catalog.list_replacements(&call.database, call.limit));
+
+call!(DueGarbageCall { grace: Duration, limit: u32 }
+    "due_garbage" -> Vec<Garbage>, repeatable: true,
+    |call, catalog| catalog.due_garbage(call.grace, call.limit));
+
+call!(GarbageDeletedCall { paths: Vec<String> } "garbage_deleted" -> (), repeatable: true,
+    |call, catalog| catalog.garbage_deleted(&call.paths));
+
+call!(GarbageQueueCall {} "garbage_queue" -> GarbageQueue, repeatable: true,
+    |_call, catalog| catalog.garbage_queue());
+
+call!(UnknownPathsCall { paths: Vec<String> } "unknown_paths" -> Vec<String>, repeatable: true,
+    |call, catalog| catalog.unknown_paths(&call.paths));
+
+call!(CondemnPathsCall { paths: Vec<String> } "condemn_paths" -> u64, repeatable: true,
+    |call, catalog| catalog.condemn_paths(&call.paths));
+
+// A holder that asks again keeps what it has.
+call!(LeaseCall { lease: Lease } "lease" -> bool, repeatable: true,
+    |call, catalog| catalog.lease(call.lease));
+
+call!(ForgetHistoryCall { window: Duration }
+    "forget_history" -> HistoryForgotten, repeatable: true,
+    |call, catalog| catalog.forget_history(call.window));
 
 call!(PingCall {} "ping" -> (), repeatable: true, |_call, catalog| catalog.ping());

@@ -12,16 +12,19 @@ use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
 
 use super::calls::{
-    ClaimProducerCall, CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall,
-    DropTableCall, EvolveTableCall, ExpireProducersCall, ListDatabasesCall, ListIngestersCall,
-    ListTablesCall, PingCall, PublishTableCall, RegisterIngesterCall, RetireIngesterCall,
-    SnapshotCall, TableCall, TablesByIdCall,
+    ClaimProducerCall, CommitFlushCall, CondemnPathsCall, CreateDatabaseCall, CreateTableCall,
+    DrainIngesterCall, DropTableCall, DueGarbageCall, EvolveTableCall, ExpireProducersCall,
+    ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall, LeaseCall, ListDatabasesCall,
+    ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
+    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SmallFilesCall,
+    SnapshotCall, TableCall, TablesByIdCall, UnknownPathsCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted,
-    IfExists, Ingester, IngesterId, ProducerClaim, Registration, SchemaBytes, SchemaVersion,
-    Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
+    FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
+    LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
+    SmallFiles, Snapshot, Table, TableId, TableName,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -59,8 +62,8 @@ impl fmt::Debug for RemoteOptions {
 /// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
-/// - Retry: reads, `publish_table`, `drain_ingester`, `retire_ingester`, `commit_flush` and calls about
-///   producers are sent a second time when the first got no answer and there is time left.
+/// - Retry: reads, `publish_table`, `drain_ingester`, `retire_ingester`, `commit_flush` and the calls about
+///   producers and of upkeep are sent a second time when the first got no answer and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
     client: Client,
@@ -369,6 +372,75 @@ impl Catalog for RemoteCatalog {
 
     async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
         self.call(ExpireProducersCall { unused_for, limit }).await
+    }
+
+    async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
+        self.call(ReplaceFilesCall { request }).await
+    }
+
+    async fn live_files(&self, which: LiveFiles) -> Result<Vec<File>, Error> {
+        self.call(LiveFilesCall { which }).await
+    }
+
+    async fn small_files(
+        &self,
+        below_bytes: u64,
+        min_files: u32,
+    ) -> Result<Vec<SmallFiles>, Error> {
+        self.call(SmallFilesCall {
+            below_bytes,
+            min_files,
+        })
+        .await
+    }
+
+    async fn list_replacements(
+        &self,
+        database: &str,
+        limit: u32,
+    ) -> Result<Vec<Replacement>, Error> {
+        self.call(ListReplacementsCall {
+            database: database.to_owned(),
+            limit,
+        })
+        .await
+    }
+
+    async fn due_garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error> {
+        self.call(DueGarbageCall { grace, limit }).await
+    }
+
+    async fn garbage_deleted(&self, paths: &[String]) -> Result<(), Error> {
+        self.call(GarbageDeletedCall {
+            paths: paths.to_vec(),
+        })
+        .await
+    }
+
+    async fn garbage_queue(&self) -> Result<GarbageQueue, Error> {
+        self.call(GarbageQueueCall {}).await
+    }
+
+    async fn unknown_paths(&self, paths: &[String]) -> Result<Vec<String>, Error> {
+        self.call(UnknownPathsCall {
+            paths: paths.to_vec(),
+        })
+        .await
+    }
+
+    async fn condemn_paths(&self, paths: &[String]) -> Result<u64, Error> {
+        self.call(CondemnPathsCall {
+            paths: paths.to_vec(),
+        })
+        .await
+    }
+
+    async fn lease(&self, lease: Lease) -> Result<bool, Error> {
+        self.call(LeaseCall { lease }).await
+    }
+
+    async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
+        self.call(ForgetHistoryCall { window }).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

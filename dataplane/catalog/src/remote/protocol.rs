@@ -13,7 +13,7 @@ use crate::{Catalog, Epoch, Error, IngesterId, SchemaVersion, TableId};
 pub(super) const VERSION_HEADER: &str = "x-flightcluster-catalog-protocol";
 
 /// The version this program speaks. It grows when an older peer would misunderstand a message.
-pub(super) const VERSION: &str = "1";
+pub(super) const VERSION: &str = "2";
 
 /// Where the methods are, below the base URL.
 pub(super) const PATH_PREFIX: &str = "/catalog/v1/";
@@ -64,6 +64,9 @@ pub(super) enum Refusal {
         table: TableId,
         expected: SchemaVersion,
     },
+    FilesChanged {
+        table: TableId,
+    },
     Fenced {
         ingester: IngesterId,
         epoch: Epoch,
@@ -96,6 +99,7 @@ impl Refusal {
             | Self::TableExists { .. }
             | Self::SchemaChanged { .. }
             | Self::NotDrained { .. }
+            | Self::FilesChanged { .. }
             | Self::Fenced { .. } => StatusCode::CONFLICT,
             Self::InvalidName { .. } | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -115,6 +119,7 @@ impl Refusal {
             Self::NotDrained { name } => Error::NotDrained(name),
             Self::InvalidName { name, problem } => Error::InvalidName { name, problem },
             Self::SchemaChanged { table, expected } => Error::SchemaChanged { table, expected },
+            Self::FilesChanged { table } => Error::FilesChanged { table },
             Self::Fenced {
                 ingester,
                 epoch,
@@ -148,6 +153,7 @@ impl From<Error> for Refusal {
             Error::NotDrained(name) => Self::NotDrained { name },
             Error::InvalidName { name, problem } => Self::InvalidName { name, problem },
             Error::SchemaChanged { table, expected } => Self::SchemaChanged { table, expected },
+            Error::FilesChanged { table } => Self::FilesChanged { table },
             Error::Fenced {
                 ingester,
                 epoch,

@@ -13,10 +13,12 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::calls::{
-    ClaimProducerCall, CommitFlushCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall,
-    DropTableCall, EvolveTableCall, ExpireProducersCall, ListDatabasesCall, ListIngestersCall,
-    ListTablesCall, PingCall, PublishTableCall, RegisterIngesterCall, RetireIngesterCall,
-    SnapshotCall, TableCall, TablesByIdCall,
+    ClaimProducerCall, CommitFlushCall, CondemnPathsCall, CreateDatabaseCall, CreateTableCall,
+    DrainIngesterCall, DropTableCall, DueGarbageCall, EvolveTableCall, ExpireProducersCall,
+    ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall, LeaseCall, ListDatabasesCall,
+    ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
+    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SmallFilesCall,
+    SnapshotCall, TableCall, TablesByIdCall, UnknownPathsCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -48,6 +50,17 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<CommitFlushCall>(router);
     router = add::<ClaimProducerCall>(router);
     router = add::<ExpireProducersCall>(router);
+    router = add::<ReplaceFilesCall>(router);
+    router = add::<LiveFilesCall>(router);
+    router = add::<SmallFilesCall>(router);
+    router = add::<ListReplacementsCall>(router);
+    router = add::<DueGarbageCall>(router);
+    router = add::<GarbageDeletedCall>(router);
+    router = add::<GarbageQueueCall>(router);
+    router = add::<UnknownPathsCall>(router);
+    router = add::<CondemnPathsCall>(router);
+    router = add::<LeaseCall>(router);
+    router = add::<ForgetHistoryCall>(router);
     router = add::<PingCall>(router);
     router
         .route_layer(middleware::from_fn(check_version))

@@ -11,9 +11,8 @@ use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 
 use super::sqlite::Connection;
-use super::table::GC_GRACE_MILLIS;
 use super::value::{json, now_millis, stored, unsigned};
-use super::{Failure, ingester, producer, snapshot};
+use super::{Failure, garbage, ingester, producer, snapshot};
 use crate::{
     Error, FlushCommit, FlushCommitted, IngesterId, NewFile, SequenceNumber, SnapshotId, TableId,
 };
@@ -21,11 +20,15 @@ use crate::{
 /// Time the answers of flushes are kept. Retries come within seconds; a forgotten repeat is safe.
 const REMEMBERED_MILLIS: i64 = 6 * 60 * 60 * 1000;
 
-/// A file path was used for two different files: paths hold a UUID, so this is a bug of the writer.
+/// Why a file can't be added.
 #[derive(Debug, thiserror::Error)]
-#[error("path {path} already belongs to another file")]
-struct PathTaken {
-    path: String,
+enum BadPath {
+    /// Paths hold a UUID, so this is a bug of the writer.
+    #[error("path {path} already belongs to another file")]
+    Taken { path: String },
+    /// The writer took so long that its object was taken for an orphan.
+    #[error("the object {path} was given up for deletion; it must be written anew")]
+    Condemned { path: String },
 }
 
 /// Applies a flush, or answers a repeat.
@@ -121,8 +124,9 @@ async fn remember(
     Ok(())
 }
 
-/// Tells the live tables of a commit from the dropped ones. A table the catalog never had is an
-/// error: taking it for dropped would make the ingester forget acknowledged rows.
+/// Tells the live tables of a commit from the dropped ones, also those that were dropped so long ago
+/// that their rows are forgotten. A table the catalog never had is an error: taking it for dropped
+/// would make the ingester forget acknowledged rows.
 async fn sort_tables(
     c: &mut Connection,
     commit: &FlushCommit,
@@ -134,6 +138,7 @@ async fn sort_tables(
         .chain(commit.watermarks.iter().map(|(table, _)| *table))
         .chain(commit.producers.iter().map(|position| position.table))
         .collect();
+    let newest = TableId(snapshot::last_id(c, "table").await?);
     let mut live = BTreeSet::new();
     let mut dropped = Vec::new();
     for table in named {
@@ -147,6 +152,7 @@ async fn sort_tables(
                 live.insert(table);
             }
             Some(Some(_)) => dropped.push(table),
+            None if table <= newest => dropped.push(table),
             None => return Err(Error::TableNotFound(format!("id {table}")).into()),
         }
     }
@@ -172,10 +178,24 @@ async fn add_files(
     let first = snapshot::next_ids(c, "file", count).await? - count + 1;
     for (id, file) in (first..).zip(files.into_values()) {
         if live.contains(&file.table) {
-            add_file(c, id, commit.ingester, file, snapshot).await?;
+            add_file(c, id, Some(commit.ingester), file, snapshot).await?;
         } else {
-            queue_for_deletion(c, file, snapshot).await?;
+            garbage::queue(c, &file.path).await?;
         }
+    }
+    Ok(())
+}
+
+/// Adds files of a table that is live.
+pub(super) async fn add_live_files(
+    c: &mut Connection,
+    ingester: Option<IngesterId>,
+    files: &[NewFile],
+    snapshot: i64,
+) -> Result<(), Failure> {
+    for file in files {
+        let id = snapshot::next_id(c, "file").await?;
+        add_file(c, id, ingester, file, snapshot).await?;
     }
     Ok(())
 }
@@ -183,7 +203,7 @@ async fn add_files(
 async fn add_file(
     c: &mut Connection,
     id: i64,
-    ingester: IngesterId,
+    ingester: Option<IngesterId>,
     file: &NewFile,
     snapshot: i64,
 ) -> Result<(), Failure> {
@@ -196,7 +216,7 @@ async fn add_file(
     )
     .bind(id)
     .bind(stored(file.table.0)?)
-    .bind(stored(ingester.0)?)
+    .bind(ingester.map(|ingester| stored(ingester.0)).transpose()?)
     .bind(&file.path)
     .bind(stored(file.size_bytes)?)
     .bind(stored(file.rows)?)
@@ -209,15 +229,25 @@ async fn add_file(
     .execute(&mut *c)
     .await?;
     if added.rows_affected() == 0 {
-        check_same_file(c, ingester, file).await
-    } else {
-        Ok(())
+        return check_same_file(c, ingester, file).await;
     }
+    if garbage::is_queued(c, &file.path).await? {
+        let path = file.path.clone();
+        return Err(bad_path(BadPath::Condemned { path }));
+    }
+    Ok(())
+}
+
+fn bad_path(problem: BadPath) -> Failure {
+    Failure::Refused(Error::Store {
+        doing: "adding files",
+        source: Box::new(problem),
+    })
 }
 
 async fn check_same_file(
     c: &mut Connection,
-    ingester: IngesterId,
+    ingester: Option<IngesterId>,
     file: &NewFile,
 ) -> Result<(), Failure> {
     let same: i64 = sqlx::query_scalar(
@@ -227,7 +257,7 @@ async fn check_same_file(
     )
     .bind(&file.path)
     .bind(stored(file.table.0)?)
-    .bind(stored(ingester.0)?)
+    .bind(ingester.map(|ingester| stored(ingester.0)).transpose()?)
     .bind(stored(file.rows)?)
     .bind(stored(file.first_sequence.0)?)
     .bind(stored(file.last_sequence.0)?)
@@ -236,32 +266,8 @@ async fn check_same_file(
     if same == 1 {
         return Ok(());
     }
-    let source = Box::new(PathTaken {
-        path: file.path.clone(),
-    });
-    Err(Error::Store {
-        doing: "adding the files of a flush",
-        source,
-    }
-    .into())
-}
-
-async fn queue_for_deletion(
-    c: &mut Connection,
-    file: &NewFile,
-    snapshot: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO gc_queue (path, table_id, snapshot, not_before_millis)
-         VALUES ($1, $2, $3, $4) ON CONFLICT (path) DO NOTHING",
-    )
-    .bind(&file.path)
-    .bind(stored(file.table.0)?)
-    .bind(snapshot)
-    .bind(now_millis().saturating_add(GC_GRACE_MILLIS))
-    .execute(c)
-    .await?;
-    Ok(())
+    let path = file.path.clone();
+    Err(bad_path(BadPath::Taken { path }))
 }
 
 async fn move_watermark(

@@ -26,6 +26,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "producer_claims",
         statements: include_str!("migrations/0002_producer_claims.sql"),
     },
+    Migration {
+        version: 3,
+        name: "upkeep",
+        statements: include_str!("migrations/0003_upkeep.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

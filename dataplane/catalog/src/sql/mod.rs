@@ -18,9 +18,11 @@
 mod database;
 mod directory;
 mod flush;
+mod garbage;
 mod ingester;
 mod migrations;
 mod producer;
+mod replace;
 mod snapshot;
 mod sqlite;
 mod table;
@@ -36,9 +38,10 @@ use sqlx::Connection as _;
 use tracing::Instrument as _;
 
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, FlushCommit, FlushCommitted,
-    IfExists, Ingester, IngesterId, ProducerClaim, Registration, SchemaBytes, SchemaVersion,
-    Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
+    FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
+    LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
+    SmallFiles, Snapshot, Table, TableId, TableName,
 };
 use sqlite::{BEGIN_READ, BEGIN_WRITE, Connection, Pool, Pools};
 
@@ -342,6 +345,93 @@ impl Catalog for SqliteCatalog {
     async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
         self.write("forgetting producers", move |c| {
             Box::pin(producer::expire(c, unused_for, limit))
+        })
+        .await
+    }
+
+    async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
+        self.write("replacing files", move |c| {
+            Box::pin(replace::commit(c, request))
+        })
+        .await
+    }
+
+    async fn live_files(&self, which: LiveFiles) -> Result<Vec<File>, Error> {
+        self.read("listing live files", move |c| {
+            Box::pin(snapshot::live_files(c, which))
+        })
+        .await
+    }
+
+    async fn small_files(
+        &self,
+        below_bytes: u64,
+        min_files: u32,
+    ) -> Result<Vec<SmallFiles>, Error> {
+        self.read("counting small files", move |c| {
+            Box::pin(table::with_small_files(c, below_bytes, min_files))
+        })
+        .await
+    }
+
+    async fn list_replacements(
+        &self,
+        database: &str,
+        limit: u32,
+    ) -> Result<Vec<Replacement>, Error> {
+        let database = database.to_owned();
+        self.read("listing replacements", move |c| {
+            Box::pin(replace::list(c, database, limit))
+        })
+        .await
+    }
+
+    async fn due_garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error> {
+        self.read("listing objects to delete", move |c| {
+            Box::pin(garbage::due(c, grace, limit))
+        })
+        .await
+    }
+
+    async fn garbage_deleted(&self, paths: &[String]) -> Result<(), Error> {
+        let paths = paths.to_vec();
+        self.write("recording deleted objects", move |c| {
+            Box::pin(garbage::deleted(c, paths))
+        })
+        .await
+    }
+
+    async fn garbage_queue(&self) -> Result<GarbageQueue, Error> {
+        self.read("counting objects to delete", move |c| {
+            Box::pin(garbage::waiting(c))
+        })
+        .await
+    }
+
+    async fn unknown_paths(&self, paths: &[String]) -> Result<Vec<String>, Error> {
+        let paths = paths.to_vec();
+        self.read("looking paths up", move |c| {
+            Box::pin(garbage::unknown(c, paths))
+        })
+        .await
+    }
+
+    async fn condemn_paths(&self, paths: &[String]) -> Result<u64, Error> {
+        let paths = paths.to_vec();
+        self.write("queueing orphans for deletion", move |c| {
+            Box::pin(garbage::condemn(c, paths))
+        })
+        .await
+    }
+
+    async fn lease(&self, lease: Lease) -> Result<bool, Error> {
+        self.write("leasing a job", move |c| Box::pin(garbage::lease(c, lease)))
+            .await
+    }
+
+    async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
+        self.write("forgetting old history", move |c| {
+            Box::pin(garbage::forget_history(c, window))
         })
         .await
     }

@@ -3,16 +3,34 @@
 use sqlx::Row as _;
 
 use super::sqlite::{Connection, Row};
-use super::value::{now_millis, stored, unsigned};
+use super::value::{now_millis, optional, stored, unsigned};
 use super::{Failure, ingester, table};
 use crate::{
-    File, IngesterId, NewFile, SchemaVersion, SequenceNumber, Snapshot, SnapshotId, Table, TableId,
-    TableName, TableSnapshot,
+    File, IngesterId, LiveFiles, NewFile, SchemaVersion, SequenceNumber, Snapshot, SnapshotId,
+    Table, TableId, TableName, TableSnapshot,
 };
+
+/// Live files of a table (`$1`) with their columns; the argument goes on after `WHERE … AND`.
+macro_rules! select_files {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, table_id, ingester_id, path, size_bytes, row_count, schema_version,
+                    first_sequence, last_sequence, time_min_nanos, time_max_nanos, begin_snapshot
+             FROM files WHERE table_id = $1 AND end_snapshot IS NULL ",
+            $rest
+        )
+    };
+}
 
 /// Gives the next number of a kind; the row stays locked until the transaction ends.
 pub(super) async fn next_id(c: &mut Connection, kind: &'static str) -> Result<i64, sqlx::Error> {
     next_ids(c, kind, 1).await
+}
+
+/// Waits until no other transaction that makes a snapshot is under way, and keeps the next ones
+/// waiting until this one ends.
+pub(super) async fn lock(c: &mut Connection) -> Result<(), sqlx::Error> {
+    next_ids(c, "snapshot", 0).await.map(drop)
 }
 
 /// Gives `count` numbers in a row and returns the last.
@@ -40,12 +58,18 @@ pub(super) async fn next(c: &mut Connection, cause: &'static str) -> Result<i64,
     Ok(id)
 }
 
-/// The id of the present state.
-pub(super) async fn newest(c: &mut Connection) -> Result<SnapshotId, sqlx::Error> {
-    let row = sqlx::query("SELECT value FROM counters WHERE kind = 'snapshot'")
+/// The last number given of a kind.
+pub(super) async fn last_id(c: &mut Connection, kind: &'static str) -> Result<u64, sqlx::Error> {
+    let row = sqlx::query("SELECT value FROM counters WHERE kind = $1")
+        .bind(kind)
         .fetch_one(c)
         .await?;
-    Ok(SnapshotId(unsigned(&row, "value")?))
+    unsigned(&row, "value")
+}
+
+/// The id of the present state.
+pub(super) async fn newest(c: &mut Connection) -> Result<SnapshotId, sqlx::Error> {
+    last_id(c, "snapshot").await.map(SnapshotId)
 }
 
 /// Reads the present state of the named tables. The transaction makes it consistent.
@@ -67,15 +91,11 @@ pub(super) async fn read(c: &mut Connection, names: Vec<TableName>) -> Result<Sn
 
 async fn read_table(c: &mut Connection, table: Table) -> Result<TableSnapshot, sqlx::Error> {
     let id = stored(table.id.0)?;
-    let files = sqlx::query(
-        "SELECT id, table_id, ingester_id, path, size_bytes, row_count, schema_version,
-                first_sequence, last_sequence, time_min_nanos, time_max_nanos, begin_snapshot
-         FROM files WHERE table_id = $1 AND end_snapshot IS NULL ORDER BY id",
-    )
-    .bind(id)
-    .try_map(|row| file(&row))
-    .fetch_all(&mut *c)
-    .await?;
+    let files = sqlx::query(select_files!("ORDER BY id"))
+        .bind(id)
+        .try_map(|row| file(&row))
+        .fetch_all(&mut *c)
+        .await?;
     let watermarks = sqlx::query(
         "SELECT ingester_id, sequence FROM watermarks WHERE table_id = $1 ORDER BY ingester_id",
     )
@@ -93,12 +113,31 @@ async fn read_table(c: &mut Connection, table: Table) -> Result<TableSnapshot, s
     })
 }
 
+/// The live files of a table that are asked for, oldest first.
+pub(super) async fn live_files(c: &mut Connection, which: LiveFiles) -> Result<Vec<File>, Failure> {
+    let below = which.below_bytes.map_or(Ok(i64::MAX), stored)?;
+    let files = match which.before_nanos {
+        None => sqlx::query(select_files!("AND size_bytes < $2 ORDER BY id LIMIT $3"))
+            .bind(stored(which.table.0)?)
+            .bind(below)
+            .bind(i64::from(which.limit)),
+        Some(before) => sqlx::query(select_files!(
+            "AND size_bytes < $2 AND time_max_nanos < $3 ORDER BY id LIMIT $4"
+        ))
+        .bind(stored(which.table.0)?)
+        .bind(below)
+        .bind(before)
+        .bind(i64::from(which.limit)),
+    };
+    Ok(files.try_map(|row| file(&row)).fetch_all(c).await?)
+}
+
 fn file(row: &Row) -> Result<File, sqlx::Error> {
     let time_min: Option<i64> = row.try_get("time_min_nanos")?;
     let time_max: Option<i64> = row.try_get("time_max_nanos")?;
     Ok(File {
         id: unsigned(row, "id")?,
-        ingester: IngesterId(unsigned(row, "ingester_id")?),
+        ingester: optional(row, "ingester_id")?.map(IngesterId),
         file: NewFile {
             table: TableId(unsigned(row, "table_id")?),
             path: row.try_get("path")?,

@@ -6,12 +6,9 @@ use super::sqlite::{Connection, Row};
 use super::value::{json, now_millis, stored, unsigned};
 use super::{Failure, database, snapshot};
 use crate::{
-    CreateTable, Error, IfExists, SchemaBytes, SchemaVersion, Table, TableId, TableName, name,
+    CreateTable, Error, IfExists, SchemaBytes, SchemaVersion, SmallFiles, Table, TableId,
+    TableName, name,
 };
-
-/// Time before an object no new query reads may be deleted. Queries that began before must be over
-/// by then, and backups of the catalog that still name it replaced by newer ones.
-pub(super) const GC_GRACE_MILLIS: i64 = 24 * 60 * 60 * 1000;
 
 /// Time an unpublished table may take to be filled. What is older was left by a process that died.
 const UNPUBLISHED_MILLIS: i64 = 24 * 60 * 60 * 1000;
@@ -226,12 +223,11 @@ async fn missing(
 async fn end(c: &mut Connection, table: TableId, snapshot: i64) -> Result<(), sqlx::Error> {
     let id = stored(table.0)?;
     sqlx::query(
-        "INSERT INTO gc_queue (path, table_id, snapshot, not_before_millis)
-         SELECT path, table_id, $2, $3 FROM files WHERE table_id = $1 AND end_snapshot IS NULL",
+        "INSERT INTO gc_queue (path, queued_at_millis)
+         SELECT path, $2 FROM files WHERE table_id = $1 AND end_snapshot IS NULL",
     )
     .bind(id)
-    .bind(snapshot)
-    .bind(now_millis().saturating_add(GC_GRACE_MILLIS))
+    .bind(now_millis())
     .execute(&mut *c)
     .await?;
     for statement in [
@@ -304,6 +300,7 @@ pub(super) async fn find(
     .await
 }
 
+/// Looks a live table up by id.
 pub(super) async fn find_by_id(
     c: &mut Connection,
     id: TableId,
@@ -342,6 +339,34 @@ pub(super) async fn list(
         )),
     };
     Ok(query.try_map(|row| table(&row)).fetch_all(c).await?)
+}
+
+/// Live tables with at least `min_files` live files below a size, most files first.
+pub(super) async fn with_small_files(
+    c: &mut Connection,
+    below_bytes: u64,
+    min_files: u32,
+) -> Result<Vec<SmallFiles>, Failure> {
+    let counts: Vec<(TableId, u64)> = sqlx::query(
+        "SELECT table_id, COUNT(*) AS files FROM files
+         WHERE end_snapshot IS NULL AND size_bytes < $1
+         GROUP BY table_id HAVING COUNT(*) >= $2 ORDER BY COUNT(*) DESC, table_id",
+    )
+    .bind(stored(below_bytes)?)
+    .bind(i64::from(min_files))
+    .try_map(|row| {
+        let table = TableId(unsigned(&row, "table_id")?);
+        Ok((table, unsigned(&row, "files")?))
+    })
+    .fetch_all(&mut *c)
+    .await?;
+    let mut found = Vec::with_capacity(counts.len());
+    for (id, files) in counts {
+        let table = find_by_id(c, id).await?;
+        let published = table.filter(|table| table.name.schema != name::UNPUBLISHED_SCHEMA);
+        found.extend(published.map(|table| SmallFiles { table, files }));
+    }
+    Ok(found)
 }
 
 fn table(row: &Row) -> Result<Table, sqlx::Error> {

@@ -70,7 +70,7 @@ pub async fn a_file_comes_back_as_it_was_committed(catalog: Subject) {
         panic!("one file expected: {snapshot:?}");
     };
     assert!(*id > 0);
-    assert_eq!(*writer, ingester.id);
+    assert_eq!(*writer, Some(ingester.id));
     assert_eq!(*file, new);
     assert_eq!(*begin_snapshot, committed.snapshot);
 }

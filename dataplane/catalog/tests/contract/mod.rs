@@ -11,6 +11,7 @@ pub mod names;
 pub mod producers;
 pub mod snapshots;
 pub mod tables;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,6 +77,23 @@ macro_rules! contract {
             a_snapshot_holds_the_known_tables_in_the_order_asked,
             every_visible_change_makes_a_new_snapshot,
             snapshots_are_consistent_while_ingesters_commit,
+        });
+        $crate::contract::contract!(@tests $open, upkeep {
+            files_take_the_place_of_others_in_one_snapshot,
+            a_repeated_replacement_gets_the_same_answer_and_changes_nothing,
+            a_file_that_is_no_longer_live_is_not_replaced,
+            two_replacements_of_one_file_do_not_both_happen,
+            rows_that_do_not_add_up_change_nothing,
+            files_of_a_dropped_table_are_not_replaced,
+            live_files_are_found_by_size_and_age,
+            tables_with_many_small_files_are_found,
+            garbage_waits_its_time_and_is_never_a_live_file,
+            files_of_dropped_tables_become_garbage,
+            a_path_that_was_given_up_can_not_be_committed,
+            unknown_paths_are_told_from_files_and_garbage,
+            a_job_has_one_holder_until_its_time_is_over,
+            replacements_are_listed_newest_first,
+            history_is_forgotten_and_what_is_readable_stays,
         });
     };
     (@tests $open:path, $module:ident { $($test:ident,)+ }) => {

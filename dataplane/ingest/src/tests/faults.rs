@@ -206,6 +206,58 @@ impl Catalog for FaultyCatalog {
         self.inner.expire_producers(unused_for, limit).await
     }
 
+    async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
+        self.inner.replace_files(request).await
+    }
+
+    async fn live_files(&self, which: LiveFiles) -> Result<Vec<File>, Error> {
+        self.inner.live_files(which).await
+    }
+
+    async fn small_files(
+        &self,
+        below_bytes: u64,
+        min_files: u32,
+    ) -> Result<Vec<SmallFiles>, Error> {
+        self.inner.small_files(below_bytes, min_files).await
+    }
+
+    async fn list_replacements(
+        &self,
+        database: &str,
+        limit: u32,
+    ) -> Result<Vec<Replacement>, Error> {
+        self.inner.list_replacements(database, limit).await
+    }
+
+    async fn due_garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error> {
+        self.inner.due_garbage(grace, limit).await
+    }
+
+    async fn garbage_deleted(&self, paths: &[String]) -> Result<(), Error> {
+        self.inner.garbage_deleted(paths).await
+    }
+
+    async fn garbage_queue(&self) -> Result<GarbageQueue, Error> {
+        self.inner.garbage_queue().await
+    }
+
+    async fn unknown_paths(&self, paths: &[String]) -> Result<Vec<String>, Error> {
+        self.inner.unknown_paths(paths).await
+    }
+
+    async fn condemn_paths(&self, paths: &[String]) -> Result<u64, Error> {
+        self.inner.condemn_paths(paths).await
+    }
+
+    async fn lease(&self, lease: Lease) -> Result<bool, Error> {
+        self.inner.lease(lease).await
+    }
+
+    async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
+        self.inner.forget_history(window).await
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         self.inner.ping().await
     }
