@@ -25,7 +25,7 @@ from faults import Faults
 from history import History
 from links import Network
 from processes import cluster, standalone
-from workload import TROUBLE, Reader, Writer, all_rows
+from workload import TROUBLE, Reader, Writer, all_rows, compactions
 
 # Small, so that a run of seconds has many flushes, commits, segments and expired rows in memory.
 SETTINGS = {
@@ -35,6 +35,15 @@ SETTINGS = {
     "flushed_grace": ["200ms", "2s", "10s"],
     "group_commit_window": ["0s", "2ms", "20ms"],
 }
+# Files are rewritten and objects deleted all the time, by several processes at once.
+UPKEEP = {
+    "interval": ["50ms", "200ms", "1s"],
+    "compaction_min_files": [2, 3, 5],
+    "compaction_max_files": [5, 64],
+    "gc_grace": ["5s", "15s"],
+    "orphan_interval": ["1s", "10s"],
+    "run_in": ["ingester", "querier"],
+}
 FINISH_SECONDS = 60
 
 
@@ -42,6 +51,7 @@ def settings_of(chance):
     ingest = {name: chance.choice(values) for name, values in SETTINGS.items()}
     return {
         "ingest": ingest,
+        "upkeep": {name: chance.choice(values) for name, values in UPKEEP.items()},
         "server": {"drain_window": "100ms", "shutdown_timeout": "5s"},
         "catalog": {"request_timeout": "3s"},
     }
@@ -64,6 +74,7 @@ class Run:
         self.stop = threading.Event()
         self.faults = Faults(seed, self.processes, self.history)
         self.writers, self.readers = [], []
+        self.compactions = 0
 
     def make_workers(self):
         ingesters = self.processes.of("ingester", "standalone")
@@ -96,6 +107,9 @@ class Run:
         for writer in self.writers:
             writer.finish(FINISH_SECONDS)
         self.check_all("after the faults")
+        self.compactions = self.ask_until_answered(
+            self.processes.of("querier", "standalone")[0], compactions
+        )
         self.processes.restart()
         self.check_all("after a restart of everything")
         self.processes.stop()
@@ -114,12 +128,12 @@ class Run:
         if any(answer != answers[0] for answer in answers):
             raise AssertionError(f"queriers differ {when}")
 
-    def ask_until_answered(self, querier):
+    def ask_until_answered(self, querier, question=all_rows):
         end = time.monotonic() + FINISH_SECONDS
         while True:
             try:
                 with querier.connect() as client:
-                    return all_rows(client)
+                    return question(client)
             except TROUBLE as error:
                 if time.monotonic() > end:
                     raise AssertionError(f"{querier.name} gives no answer: {error}") from None
@@ -135,7 +149,10 @@ class Run:
         rows = len(self.history.ask()[0])
         answers = sum(reader.answers for reader in self.readers)
         faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.counts.items()))
-        return f"{rows} rows acknowledged, {answers} answers checked, faults: {faults}"
+        return (
+            f"{rows} rows acknowledged, {answers} answers checked, "
+            f"{self.compactions} compactions remembered, faults: {faults}"
+        )
 
 
 def run_seed(seed, topology, seconds):

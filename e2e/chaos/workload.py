@@ -196,6 +196,14 @@ class Reader(Worker):
         self.answers += 1
 
 
+def compactions(client):
+    """How many compactions the catalog remembers."""
+    sql = "SELECT count(*) AS n FROM system.compactions"
+    ticket = flight.Ticket(json.dumps({"database": DATABASE, "sql_query": sql}).encode())
+    options = flight.FlightCallOptions(timeout=CALL_SECONDS)
+    return client.do_get(ticket, options).read_all()["n"][0].as_py()
+
+
 def all_rows(client, by_ticket=False):
     """Numbers and values of all rows, by GetFlightInfo and DoGet or by a JSON ticket."""
     sql = f"SELECT id, value FROM {TABLE}"

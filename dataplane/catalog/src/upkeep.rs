@@ -168,7 +168,7 @@ pub struct Lease {
     pub job: JobKind,
     /// On which table; `None` for a job on everything.
     pub table: Option<TableId>,
-    /// Who asks: unique for one life of a process.
+    /// Who asks; who asks again under the same name keeps the job.
     pub holder: String,
     /// How long it may take by the catalog's clock; zero gives the job back.
     pub time: Duration,

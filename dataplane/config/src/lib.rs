@@ -19,6 +19,7 @@ mod setting;
 mod storage;
 mod suggest;
 mod units;
+mod upkeep;
 mod validate;
 mod yaml;
 
@@ -41,6 +42,7 @@ pub use storage::{CatalogConfig, ObjectStoreConfig, ObjectStoreKind, StorageConf
 pub use units::{
     ByteSize, UnitError, duration, format_duration, optional_duration, parse_duration,
 };
+pub use upkeep::{UpkeepConfig, UpkeepPlace};
 pub use validate::is_loopback;
 
 /// The whole configuration of a data plane process.
@@ -68,6 +70,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// Limits of the query engine.
     pub query: QueryConfig,
+    /// Compaction of small files, deletion of objects nobody reads, scan for orphans.
+    pub upkeep: UpkeepConfig,
     /// Log output.
     pub log: LogConfig,
     /// How freed memory is given back to the system.

@@ -19,6 +19,10 @@ const MAX_MESSAGE_BYTES: ByteSize = ByteSize(i32::MAX as u64);
 const MIN_MESSAGE_BYTES: ByteSize = ByteSize::kib(64);
 /// A segment repeats the schemas it needs, so tiny ones are mostly schema.
 const MIN_SEGMENT_BYTES: ByteSize = ByteSize::kib(64);
+/// Files smaller than that cost more than they hold.
+const MIN_TARGET_BYTES: ByteSize = ByteSize::mib(1);
+/// Sorting keeps 10 MiB aside for merging what it wrote to disk.
+const MIN_COMPACTION_BYTES: ByteSize = ByteSize::mib(24);
 
 impl Config {
     /// Checks that a process of this role may start with these settings.
@@ -40,6 +44,7 @@ impl Config {
         check.object_store();
         check.durations();
         check.sizes();
+        check.upkeep();
         if check.problems.is_empty() {
             Ok(())
         } else {
@@ -429,6 +434,45 @@ impl Check<'_> {
                 format_duration(server.stream_idle_timeout)
             );
             self.problem("server.stream_keepalive_interval", message);
+        }
+    }
+
+    fn upkeep(&mut self) {
+        let Config { query, upkeep, .. } = self.config;
+        for (setting, duration) in [
+            ("upkeep.interval", upkeep.interval),
+            ("upkeep.gc_grace", upkeep.gc_grace),
+            ("upkeep.orphan_interval", upkeep.orphan_interval),
+            ("upkeep.orphan_grace", upkeep.orphan_grace),
+        ] {
+            if duration.is_zero() {
+                self.problem(setting, "must be longer than 0");
+            }
+        }
+        if let Some(timeout) = query.timeout
+            && upkeep.gc_grace <= timeout
+        {
+            let message = format!(
+                "must be longer than query.timeout ({}): a query may need an object until then",
+                format_duration(timeout)
+            );
+            self.problem("upkeep.gc_grace", message);
+        }
+        let (min, max) = (upkeep.compaction_min_files, upkeep.compaction_max_files);
+        if min < 2 {
+            self.problem("upkeep.compaction_min_files", "must be 2 or more");
+        }
+        if max < min {
+            let message = format!("must be {min} (upkeep.compaction_min_files) or more");
+            self.problem("upkeep.compaction_max_files", message);
+        }
+        if upkeep.compaction_target_bytes < MIN_TARGET_BYTES {
+            let message = format!("must be {MIN_TARGET_BYTES} or more");
+            self.problem("upkeep.compaction_target_bytes", message);
+        }
+        if upkeep.compaction_memory_bytes < MIN_COMPACTION_BYTES {
+            let message = format!("must be {MIN_COMPACTION_BYTES} or more");
+            self.problem("upkeep.compaction_memory_bytes", message);
         }
     }
 

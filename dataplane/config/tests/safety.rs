@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flightcluster_config::{
-    AuthMode, ByteSize, ClientAuth, Config, ObjectStoreKind, Role, is_loopback,
+    AuthMode, ByteSize, ClientAuth, Config, ObjectStoreKind, Role, UpkeepPlace, is_loopback,
 };
 
 /// The settings that are complained about.
@@ -376,6 +376,48 @@ fn sizes_are_sane() {
         standalone(|config| config.query.batch_rows = 0),
         ["query.batch_rows"]
     );
+}
+
+#[test]
+fn objects_stay_longer_than_a_query_and_compaction_has_sane_limits() {
+    let grace = standalone(|config| {
+        config.query.timeout = Some(Duration::from_secs(60));
+        config.upkeep.gc_grace = Duration::from_secs(60);
+    });
+    assert_eq!(grace, ["upkeep.gc_grace"]);
+    let found = standalone(|config| {
+        config.upkeep.interval = Duration::ZERO;
+        config.upkeep.compaction_min_files = 1;
+        config.upkeep.compaction_max_files = 0;
+        config.upkeep.compaction_target_bytes = ByteSize::kib(1);
+        config.upkeep.compaction_memory_bytes = ByteSize::mib(1);
+    });
+    assert_eq!(
+        found,
+        [
+            "upkeep.interval",
+            "upkeep.compaction_min_files",
+            "upkeep.compaction_max_files",
+            "upkeep.compaction_target_bytes",
+            "upkeep.compaction_memory_bytes"
+        ]
+    );
+    for (run_in, roles) in [
+        (
+            UpkeepPlace::Ingester,
+            &[Role::Standalone, Role::Ingester][..],
+        ),
+        (UpkeepPlace::Querier, &[Role::Standalone, Role::Querier]),
+        (UpkeepPlace::Nobody, &[]),
+    ] {
+        for role in Role::ALL {
+            assert_eq!(
+                run_in.includes(role),
+                roles.contains(&role),
+                "{run_in:?} {role}"
+            );
+        }
+    }
 }
 
 #[test]

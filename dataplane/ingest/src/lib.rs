@@ -59,6 +59,7 @@ pub use error::{Error, Fault};
 pub use fatal::Fatal;
 pub use ingest::{Ingest, IngestOptions};
 pub use observe::{NoObserver, Observer, Statistics};
+pub use parquet_file::file_properties;
 pub use producer::Producer;
 pub use table::TableMode;
 pub use writer::{Ack, TableWriter};

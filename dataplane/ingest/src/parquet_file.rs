@@ -70,7 +70,9 @@ pub(crate) fn encode(
         ("flightcluster.first_sequence", first_sequence.to_string()),
         ("flightcluster.last_sequence", last_sequence.to_string()),
     ];
-    let properties = properties(schema, metadata, max_row_group_rows).map_err(failed)?;
+    let metadata = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value));
+    let properties = file_properties(schema, metadata.to_vec(), max_row_group_rows);
+    let properties = properties.map_err(failed)?;
     let mut writer = ArrowWriter::try_new(Vec::new(), SchemaRef::clone(schema), Some(properties))
         .map_err(failed)?;
     let time_column = time_column(schema);
@@ -98,24 +100,26 @@ pub(crate) fn path(database: &str, table: TableId) -> object_store::path::Path {
     object_store::path::Path::from_iter([database, &table.to_string(), &name])
 }
 
-/// How a file of `schema` is written.
+/// How a file of `schema` is written, by whomever.
 ///
 /// Texts and bytes get a dictionary, which tags are made for. Numbers don't: a column of times or
 /// measurements has as many values as rows, and building its dictionary only to give it up cost a
 /// third of all encoding. Integers and times are stored as differences, which regular ones need
 /// almost no bytes for.
-fn properties(
+///
+/// # Errors
+/// When the schema has no Parquet form.
+pub fn file_properties(
     schema: &Schema,
-    metadata: [(&str, String); 6],
+    metadata: Vec<KeyValue>,
     max_row_group_rows: usize,
 ) -> Result<WriterProperties, ParquetError> {
-    let pairs = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value));
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_dictionary_enabled(false)
         .set_max_row_group_row_count(Some(max_row_group_rows.max(1)))
         .set_created_by(format!("flightcluster {}", env!("CARGO_PKG_VERSION")))
-        .set_key_value_metadata(Some(pairs.to_vec()));
+        .set_key_value_metadata(Some(metadata));
     for column in ArrowSchemaConverter::new().convert(schema)?.columns() {
         let path = column.path().clone();
         properties = match column.physical_type() {

@@ -10,7 +10,7 @@
 //! A table is `table`, `schema.table` or `database.schema.table`; what is missing is taken from the
 //! request (`public` is the schema of all user tables). Names that are not quoted are read in lower
 //! case, as SQL has it: a table created as `Flights` by a writer is `"Flights"` in SQL. Every
-//! database also has `information_schema` and `system` (`tables`, `files`, `ingesters`, `queries`).
+//! database also has `information_schema` and `system` (`tables`, `files`, `compactions`, `ingesters`, `queries`).
 //!
 //! # Security
 //! No statement reaches the local file system: the engine has one object store and no table or file
@@ -41,6 +41,7 @@ pub mod ports;
 mod provider;
 mod recent;
 mod references;
+pub mod rewrite;
 mod running;
 mod schema;
 mod session;

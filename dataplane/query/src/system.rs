@@ -7,15 +7,18 @@ use arrow_array::builder::{
     BooleanBuilder, Int64Builder, StringBuilder, TimestampMillisecondBuilder,
     TimestampNanosecondBuilder, UInt32Builder, UInt64Builder,
 };
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
-use flightcluster_catalog::{Catalog, Ingester, IngesterState, Snapshot};
+use flightcluster_catalog::{Catalog, Ingester, IngesterState, Replacement, Snapshot};
 
 use crate::Error;
 use crate::running::{Running, RunningQuery};
+
+/// Most rows of `system.compactions`, the newest.
+const COMPACTIONS: u32 = 1_000;
 
 /// A table of schema `system`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +27,8 @@ pub(crate) enum SystemTable {
     Tables,
     /// The Parquet files of the database.
     Files,
+    /// What took the place of which files lately: compactions, deletions, retention.
+    Compactions,
     /// The ingesters of the cluster.
     Ingesters,
     /// The queries of the database on this server, waiting and running.
@@ -31,12 +36,19 @@ pub(crate) enum SystemTable {
 }
 
 impl SystemTable {
-    pub(crate) const ALL: [Self; 4] = [Self::Tables, Self::Files, Self::Ingesters, Self::Queries];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Tables,
+        Self::Files,
+        Self::Compactions,
+        Self::Ingesters,
+        Self::Queries,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tables => "tables",
             Self::Files => "files",
+            Self::Compactions => "compactions",
             Self::Ingesters => "ingesters",
             Self::Queries => "queries",
         }
@@ -73,6 +85,19 @@ impl SystemTable {
                 ("max_time", nanos, true),
                 ("begin_snapshot", DataType::UInt64, false),
             ],
+            Self::Compactions => vec![
+                ("table_name", DataType::Utf8, false),
+                ("table_id", DataType::UInt64, false),
+                ("cause", DataType::Utf8, false),
+                ("snapshot", DataType::UInt64, false),
+                ("input_files", DataType::UInt64, false),
+                ("input_bytes", DataType::UInt64, false),
+                ("input_rows", DataType::UInt64, false),
+                ("output_files", DataType::UInt64, false),
+                ("output_bytes", DataType::UInt64, false),
+                ("output_rows", DataType::UInt64, false),
+                ("committed_at", millis, false),
+            ],
             Self::Ingesters => vec![
                 ("ingester_id", DataType::UInt64, false),
                 ("name", DataType::Utf8, false),
@@ -105,6 +130,13 @@ impl SystemTable {
         let columns = match self {
             Self::Tables => tables(&everything(catalog, database).await?),
             Self::Files => files(&everything(catalog, database).await?),
+            Self::Compactions => {
+                let replacements = catalog
+                    .list_replacements(database, COMPACTIONS)
+                    .await
+                    .map_err(|source| Error::from_catalog("listing compactions", source))?;
+                compactions(&replacements)
+            }
             Self::Ingesters => {
                 let ingesters = catalog
                     .list_ingesters()
@@ -215,6 +247,33 @@ fn files(snapshot: &Snapshot) -> Vec<ArrayRef> {
         Arc::new(min_time.finish()),
         Arc::new(max_time.finish()),
         Arc::new(begin.finish()),
+    ]
+}
+
+fn compactions(replacements: &[Replacement]) -> Vec<ArrayRef> {
+    let mut name = StringBuilder::new();
+    let mut cause = StringBuilder::new();
+    let mut committed = TimestampMillisecondBuilder::new().with_timezone("UTC");
+    for replacement in replacements {
+        name.append_value(&replacement.name.table);
+        cause.append_value(replacement.cause.as_str());
+        committed.append_value(replacement.committed_at_millis);
+    }
+    let numbers = |of: fn(&Replacement) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(replacements.iter().map(of)))
+    };
+    vec![
+        Arc::new(name.finish()),
+        numbers(|each| each.table.0),
+        Arc::new(cause.finish()),
+        numbers(|each| each.snapshot.0),
+        numbers(|each| each.input_files),
+        numbers(|each| each.input_bytes),
+        numbers(|each| each.input_rows),
+        numbers(|each| each.output_files),
+        numbers(|each| each.output_bytes),
+        numbers(|each| each.output_rows),
+        Arc::new(committed.finish()),
     ]
 }
 

@@ -21,6 +21,7 @@ use flightcluster_server::{
 };
 use flightcluster_telemetry::memory::memory_limit_bytes;
 use flightcluster_telemetry::metrics::Metrics;
+use flightcluster_upkeep::Upkeep;
 use flightcluster_wal::RealDisk;
 use object_store::ObjectStore;
 
@@ -48,6 +49,8 @@ pub(crate) struct Parts {
     pub(crate) ingest: Option<Arc<Ingest>>,
     /// The query engine of this process.
     pub(crate) engine: Option<Engine>,
+    /// Compaction and deletion, when this process does them.
+    pub(crate) upkeep: Option<Upkeep>,
     /// What the internal port serves.
     pub(crate) internal_router: InternalRouter,
 }
@@ -64,11 +67,50 @@ pub(crate) async fn open(
 ) -> anyhow::Result<Parts> {
     let catalog = open_catalog(config, identities, metrics).await?;
     let store = open_store(role, config, identities).await?;
+    // The name an ingester has, or would have.
+    let node_name = match (&config.server.node_name, role) {
+        // Its data may move to another machine, or into a container with another host name.
+        (None, Role::Standalone) => role.as_str().to_owned(),
+        _ => config.server.node_name(),
+    };
+    let upkeep = match config.upkeep.run_in.includes(role) {
+        true => Some(super::upkeep::open(
+            config,
+            &node_name,
+            &catalog,
+            &store,
+            metrics.upkeep.clone(),
+        )?),
+        false => None,
+    };
+    let parts = open_parts(
+        role,
+        config,
+        internal,
+        identities,
+        metrics,
+        (catalog, store),
+        node_name,
+    );
+    Ok(Parts {
+        upkeep,
+        ..parts.await?
+    })
+}
+
+async fn open_parts(
+    role: Role,
+    config: &Config,
+    internal: Option<SocketAddr>,
+    identities: &Identities,
+    metrics: &Metrics,
+    (catalog, store): (Arc<dyn Catalog>, Arc<dyn ObjectStore>),
+    name: String,
+) -> anyhow::Result<Parts> {
     match role {
         Role::Catalog => Ok(catalog_parts(config, catalog, store)),
         Role::Ingester => {
             let url = internal_url(config, internal);
-            let name = config.server.node_name();
             let peers = Arc::new(Peers::new(identities.peer_tls.clone()));
             let peers = Arc::new(PeerIngesters(peers));
             let ingest = open_ingest(config, name, url, &catalog, &store, peers, metrics).await?;
@@ -77,9 +119,6 @@ pub(crate) async fn open(
         Role::Querier => querier_parts(config, catalog, store, identities),
         Role::Standalone => {
             let url = internal_url(config, internal);
-            // Its data may move to another machine, or into a container with another host name.
-            let name = config.server.node_name.clone();
-            let name = name.unwrap_or_else(|| Role::Standalone.as_str().to_owned());
             let none = Arc::new(NoPeers);
             let ingest = open_ingest(config, name, url, &catalog, &store, none, metrics).await?;
             standalone_parts(config, catalog, store, ingest)
@@ -243,6 +282,7 @@ fn catalog_parts(config: &Config, catalog: Arc<dyn Catalog>, store: Arc<dyn Obje
         backends: None,
         ingest: None,
         engine: None,
+        upkeep: None,
         internal_router: Box::new(internal),
     }
 }
@@ -272,6 +312,7 @@ fn ingester_parts(config: &Config, catalog: Arc<dyn Catalog>, ingest: Arc<Ingest
         }),
         ingest: Some(ingest),
         engine: None,
+        upkeep: None,
         internal_router: Box::new(internal),
     }
 }
@@ -321,6 +362,7 @@ fn public_only(
         }),
         ingest,
         engine: Some(engine),
+        upkeep: None,
         internal_router: Box::new(|_, _| Router::new()),
     }
 }

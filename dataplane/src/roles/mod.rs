@@ -5,7 +5,7 @@
 //! object store → replay of the WAL → ready.
 //!
 //! # Stop (SIGTERM, SIGINT)
-//! not ready → the drain window, in which new calls are refused as DRAINING on the open port → the
+//! not ready → upkeep ends → the drain window, in which new calls are refused as DRAINING on the open port → the
 //! port closes, running calls finish until the deadline → the ingester flushes and signs off → the
 //! internal port closes → exit 0. A second signal ends the process at once.
 //!
@@ -17,6 +17,7 @@ mod identity;
 mod measured;
 mod observe;
 mod ports;
+mod upkeep;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,6 +42,9 @@ pub(crate) use backends::{catalog_file, wal_directory};
 use identity::Identities;
 pub(crate) use identity::peer_tls;
 use ports::Ports;
+
+/// Time upkeep gets to take back what it was writing when the process stops.
+const UPKEEP_STOP: Duration = Duration::from_secs(2);
 
 /// Starts a role and runs it until it is told to stop.
 pub(crate) fn start(role: Role, args: &ServerArgs) -> anyhow::Result<ExitCode> {
@@ -154,6 +158,7 @@ async fn run(
         backends,
         ingest,
         engine,
+        upkeep,
         internal_router,
     } = tokio::select! {
         parts = opening => parts?,
@@ -177,6 +182,7 @@ async fn run(
     if let Some(backends) = backends {
         service.ready(backends);
     }
+    let upkeep = upkeep.map(upkeep::Running::start);
     gate.open();
     started.set_ok();
     observe::check_advertised(&config, bound.public).await;
@@ -197,6 +203,9 @@ async fn run(
     };
     health.set_draining();
     gate.drain();
+    if let Some(upkeep) = upkeep {
+        upkeep.stop(UPKEEP_STOP).await;
+    }
     if let Some(fatal) = fatal {
         tracing::error!(error = %chain(&fatal), "the ingester can't go on; the process ends");
         return Ok(ExitCode::FAILURE);

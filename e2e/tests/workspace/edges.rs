@@ -11,7 +11,7 @@ use serde_json::Value;
 pub(crate) type Crates = BTreeMap<String, BTreeSet<String>>;
 
 /// All names without the prefix `flightcluster-`; the binary's own crate is `flightcluster`.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("config", &[]),
     ("crds", &[]),
     ("telemetry", &[]),
@@ -23,6 +23,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("objectstore", &["config", "tls"]),
     ("ingest", &["catalog", "config", "wal"]),
     ("query", &["catalog", "config"]),
+    ("upkeep", &["catalog", "config"]),
     (
         "server",
         &[
@@ -49,6 +50,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "server",
             "telemetry",
             "tls",
+            "upkeep",
             "wal",
             "wire",
         ],

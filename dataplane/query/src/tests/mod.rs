@@ -8,3 +8,4 @@ mod fixture;
 mod hand_off;
 mod limits;
 mod parameters;
+mod rewriting;

@@ -9,6 +9,7 @@
 mod declare;
 mod guard;
 mod reference;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,6 +26,7 @@ use declare::Declarer;
 pub use declare::{Declaration, HistogramFamily, Labels, MemoryMetrics};
 pub use guard::{GaugeGuard, RpcCall};
 pub use reference::reference_page;
+pub use upkeep::UpkeepMetrics;
 
 /// Defines a set of labels and the names of them.
 macro_rules! labels {
@@ -113,6 +115,13 @@ labels!(
     CategoryLabels {
         /// Category of the error.
         category
+    }
+);
+labels!(
+    /// A job of upkeep.
+    JobLabels {
+        /// Name of the job, such as `compaction`.
+        job
     }
 );
 
@@ -460,6 +469,8 @@ pub struct Metrics {
     pub catalog: CatalogMetrics,
     /// Queries.
     pub query: QueryMetrics,
+    /// Compaction and deletion.
+    pub upkeep: UpkeepMetrics,
     exposition: Exposition,
 }
 
@@ -479,6 +490,7 @@ impl Metrics {
         let ingest = IngestMetrics::declare(&mut declare);
         let catalog = CatalogMetrics::declare(&mut declare);
         let query = QueryMetrics::declare(&mut declare);
+        let upkeep = UpkeepMetrics::declare(&mut declare);
         let exposition = Exposition(Arc::new(declare.registry));
         let metrics = Self {
             process,
@@ -488,6 +500,7 @@ impl Metrics {
             ingest,
             catalog,
             query,
+            upkeep,
             exposition,
         };
         (metrics, declare.declarations)

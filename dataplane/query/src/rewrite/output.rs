@@ -1,0 +1,367 @@
+//! The files a rewrite writes: encoded as its caller says, sent to the object store in parts while
+//! they grow.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType,
+};
+use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow_schema::{DataType, SchemaRef, TimeUnit};
+use arrow_select::filter::filter_record_batch;
+use bytes::Bytes;
+use flightcluster_catalog::{NewFile, SequenceNumber, Table};
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
+use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use tracing::debug;
+
+use super::scan::time_column;
+use super::{Inner, RewriteError, RewriteRequest};
+
+/// Size of a part: object stores take parts from 5 MiB, and want them all of one size.
+const PART_BYTES: usize = 8 << 20;
+
+/// Version of the key-value metadata, as flushes write it.
+const FORMAT: &str = "1";
+
+/// The outputs of one rewrite.
+pub(super) struct Outputs<'a> {
+    inner: &'a Inner,
+    table: &'a Table,
+    schema: SchemaRef,
+    time_column: Option<usize>,
+    sequences: (SequenceNumber, SequenceNumber),
+    open: Option<Output>,
+    done: Vec<NewFile>,
+}
+
+/// A file that is being written.
+struct Output {
+    path: Path,
+    writer: ArrowWriter<Vec<u8>>,
+    upload: Option<Box<dyn MultipartUpload>>,
+    sent: u64,
+    rows: u64,
+    /// `None` once a row has no time.
+    time_range: Option<(i64, i64)>,
+}
+
+/// What became of a batch.
+pub(super) struct Kept {
+    /// Rows that were too old.
+    pub(super) removed: u64,
+}
+
+impl<'a> Outputs<'a> {
+    pub(super) fn new(inner: &'a Inner, request: &'a RewriteRequest, schema: SchemaRef) -> Self {
+        let files = request.files.iter().map(|file| &file.file);
+        let first = files.clone().map(|file| file.first_sequence).min();
+        let last = files.map(|file| file.last_sequence).max();
+        Self {
+            inner,
+            table: &request.table,
+            time_column: time_column(&schema),
+            schema,
+            sequences: (first.unwrap_or_default(), last.unwrap_or_default()),
+            open: None,
+            done: Vec::new(),
+        }
+    }
+
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Writes the rows of a batch that are not before `keep_from`.
+    pub(super) async fn write(
+        &mut self,
+        batch: RecordBatch,
+        keep_from: Option<i64>,
+    ) -> Result<Kept, RewriteError> {
+        let rows = batch.num_rows();
+        let batch = self.kept(self.fitting(batch)?, keep_from)?;
+        let removed = (rows - batch.num_rows()) as u64;
+        if batch.num_rows() > 0 {
+            self.write_rows(&batch).await?;
+        }
+        Ok(Kept { removed })
+    }
+
+    async fn write_rows(&mut self, batch: &RecordBatch) -> Result<(), RewriteError> {
+        if self.open.is_none() {
+            self.open = Some(self.begin()?);
+        }
+        let (time_column, row_group_bytes) = (self.time_column, self.inner.row_group_bytes);
+        let output = self.open.as_mut().expect("was begun above");
+        let written = output.add(batch, time_column, row_group_bytes);
+        let full = output.size() >= self.inner.target_bytes;
+        written.map_err(|source| encode_error(self.table, source))?;
+        output.send(self.inner.store.as_ref(), PART_BYTES).await?;
+        match full {
+            true => self.finish().await,
+            false => Ok(()),
+        }
+    }
+
+    fn begin(&self) -> Result<Output, RewriteError> {
+        // `<database>/<table id>/<uuid>.parquet`, as flushes name their files.
+        let name = format!("{}.parquet", uuid::Uuid::now_v7());
+        let path = Path::from_iter([
+            self.table.name.database.as_str(),
+            &self.table.id.to_string(),
+            &name,
+        ]);
+        let (first, last) = self.sequences;
+        let metadata = [
+            ("flightcluster.format", FORMAT.to_owned()),
+            ("flightcluster.table_id", self.table.id.to_string()),
+            (
+                "flightcluster.schema_version",
+                self.table.schema_version.to_string(),
+            ),
+            ("flightcluster.first_sequence", first.to_string()),
+            ("flightcluster.last_sequence", last.to_string()),
+        ];
+        let pairs = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value));
+        let properties =
+            (self.inner.properties)(&self.schema, pairs.to_vec(), self.inner.max_row_group_rows);
+        let writer = properties.and_then(|properties| {
+            ArrowWriter::try_new(Vec::new(), Arc::clone(&self.schema), Some(properties))
+        });
+        Ok(Output {
+            path,
+            writer: writer.map_err(|source| encode_error(self.table, source))?,
+            upload: None,
+            sent: 0,
+            rows: 0,
+            time_range: self.time_column.map(|_| (i64::MAX, i64::MIN)),
+        })
+    }
+
+    /// Completes the file that is being written, if any.
+    pub(super) async fn finish(&mut self) -> Result<(), RewriteError> {
+        let Some(output) = &mut self.open else {
+            return Ok(());
+        };
+        // Whatever fails here, the file stays in `open`, to be removed.
+        let finished = output.writer.finish();
+        finished.map_err(|source| encode_error(self.table, source))?;
+        output.complete(self.inner.store.as_ref()).await?;
+        let Some(output) = self.open.take() else {
+            return Ok(());
+        };
+        self.done.push(NewFile {
+            table: self.table.id,
+            path: output.path.to_string(),
+            size_bytes: output.sent,
+            rows: output.rows,
+            schema_version: self.table.schema_version,
+            first_sequence: self.sequences.0,
+            last_sequence: self.sequences.1,
+            time_range_nanos: output.time_range.filter(|(low, high)| low <= high),
+        });
+        Ok(())
+    }
+
+    /// The completed files.
+    pub(super) fn into_files(self) -> Vec<NewFile> {
+        self.done
+    }
+
+    /// Takes everything back, as far as the store lets it.
+    pub(super) async fn remove(self) {
+        let mut paths: Vec<Path> = Vec::new();
+        if let Some(output) = self.open {
+            if let Some(mut upload) = output.upload
+                && let Err(error) = upload.abort().await
+            {
+                debug!(path = %output.path, %error, "can't abort an upload");
+            }
+            paths.push(output.path);
+        }
+        let done = self.done.iter().map(|file| Path::parse(&file.path));
+        paths.extend(done.filter_map(Result::ok));
+        for path in paths {
+            match self.inner.store.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => debug!(%path, %error, "can't remove a file of a failed rewrite"),
+            }
+        }
+    }
+
+    /// The batch in exactly the schema of the table; the reader may have its own metadata.
+    fn fitting(&self, batch: RecordBatch) -> Result<RecordBatch, RewriteError> {
+        if batch.schema_ref() == &self.schema {
+            return Ok(batch);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let columns = batch.columns().to_vec();
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map_err(|source| self.fit_error(source))
+    }
+
+    fn kept(
+        &self,
+        batch: RecordBatch,
+        keep_from: Option<i64>,
+    ) -> Result<RecordBatch, RewriteError> {
+        let (Some(from), Some(at)) = (keep_from, self.time_column) else {
+            return Ok(batch);
+        };
+        let column = batch.column(at);
+        let Some((values, nanos)) = timestamps(column) else {
+            return Ok(batch);
+        };
+        let young = |(row, value): (usize, &i64)| {
+            column.is_null(row) || i128::from(*value) * i128::from(nanos) >= i128::from(from)
+        };
+        let keep: BooleanArray = values
+            .iter()
+            .enumerate()
+            .map(|row| Some(young(row)))
+            .collect();
+        if keep.true_count() == batch.num_rows() {
+            return Ok(batch);
+        }
+        filter_record_batch(&batch, &keep).map_err(|source| self.fit_error(source))
+    }
+
+    fn fit_error(&self, source: arrow_schema::ArrowError) -> RewriteError {
+        RewriteError::Fit {
+            table: self.table.name.to_string(),
+            source,
+        }
+    }
+}
+
+impl Output {
+    fn add(
+        &mut self,
+        batch: &RecordBatch,
+        time_column: Option<usize>,
+        row_group_bytes: usize,
+    ) -> Result<(), ParquetError> {
+        self.writer.write(batch)?;
+        self.rows += batch.num_rows() as u64;
+        self.time_range = time_column.and_then(|at| {
+            let range = self.time_range?;
+            widen_range(range, batch.column(at))
+        });
+        if self.writer.in_progress_size() >= row_group_bytes {
+            self.writer.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes encoded so far, nearly.
+    fn size(&self) -> u64 {
+        let waiting = self.writer.inner().len() + self.writer.in_progress_size();
+        self.sent + waiting as u64
+    }
+
+    /// Sends what is encoded in parts, while there is at least one part.
+    async fn send(&mut self, store: &dyn ObjectStore, part: usize) -> Result<(), RewriteError> {
+        while self.writer.inner().len() >= part {
+            let encoded = self.writer.inner_mut();
+            let rest = encoded.split_off(part);
+            let bytes = std::mem::replace(encoded, rest);
+            self.put(store, bytes)
+                .await
+                .map_err(self::store_error(&self.path))?;
+        }
+        Ok(())
+    }
+
+    async fn put(
+        &mut self,
+        store: &dyn ObjectStore,
+        bytes: Vec<u8>,
+    ) -> Result<(), object_store::Error> {
+        let upload = match &mut self.upload {
+            Some(upload) => upload,
+            upload @ None => upload.insert(store.put_multipart(&self.path).await?),
+        };
+        let length = bytes.len() as u64;
+        upload
+            .put_part(PutPayload::from(Bytes::from(bytes)))
+            .await?;
+        self.sent += length;
+        Ok(())
+    }
+
+    /// Sends the rest; the object is there when this returns.
+    async fn complete(&mut self, store: &dyn ObjectStore) -> Result<(), RewriteError> {
+        self.send(store, PART_BYTES).await?;
+        let rest = std::mem::take(self.writer.inner_mut());
+        let completed = async {
+            if self.upload.is_none() {
+                self.sent = rest.len() as u64;
+                store
+                    .put(&self.path, PutPayload::from(Bytes::from(rest)))
+                    .await?;
+                return Ok(());
+            }
+            if !rest.is_empty() {
+                self.put(store, rest).await?;
+            }
+            match &mut self.upload {
+                Some(upload) => upload.complete().await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let completed: Result<(), object_store::Error> = completed.await;
+        completed.map_err(self::store_error(&self.path))
+    }
+}
+
+fn store_error(path: &Path) -> impl FnOnce(object_store::Error) -> RewriteError + use<> {
+    let path = path.to_string();
+    move |source| RewriteError::Store { path, source }
+}
+
+fn encode_error(table: &Table, source: ParquetError) -> RewriteError {
+    RewriteError::Encode {
+        table: table.name.to_string(),
+        source,
+    }
+}
+
+/// Takes the times of a column into the range; `None` when one is null or out of range, because such
+/// a row must not be skipped.
+fn widen_range(range: (i64, i64), column: &ArrayRef) -> Option<(i64, i64)> {
+    if column.null_count() > 0 {
+        return None;
+    }
+    let (values, nanos) = timestamps(column)?;
+    values.iter().try_fold(range, |(low, high), value| {
+        let value = value.checked_mul(nanos)?;
+        Some((low.min(value), high.max(value)))
+    })
+}
+
+/// The values of a timestamp column and the nanoseconds of one unit.
+fn timestamps(column: &ArrayRef) -> Option<(&[i64], i64)> {
+    let DataType::Timestamp(unit, _) = column.data_type() else {
+        return None;
+    };
+    Some(match unit {
+        TimeUnit::Second => (
+            column.as_primitive::<TimestampSecondType>().values(),
+            1_000_000_000,
+        ),
+        TimeUnit::Millisecond => (
+            column.as_primitive::<TimestampMillisecondType>().values(),
+            1_000_000,
+        ),
+        TimeUnit::Microsecond => (
+            column.as_primitive::<TimestampMicrosecondType>().values(),
+            1_000,
+        ),
+        TimeUnit::Nanosecond => (column.as_primitive::<TimestampNanosecondType>().values(), 1),
+    })
+}

@@ -1,0 +1,114 @@
+//! Objects in the store that the catalog does not know.
+//!
+//! A flush or compaction that died between writing and committing leaves one, and so does a catalog
+//! that was restored to an earlier state: then orphans hold rows. Therefore they are reported, and
+//! deleted only when a setting says so.
+
+use std::time::SystemTime;
+
+use flightcluster_catalog::JobKind;
+use futures::StreamExt as _;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::error::Error;
+use crate::rounds::{LEASE, Upkeep};
+
+/// Paths asked about in one call.
+const BATCH: usize = 1_000;
+
+/// Orphans named in the log.
+const NAMED: usize = 10;
+
+/// What a scan found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Orphans {
+    /// Objects nobody knows.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those of them that were queued for deletion.
+    pub condemned: u64,
+}
+
+impl Upkeep {
+    /// Compares the object store with the catalog; `None` when another process does.
+    ///
+    /// # Errors
+    /// [`Error::List`], [`Error::Catalog`]; what was found so far is forgotten.
+    pub async fn scan_orphans(&self, stop: &CancellationToken) -> Result<Option<Orphans>, Error> {
+        let job = (JobKind::OrphanScan, None);
+        if !self.lease(job, LEASE).await? {
+            return Ok(None);
+        }
+        let found = self.scan(stop).await;
+        self.give_back(job).await;
+        let found = found?;
+        self.observer.orphans(found.objects, found.bytes);
+        Ok(Some(found))
+    }
+
+    async fn scan(&self, stop: &CancellationToken) -> Result<Orphans, Error> {
+        let now = SystemTime::now();
+        let mut orphans = Orphans::default();
+        let mut named = 0;
+        let mut batches = self.store.list(None).chunks(BATCH);
+        while let Some(batch) = batches.next().await {
+            if stop.is_cancelled() {
+                break;
+            }
+            let batch: Result<Vec<ObjectMeta>, _> = batch.into_iter().collect();
+            let mut old = batch.map_err(|source| Error::List { source })?;
+            old.retain(|object| {
+                let age = now.duration_since(object.last_modified.into());
+                // A time in the future says nothing: the object is taken for young.
+                is_data_file(&object.location)
+                    && age.is_ok_and(|age| age >= self.config.orphan_grace)
+            });
+            let unknown = self.unknown(&old).await?;
+            for object in old {
+                if !unknown.contains(&object.location.to_string()) {
+                    continue;
+                }
+                orphans.objects += 1;
+                orphans.bytes += object.size;
+                if named < NAMED {
+                    named += 1;
+                    warn!(path = %object.location, bytes = object.size, "an object the catalog does not know");
+                }
+            }
+            if self.config.delete_orphans && !unknown.is_empty() {
+                orphans.condemned += self
+                    .catalog
+                    .condemn_paths(&unknown)
+                    .await
+                    .map_err(Error::catalog("queueing orphans for deletion"))?;
+            }
+        }
+        Ok(orphans)
+    }
+
+    async fn unknown(&self, objects: &[ObjectMeta]) -> Result<Vec<String>, Error> {
+        let paths = objects.iter().map(|object| object.location.to_string());
+        let paths: Vec<String> = paths.collect();
+        if paths.is_empty() {
+            return Ok(paths);
+        }
+        self.catalog
+            .unknown_paths(&paths)
+            .await
+            .map_err(Error::catalog("looking paths up"))
+    }
+}
+
+/// Whether this is the name of a file of a table, `<database>/<table id>/<uuid>.parquet`. Whatever
+/// else is in the store belongs to somebody else.
+fn is_data_file(path: &Path) -> bool {
+    let parts: Vec<_> = path.parts().collect();
+    let [_, table, name] = &parts[..] else {
+        return false;
+    };
+    table.as_ref().parse::<u64>().is_ok() && name.as_ref().ends_with(".parquet")
+}
