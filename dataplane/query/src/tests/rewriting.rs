@@ -120,7 +120,11 @@ impl Place {
         let batches: Result<Vec<_>, _> = reader.build().unwrap().collect();
         let batch = concat_batches(&schema, &batches.unwrap()).unwrap();
         assert_eq!(batch.num_rows() as u64, file.rows);
-        batch
+        // The reader puts what the file says of itself among the metadata of the schema.
+        let mut metadata = schema.metadata().clone();
+        metadata.retain(|key, _| !key.starts_with("flightcluster."));
+        let schema = Schema::new_with_metadata(schema.fields().clone(), metadata);
+        RecordBatch::try_new(Arc::new(schema), batch.columns().to_vec()).unwrap()
     }
 
     async fn objects(&self) -> usize {
