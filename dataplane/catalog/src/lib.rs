@@ -79,7 +79,15 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
 
     /// A consistent view of the named tables and of the active ingesters. Unknown names are left
     /// out.
-    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error>;
+    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error> {
+        self.read_snapshot(SnapshotRequest::whole(tables)).await
+    }
+
+    /// The same, with a choice of the files of each table: of a table with very many, a query wants
+    /// few. Watermarks are always those of all files.
+    ///
+    /// A catalog of an older release gives more files than were asked for, never fewer.
+    async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error>;
 
     /// Registers an ingester by its node name: new on first sight, else the same id with the next
     /// epoch and state `Active`.

@@ -305,13 +305,53 @@ pub enum IfExists {
     Replace,
 }
 
+/// What a [`Snapshot`] is to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SnapshotRequest {
+    /// The tables, and which of their files.
+    pub tables: Vec<(TableName, FileChoice)>,
+}
+
+impl SnapshotRequest {
+    /// These tables with all their files.
+    #[must_use]
+    pub fn whole(tables: &[TableName]) -> Self {
+        let tables = tables.iter().map(|name| (name.clone(), FileChoice::All));
+        Self {
+            tables: tables.collect(),
+        }
+    }
+}
+
+/// Which files of a table a [`Snapshot`] is to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileChoice {
+    /// All.
+    #[default]
+    All,
+    /// All, or none when there are more; [`TableSnapshot::files_left_out`] says which.
+    AtMost(u32),
+    /// Those that may have rows with a time in this range, nanoseconds since the Unix epoch, both
+    /// ends included: files with another known time range are left out.
+    Between {
+        /// The earliest time.
+        from_nanos: i64,
+        /// The latest time.
+        to_nanos: i64,
+    },
+}
+
 /// One table inside a [`Snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSnapshot {
     /// The table with the schema of this snapshot.
     pub table: Table,
-    /// Its live files.
+    /// Its live files, as far as they were asked for.
     pub files: Vec<File>,
+    /// Set when the table has more files than [`FileChoice::AtMost`] allows: none are here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub files_left_out: bool,
     /// Per ingester the highest sequence number that is in those files; missing means 0.
     pub watermarks: Vec<(IngesterId, SequenceNumber)>,
 }

@@ -32,6 +32,7 @@ mod depth;
 mod engine;
 mod error;
 mod execute;
+mod floats;
 mod functions;
 mod growth;
 mod names;
@@ -48,6 +49,7 @@ mod session;
 mod sort;
 mod statement;
 mod system;
+mod times;
 mod update;
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::utils::datafusion_strsim::normalized_levenshtein;
 use datafusion::common::utils::quote_identifier;
-use flightcluster_catalog::{Snapshot, SnapshotId, TableName, UNPUBLISHED_SCHEMA};
+use flightcluster_catalog::{
+    FileChoice, Snapshot, SnapshotId, SnapshotRequest, TableName, UNPUBLISHED_SCHEMA,
+};
 
 use crate::Error;
 use crate::access::{Access, AccessKind};
@@ -19,6 +21,10 @@ use crate::recent::View;
 use crate::schema::decode_schema;
 use crate::statement::{Effect, INFORMATION_SCHEMA, PUBLIC, SYSTEM, Statement};
 use crate::system::SystemTable;
+
+/// Files of a table that are listed while planning. With more, the plan is made first, because its
+/// filters may leave few of them; listing this many costs about as much as asking twice.
+const FILES_WHILE_PLANNING: u32 = 256;
 
 /// How alike an existing name must be to be offered for an unknown one (1 is equal).
 const SIMILAR: f64 = 0.6;
@@ -87,11 +93,7 @@ pub(crate) async fn look_up(
     }
     let looked_up = !stored.is_empty();
     let snapshot = match looked_up {
-        true => inner
-            .catalog
-            .snapshot(&stored)
-            .await
-            .map_err(|source| Error::from_catalog("taking a snapshot", source))?,
+        true => first_snapshot(inner, &stored).await?,
         false => Snapshot {
             id: SnapshotId(0),
             tables: Vec::new(),
@@ -144,17 +146,23 @@ pub(crate) async fn look_up(
     })
 }
 
+/// What planning needs; the files too, where there are few.
+async fn first_snapshot(inner: &Inner, tables: &[TableName]) -> Result<Snapshot, Error> {
+    let few = FileChoice::AtMost(FILES_WHILE_PLANNING);
+    let tables = tables.iter().map(|name| (name.clone(), few)).collect();
+    inner
+        .catalog
+        .read_snapshot(SnapshotRequest { tables })
+        .await
+        .map_err(|source| Error::from_catalog("taking a snapshot", source))
+}
+
 fn stored_table(
     table: &flightcluster_catalog::Table,
     schema: SchemaRef,
     view: &Arc<View>,
 ) -> Arc<dyn TableProvider> {
-    Arc::new(StoredTable::new(
-        table.id,
-        table.name.clone(),
-        schema,
-        Arc::clone(view),
-    ))
+    Arc::new(StoredTable::new(table, schema, Arc::clone(view)))
 }
 
 /// How the target of an `INSERT` is shown to the planner: a null where none may be is then found

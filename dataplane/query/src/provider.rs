@@ -17,11 +17,12 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
-use flightcluster_catalog::{File, TableId, TableName};
+use flightcluster_catalog::{File, Table, TableId, TableName};
 use object_store::path::Path;
 
 use crate::recent::{FreshRows, View};
 use crate::session::store_url;
+use crate::times::{TimeColumn, TimeRange};
 
 /// A stored table in the schema it had when the query was planned.
 ///
@@ -32,14 +33,17 @@ pub(crate) struct StoredTable {
     id: TableId,
     name: TableName,
     schema: SchemaRef,
+    time: Option<TimeColumn>,
     view: Arc<View>,
 }
 
 impl StoredTable {
-    pub(crate) fn new(id: TableId, name: TableName, schema: SchemaRef, view: Arc<View>) -> Self {
+    /// `schema` is that of `table`, maybe with more nulls allowed.
+    pub(crate) fn new(table: &Table, schema: SchemaRef, view: Arc<View>) -> Self {
         Self {
-            id,
-            name,
+            id: table.id,
+            name: table.name.clone(),
+            time: TimeColumn::of(&schema, table.schema_version),
             schema,
             view,
         }
@@ -57,10 +61,21 @@ impl StoredTable {
         Arc::clone(&self.schema)
     }
 
+    pub(crate) fn time_column(&self) -> Option<&TimeColumn> {
+        self.time.as_ref()
+    }
+
+    /// The times rows that pass these filters can have.
+    pub(crate) fn times(&self, filters: &[Expr]) -> TimeRange {
+        let time = self.time.as_ref();
+        time.map_or(TimeRange::ALL, |time| time.range(filters))
+    }
+
+    /// A scan of `files`, in this order as far as each partition goes.
     fn files(
         &self,
         state: &dyn Session,
-        files: &[File],
+        files: &[&File],
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
@@ -69,7 +84,7 @@ impl StoredTable {
             .iter()
             .map(|file| self.file(file))
             .collect::<Result<Vec<_>, _>>()?;
-        let groups = FileGroup::new(parts).split_files(state.config().target_partitions());
+        let groups = deal(parts, state.config().target_partitions());
         // Files never change under their path, so a footer read once serves all later queries.
         let runtime = state.runtime_env();
         let reader = CachedParquetFileReaderFactory::new(
@@ -88,7 +103,11 @@ impl StoredTable {
     }
 
     fn file(&self, file: &File) -> Result<PartitionedFile, DataFusionError> {
-        let statistics = Arc::new(self.statistics_of(file.file.rows));
+        let mut statistics = self.statistics_of(file.file.rows);
+        if let Some(time) = &self.time {
+            time.describe(&mut statistics, file);
+        }
+        let statistics = Arc::new(statistics);
         let mut part = PartitionedFile::new("", file.file.size_bytes).with_statistics(statistics);
         // Parsed, not made from text: the path in the catalog is already in its encoded form.
         part.object_meta.location = Path::parse(&file.file.path)
@@ -137,15 +156,27 @@ impl TableProvider for StoredTable {
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let (table, fresh) = self.view.rows(self.id).ok_or_else(|| {
             internal_datafusion_err!("fresh rows of {} were not fetched", self.name)
         })?;
+        if table.files_left_out {
+            return Err(internal_datafusion_err!(
+                "the files of {} were not listed",
+                self.name
+            ));
+        }
+        let times = self.times(filters);
+        let mut files: Vec<&File> = table.files.iter().collect();
+        files.retain(|file| times.may_hold(file));
+        if let Some(order) = fresh.first_read {
+            order.sort(&mut files);
+        }
         let mut parts = Vec::with_capacity(2);
-        if !table.files.is_empty() {
-            parts.push(self.files(state, &table.files, projection, limit)?);
+        if !files.is_empty() {
+            parts.push(self.files(state, &files, projection, limit)?);
         }
         if !fresh.batches.is_empty() {
             parts.push(Self::fresh(&fresh, projection, limit)?);
@@ -163,11 +194,22 @@ impl TableProvider for StoredTable {
         }
     }
 
-    /// Files skip row groups by the filters, which does not replace filtering.
+    /// Files and their row groups and pages are skipped by the filters, which does not replace
+    /// filtering.
     fn supports_filters_pushdown(
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
+}
+
+/// Deals files to at most `count` partitions in turn, so that each begins with the first ones.
+fn deal(files: Vec<PartitionedFile>, count: usize) -> Vec<FileGroup> {
+    let count = count.clamp(1, files.len().max(1));
+    let mut groups = vec![Vec::with_capacity(files.len().div_ceil(count)); count];
+    for (number, file) in files.into_iter().enumerate() {
+        groups[number % count].push(file);
+    }
+    groups.into_iter().map(FileGroup::new).collect()
 }

@@ -7,12 +7,16 @@
 //! the columns the plan needs. If an ingester no longer holds them, or does not answer, a new
 //! snapshot of the same tables is taken and the rows are asked for again, for a short while.
 //!
+//! The snapshot of planning does not list the files of tables that have very many. When the plan is
+//! there, its filters say which times are wanted; a new snapshot then lists the files of those.
+//!
 //! # Guarantees
 //! - Files and fresh rows always belong to one snapshot: a row is seen once, in a file or fresh.
 //! - The schema of a table stays what it was when the query was planned, also if a later snapshot
 //!   has more columns.
 //! - All fresh rows or an error, never some of them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,10 +26,10 @@ use arrow_schema::{ArrowError, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan, SortExpr};
 use flightcluster_catalog::{
-    Catalog, Ingester, SequenceNumber, Snapshot, SnapshotId, Table, TableId, TableName,
-    TableSnapshot,
+    Catalog, File, Ingester, SequenceNumber, Snapshot, SnapshotId, SnapshotRequest, Table, TableId,
+    TableName, TableSnapshot,
 };
 use futures::future::try_join_all;
 use parking_lot::RwLock;
@@ -34,6 +38,7 @@ use tracing::warn;
 use crate::Error;
 use crate::ports::{RecentRows, RecentRowsError};
 use crate::provider::StoredTable;
+use crate::times::TimeRange;
 
 /// How long fresh rows are asked for again.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +81,28 @@ pub(crate) struct FreshRows {
     pub(crate) schema: SchemaRef,
     /// One list per ingester that has any.
     pub(crate) batches: Vec<Vec<RecordBatch>>,
+    /// Which files are best read first.
+    pub(crate) first_read: Option<FirstRead>,
+}
+
+/// Which files a plan is best served by first: it wants only the first rows by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FirstRead {
+    Oldest,
+    Newest,
+}
+
+impl FirstRead {
+    /// Files of unknown times come first: the others can be skipped because of them, not they.
+    pub(crate) fn sort(self, files: &mut [&File]) {
+        match self {
+            Self::Oldest => files.sort_by_key(|file| file.file.time_range_nanos),
+            Self::Newest => files.sort_by_key(|file| {
+                let times = file.file.time_range_nanos;
+                times.map(|(low, high)| Reverse((high, low)))
+            }),
+        }
+    }
 }
 
 /// What a plan reads of one table.
@@ -84,6 +111,9 @@ pub(crate) struct Need {
     name: TableName,
     schema: SchemaRef,
     columns: BTreeSet<usize>,
+    /// Of all scans of the table together.
+    times: TimeRange,
+    first_read: Option<FirstRead>,
 }
 
 /// What a plan reads, by table.
@@ -125,17 +155,34 @@ impl View {
 /// Which columns of which tables a plan reads.
 pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
     let mut needs = Needs::new();
+    let mut first = Vec::new();
     plan.apply_with_subqueries(|node| {
-        let LogicalPlan::TableScan(scan) = node else {
-            return Ok(TreeNodeRecursion::Continue);
+        let scan = match node {
+            LogicalPlan::TableScan(scan) => scan,
+            LogicalPlan::Sort(sort) if sort.fetch.is_some() => {
+                first.extend(sort.expr.first().and_then(first_rows));
+                return Ok(TreeNodeRecursion::Continue);
+            }
+            _ => return Ok(TreeNodeRecursion::Continue),
         };
         let provider = source_as_provider(&scan.source)?;
         if let Some(table) = provider.downcast_ref::<StoredTable>() {
+            let times = table.times(&scan.filters);
             let need = needs.entry(table.id()).or_insert_with(|| Need {
                 name: table.name().clone(),
                 schema: table.table_schema(),
                 columns: BTreeSet::new(),
+                times,
+                first_read: None,
             });
+            need.times = need.times.or(times);
+            // Sorts come before what they sort. Should it be the sort of another table, the files are
+            // read in another order, no more.
+            let wanted = table.time_column().and_then(|time| {
+                let sort = first.iter().find(|(name, _)| time.is(name));
+                sort.map(|(_, order)| *order)
+            });
+            need.first_read = need.first_read.or(wanted);
             match &scan.projection {
                 Some(columns) => need.columns.extend(columns),
                 None => need.columns.extend(0..need.schema.fields().len()),
@@ -144,6 +191,18 @@ pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(needs)
+}
+
+/// The column a sort begins with, and which end of it.
+fn first_rows(sort: &SortExpr) -> Option<(String, FirstRead)> {
+    let Expr::Column(column) = &sort.expr else {
+        return None;
+    };
+    let order = match sort.asc {
+        true => FirstRead::Oldest,
+        false => FirstRead::Newest,
+    };
+    Some((column.name.clone(), order))
 }
 
 /// Fetches fresh rows for a query.
@@ -160,6 +219,10 @@ impl Fetch {
         let begin = Instant::now();
         let mut wait = self.patience.first_wait;
         let mut replans = 0;
+        if lacks_files(&view.snapshot(), needs) {
+            let listed = self.new_snapshot(needs).await?;
+            view.state.write().snapshot = Arc::new(listed);
+        }
         loop {
             let snapshot = view.snapshot();
             let (ingester, problem) = match self.fetch(&snapshot, needs).await? {
@@ -210,6 +273,7 @@ impl Fetch {
                     columns,
                     schema,
                     batches: Vec::new(),
+                    first_read: need.first_read,
                 },
             );
         }
@@ -262,12 +326,22 @@ impl Fetch {
     }
 
     async fn new_snapshot(&self, needs: &Needs) -> Result<Snapshot, Error> {
-        let names: Vec<TableName> = needs.values().map(|need| need.name.clone()).collect();
+        let tables = needs.values();
+        let tables = tables.map(|need| (need.name.clone(), need.times.choice()));
+        let request = SnapshotRequest {
+            tables: tables.collect(),
+        };
         self.catalog
-            .snapshot(&names)
+            .read_snapshot(request)
             .await
             .map_err(|source| Error::from_catalog("taking a snapshot", source))
     }
+}
+
+/// Whether a needed table has so many files that planning went on without them.
+fn lacks_files(snapshot: &Snapshot, needs: &Needs) -> bool {
+    let mut held = snapshot.tables.iter();
+    held.any(|held| held.files_left_out && needs.contains_key(&held.table.id))
 }
 
 /// The table with this id: one of the same name that was created later is another table.

@@ -23,6 +23,7 @@ use url::Url;
 use crate::Error;
 use crate::catalogs::NoCatalogs;
 use crate::cooperative::CooperativeJoins;
+use crate::floats::FloatsSkipNothing;
 use crate::statement::PUBLIC;
 
 /// The object store of all stored files, under a name of ours: no other URL leads anywhere.
@@ -60,6 +61,7 @@ pub(crate) fn template(options: SessionOptions<'_>) -> Result<SessionState, Data
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_function_list(SessionStateDefaults::default_table_functions())
+        .with_physical_optimizer_rule(Arc::new(FloatsSkipNothing))
         .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
         .build())
 }

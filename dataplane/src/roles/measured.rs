@@ -7,7 +7,7 @@ use flightcluster_catalog::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
     FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
     LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SmallFiles, Snapshot, Table, TableId, TableName,
+    SmallFiles, Snapshot, SnapshotRequest, Table, TableId, TableName,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -95,8 +95,8 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
         self.timed("list_tables", call).await
     }
 
-    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error> {
-        let call = self.catalog.snapshot(tables);
+    async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
+        let call = self.catalog.read_snapshot(request);
         self.timed("snapshot", call).await
     }
 

@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Call;
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
-    FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
-    LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SmallFiles, Snapshot, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FileChoice, FilesReplaced,
+    FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
+    IngesterId, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement,
+    SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId, TableName,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
 macro_rules! call {
-    ($name:ident { $($field:ident: $type:ty),* } $method:literal -> $reply:ty,
+    ($name:ident { $($(#[$meta:meta])* $field:ident: $type:ty),* } $method:literal -> $reply:ty,
      repeatable: $repeatable:literal, |$call:ident, $catalog:ident| $serve:expr) => {
         #[derive(Debug, Serialize, Deserialize)]
-        pub(super) struct $name { $(pub(super) $field: $type),* }
+        pub(super) struct $name { $($(#[$meta])* pub(super) $field: $type),* }
 
         #[async_trait]
         impl Call for $name {
@@ -67,8 +67,14 @@ call!(ListTablesCall { database: Option<String> }
     "list_tables" -> Vec<Table>, repeatable: true,
     |call, catalog| catalog.list_tables(call.database.as_deref()));
 
-call!(SnapshotCall { tables: Vec<TableName> } "snapshot" -> Snapshot, repeatable: true,
-    |call, catalog| catalog.snapshot(&call.tables));
+// `files` goes with `tables`. Older peers do not send it, and give all files when it is sent.
+call!(SnapshotCall { tables: Vec<TableName>, #[serde(default)] files: Vec<FileChoice> }
+"snapshot" -> Snapshot, repeatable: true,
+|call, catalog| {
+    let choices = call.files.into_iter().chain(std::iter::repeat(FileChoice::All));
+    let tables = call.tables.into_iter().zip(choices).collect();
+    catalog.read_snapshot(SnapshotRequest { tables })
+});
 
 // A repeat would begin another life and is harmless, but the caller decides about its lives.
 call!(RegisterIngesterCall { name: String, url: String }

@@ -24,7 +24,7 @@ use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
     FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
     LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SmallFiles, Snapshot, Table, TableId, TableName,
+    SmallFiles, Snapshot, SnapshotRequest, Table, TableId, TableName,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -331,11 +331,9 @@ impl Catalog for RemoteCatalog {
         .await
     }
 
-    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error> {
-        self.call(SnapshotCall {
-            tables: tables.to_vec(),
-        })
-        .await
+    async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
+        let (tables, files) = request.tables.into_iter().unzip();
+        self.call(SnapshotCall { tables, files }).await
     }
 
     async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {

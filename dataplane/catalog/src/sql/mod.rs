@@ -41,7 +41,7 @@ use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
     FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
     LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SmallFiles, Snapshot, Table, TableId, TableName,
+    SmallFiles, Snapshot, SnapshotRequest, Table, TableId, TableName,
 };
 use sqlite::{BEGIN_READ, BEGIN_WRITE, Connection, Pool, Pools};
 
@@ -292,10 +292,9 @@ impl Catalog for SqliteCatalog {
             .await
     }
 
-    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error> {
-        let tables = tables.to_vec();
+    async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
         self.read("reading a snapshot", |c| {
-            Box::pin(snapshot::read(c, tables))
+            Box::pin(snapshot::read(c, request))
         })
         .await
     }

@@ -6,8 +6,8 @@ use super::sqlite::{Connection, Row};
 use super::value::{now_millis, optional, stored, unsigned};
 use super::{Failure, ingester, table};
 use crate::{
-    File, IngesterId, LiveFiles, NewFile, SchemaVersion, SequenceNumber, Snapshot, SnapshotId,
-    Table, TableId, TableName, TableSnapshot,
+    File, FileChoice, IngesterId, LiveFiles, NewFile, SchemaVersion, SequenceNumber, Snapshot,
+    SnapshotId, SnapshotRequest, Table, TableId, TableSnapshot,
 };
 
 /// Live files of a table (`$1`) with their columns; the argument goes on after `WHERE … AND`.
@@ -73,12 +73,15 @@ pub(super) async fn newest(c: &mut Connection) -> Result<SnapshotId, sqlx::Error
 }
 
 /// Reads the present state of the named tables. The transaction makes it consistent.
-pub(super) async fn read(c: &mut Connection, names: Vec<TableName>) -> Result<Snapshot, Failure> {
+pub(super) async fn read(
+    c: &mut Connection,
+    request: SnapshotRequest,
+) -> Result<Snapshot, Failure> {
     let id = newest(c).await?;
-    let mut tables = Vec::with_capacity(names.len());
-    for name in &names {
+    let mut tables = Vec::with_capacity(request.tables.len());
+    for (name, choice) in &request.tables {
         if let Some(table) = table::find(c, name).await? {
-            tables.push(read_table(c, table).await?);
+            tables.push(read_table(c, table, *choice).await?);
         }
     }
     let ingesters = ingester::list_active(c).await?;
@@ -89,13 +92,13 @@ pub(super) async fn read(c: &mut Connection, names: Vec<TableName>) -> Result<Sn
     })
 }
 
-async fn read_table(c: &mut Connection, table: Table) -> Result<TableSnapshot, sqlx::Error> {
+async fn read_table(
+    c: &mut Connection,
+    table: Table,
+    choice: FileChoice,
+) -> Result<TableSnapshot, sqlx::Error> {
     let id = stored(table.id.0)?;
-    let files = sqlx::query(select_files!("ORDER BY id"))
-        .bind(id)
-        .try_map(|row| file(&row))
-        .fetch_all(&mut *c)
-        .await?;
+    let (files, files_left_out) = read_files(c, id, choice).await?;
     let watermarks = sqlx::query(
         "SELECT ingester_id, sequence FROM watermarks WHERE table_id = $1 ORDER BY ingester_id",
     )
@@ -109,6 +112,7 @@ async fn read_table(c: &mut Connection, table: Table) -> Result<TableSnapshot, s
     Ok(TableSnapshot {
         table,
         files,
+        files_left_out,
         watermarks,
     })
 }
@@ -130,6 +134,46 @@ pub(super) async fn live_files(c: &mut Connection, which: LiveFiles) -> Result<V
         .bind(i64::from(which.limit)),
     };
     Ok(files.try_map(|row| file(&row)).fetch_all(c).await?)
+}
+
+/// The chosen files of a table in the order they were added, and whether there are too many.
+async fn read_files(
+    c: &mut Connection,
+    table: i64,
+    choice: FileChoice,
+) -> Result<(Vec<File>, bool), sqlx::Error> {
+    let query = match choice {
+        FileChoice::All => sqlx::query(select_files!("ORDER BY id")).bind(table),
+        FileChoice::AtMost(most) => {
+            let more: i64 = sqlx::query_scalar(
+                "SELECT COUNT(*) FROM (SELECT 1 FROM files
+                 WHERE table_id = $1 AND end_snapshot IS NULL LIMIT $2) AS some",
+            )
+            .bind(table)
+            .bind(i64::from(most) + 1)
+            .fetch_one(&mut *c)
+            .await?;
+            if more > i64::from(most) {
+                return Ok((Vec::new(), true));
+            }
+            sqlx::query(select_files!("ORDER BY id")).bind(table)
+        }
+        // Two parts, so that the index over times serves both.
+        FileChoice::Between {
+            from_nanos,
+            to_nanos,
+        } => sqlx::query(concat!(
+            select_files!("AND time_max_nanos IS NULL"),
+            " UNION ALL ",
+            select_files!("AND time_max_nanos >= $2 AND time_min_nanos <= $3"),
+            " ORDER BY id"
+        ))
+        .bind(table)
+        .bind(from_nanos)
+        .bind(to_nanos),
+    };
+    let files = query.try_map(|row| file(&row)).fetch_all(c).await?;
+    Ok((files, false))
 }
 
 fn file(row: &Row) -> Result<File, sqlx::Error> {

@@ -77,6 +77,8 @@ macro_rules! contract {
             a_snapshot_holds_the_known_tables_in_the_order_asked,
             every_visible_change_makes_a_new_snapshot,
             snapshots_are_consistent_while_ingesters_commit,
+            a_snapshot_of_a_time_range_holds_the_files_that_may_have_such_rows,
+            a_snapshot_of_few_files_has_all_or_none,
         });
         $crate::contract::contract!(@tests $open, upkeep {
             files_take_the_place_of_others_in_one_snapshot,

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flightcluster_catalog::{IfExists, SchemaVersion, Snapshot, SnapshotId, TableName};
+use flightcluster_catalog::{
+    FileChoice, IfExists, SchemaVersion, Snapshot, SnapshotId, SnapshotRequest, TableName,
+    TableSnapshot,
+};
 
 use super::{Subject, create, file, flush_of, register, request, schema};
 
@@ -153,4 +156,82 @@ fn check_consistent(snapshot: &Snapshot) {
         let by_watermarks: u64 = table.watermarks.iter().map(|(_, last)| last.0).sum();
         assert_eq!(in_files, by_watermarks);
     }
+}
+
+pub async fn a_snapshot_of_a_time_range_holds_the_files_that_may_have_such_rows(catalog: Subject) {
+    let table = create(&catalog, "times").await;
+    let ingester = register(&catalog, "writer").await;
+    let ranges = [
+        ("a", Some((0, 9))),
+        ("b", Some((10, 19))),
+        ("long", Some((5, 95))),
+        ("unknown", None),
+        ("c", Some((90, 99))),
+        ("ends", Some((i64::MIN, i64::MAX))),
+    ];
+    let files = ranges.iter().zip(1..).map(|((path, range), number)| {
+        let mut file = file(table.id, path, number, number);
+        file.time_range_nanos = *range;
+        file
+    });
+    let commit = flush_of(&ingester, files.collect());
+    catalog.commit_flush(commit).await.unwrap();
+    let everywhere = ["ends", "unknown"];
+    for (from_nanos, to_nanos, more) in [
+        (0, 4, vec!["a"]),
+        (9, 10, vec!["a", "b", "long"]),
+        (20, 89, vec!["long"]),
+        (95, 95, vec!["c", "long"]),
+        (96, i64::MAX, vec!["c"]),
+        (i64::MIN, -1, vec![]),
+        (i64::MIN, i64::MAX, vec!["a", "b", "c", "long"]),
+    ] {
+        let choice = FileChoice::Between {
+            from_nanos,
+            to_nanos,
+        };
+        let chosen = chosen(&catalog, &table.name, choice).await;
+        let mut expected: Vec<_> = everywhere.into_iter().chain(more).collect();
+        expected.sort_unstable();
+        assert_eq!(paths(&chosen), expected, "{from_nanos} to {to_nanos}");
+        assert_eq!(chosen.watermark(ingester.id).0, 6, "that of all files");
+        assert!(!chosen.files_left_out);
+    }
+}
+
+pub async fn a_snapshot_of_few_files_has_all_or_none(catalog: Subject) {
+    let table = create(&catalog, "few").await;
+    let ingester = register(&catalog, "writer").await;
+    let files = ["a", "b", "c"].iter().zip(1..);
+    let files = files.map(|(path, number)| file(table.id, path, number, number));
+    let commit = flush_of(&ingester, files.collect());
+    catalog.commit_flush(commit).await.unwrap();
+    for (most, expected) in [(0, 0), (2, 0), (3, 3), (u32::MAX, 3)] {
+        let chosen = chosen(&catalog, &table.name, FileChoice::AtMost(most)).await;
+        assert_eq!(chosen.files.len(), expected, "at most {most}");
+        assert_eq!(chosen.files_left_out, expected == 0);
+        assert_eq!(chosen.watermark(ingester.id).0, 3);
+    }
+}
+
+async fn chosen(catalog: &Subject, name: &TableName, choice: FileChoice) -> TableSnapshot {
+    let request = SnapshotRequest {
+        tables: vec![(name.clone(), choice)],
+    };
+    catalog
+        .read_snapshot(request)
+        .await
+        .unwrap()
+        .tables
+        .remove(0)
+}
+
+fn paths(table: &TableSnapshot) -> Vec<&str> {
+    let mut paths: Vec<_> = table
+        .files
+        .iter()
+        .map(|file| file.file.path.as_str())
+        .collect();
+    paths.sort_unstable();
+    paths
 }

@@ -148,8 +148,8 @@ impl Catalog for FaultyCatalog {
         self.inner.list_tables(database).await
     }
 
-    async fn snapshot(&self, tables: &[TableName]) -> Result<Snapshot, Error> {
-        self.inner.snapshot(tables).await
+    async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
+        self.inner.read_snapshot(request).await
     }
 
     async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::TimestampNanosecondType;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_cast::{CastOptions, cast_with_options};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::FunctionRegistry as _;
@@ -19,13 +22,13 @@ use flightcluster_catalog::{
 };
 use flightcluster_config::QueryConfig;
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
+use super::reads::CountedStore;
 use crate::recent::Patience;
 use crate::{
     Access, BatchStream, Engine, EngineOptions, Error, ExecuteOptions, Plan, QueryRequest,
@@ -146,7 +149,7 @@ impl Ingesters {
             schema_version: table.schema_version,
             first_sequence: rows[0].0,
             last_sequence: *last,
-            time_range_nanos: None,
+            time_range_nanos: time_range(&rows),
         };
         let commit = FlushCommit {
             ingester: registration.ingester.id,
@@ -243,6 +246,31 @@ impl RecentRows for Ingesters {
     }
 }
 
+/// The range of column `time` in nanoseconds, if every row has one.
+fn time_range(rows: &[(SequenceNumber, RecordBatch)]) -> Option<(i64, i64)> {
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    let mut range = (i64::MAX, i64::MIN);
+    for (_, batch) in rows {
+        let times = batch.column_by_name("time")?;
+        let DataType::Timestamp(_, zone) = times.data_type() else {
+            return None;
+        };
+        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, zone.clone());
+        let times = cast_with_options(times, &nanos, &options).ok()?;
+        let times = times.as_primitive::<TimestampNanosecondType>();
+        if times.null_count() > 0 {
+            return None;
+        }
+        for time in times.values() {
+            range = (range.0.min(*time), range.1.max(*time));
+        }
+    }
+    Some(range)
+}
+
 /// A batch by column names in another schema, missing columns null.
 fn shape(batch: &RecordBatch, schema: &SchemaRef, projection: Option<&[usize]>) -> RecordBatch {
     let columns = schema
@@ -309,6 +337,7 @@ impl TableWriter for Writer {
 pub(super) struct Cluster {
     pub(super) catalog: Arc<dyn Catalog>,
     pub(super) ingesters: Arc<Ingesters>,
+    pub(super) store: Arc<CountedStore>,
     pub(super) engine: Engine,
     pub(super) directory: TempDir,
     /// How often SQL called `tick(x)`, which gives x back.
@@ -332,7 +361,8 @@ impl Cluster {
         let file = directory.path().join("catalog.sqlite");
         let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&file).await.unwrap());
         catalog.create_database(DATABASE, true).await.unwrap();
-        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let counted = Arc::new(CountedStore::default());
+        let store: Arc<dyn ObjectStore> = Arc::clone(&counted) as _;
         let ingesters = Arc::new(Ingesters {
             catalog: Arc::clone(&catalog),
             store: Arc::clone(&store),
@@ -363,6 +393,7 @@ impl Cluster {
         let mut cluster = Self {
             catalog,
             ingesters,
+            store: counted,
             engine,
             directory,
             ticks,

@@ -8,4 +8,6 @@ mod fixture;
 mod hand_off;
 mod limits;
 mod parameters;
+mod pruning;
+mod reads;
 mod rewriting;

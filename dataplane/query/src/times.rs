@@ -1,0 +1,256 @@
+//! Which times a filter lets through, so that files of other times are not even named.
+//!
+//! Everything here may only err in one direction: a range may be too wide, never too narrow. What is
+//! not understood lets all times through; the engine filters the rows themselves in any case.
+
+use arrow_schema::{DataType, Schema, TimeUnit};
+use datafusion::common::ScalarValue;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, Statistics};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use flightcluster_catalog::{File, FileChoice, SchemaVersion};
+
+/// Field metadata that says what a column is, as InfluxDB clients know it.
+const COLUMN_TYPE_KEY: &str = "iox::column::type";
+const TIMESTAMP_COLUMN: &str = "iox::column_type::timestamp";
+/// The time column of tables that don't say.
+const TIME_COLUMN: &str = "time";
+
+/// The column whose range the catalog keeps for every file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TimeColumn {
+    /// Its place in the table.
+    pub(crate) at: usize,
+    name: String,
+    unit: TimeUnit,
+    zone: Option<std::sync::Arc<str>>,
+}
+
+impl TimeColumn {
+    /// The time column of a table, if its files agree about it.
+    ///
+    /// It is the first timestamp that is marked, else one called `time`: what the writer of files goes
+    /// by. Tables only get more columns, so the first marked one stays the first; but a table whose
+    /// marked column was added beside an unmarked `time` may have older files with the range of that.
+    pub(crate) fn of(schema: &Schema, version: SchemaVersion) -> Option<Self> {
+        let timestamp =
+            |at: &usize| matches!(schema.field(*at).data_type(), DataType::Timestamp(..));
+        let marked = |at: &usize| {
+            let mark = schema.field(*at).metadata().get(COLUMN_TYPE_KEY);
+            mark.is_some_and(|mark| mark == TIMESTAMP_COLUMN)
+        };
+        let marked = (0..schema.fields().len()).filter(timestamp).find(marked);
+        let named = schema.index_of(TIME_COLUMN).ok().filter(timestamp);
+        let at = match (marked, named) {
+            (Some(marked), Some(named)) if marked != named && version.0 > 1 => return None,
+            (marked, named) => marked.or(named)?,
+        };
+        let field = schema.field(at);
+        let DataType::Timestamp(unit, zone) = field.data_type() else {
+            return None;
+        };
+        Some(Self {
+            at,
+            name: field.name().clone(),
+            unit: *unit,
+            zone: zone.clone(),
+        })
+    }
+
+    /// Whether a column of this name is it.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.name == name
+    }
+
+    /// The times that rows of a scan with these filters can have.
+    pub(crate) fn range(&self, filters: &[Expr]) -> TimeRange {
+        filters.iter().fold(TimeRange::ALL, |range, filter| {
+            range.and(self.passed(filter))
+        })
+    }
+
+    fn passed(&self, filter: &Expr) -> TimeRange {
+        match filter {
+            Expr::Alias(alias) => self.passed(&alias.expr),
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+                Operator::And => self.passed(left).and(self.passed(right)),
+                Operator::Or => self.passed(left).or(self.passed(right)),
+                op => self.compared(left, *op, right),
+            },
+            Expr::Between(between) if !between.negated => {
+                let low = self.compared(&between.expr, Operator::GtEq, &between.low);
+                low.and(self.compared(&between.expr, Operator::LtEq, &between.high))
+            }
+            Expr::InList(list) if !list.negated && !list.list.is_empty() => list
+                .list
+                .iter()
+                .map(|value| self.compared(&list.expr, Operator::Eq, value))
+                .reduce(TimeRange::or)
+                .unwrap_or(TimeRange::ALL),
+            _ => TimeRange::ALL,
+        }
+    }
+
+    fn compared(&self, left: &Expr, op: Operator, right: &Expr) -> TimeRange {
+        let (op, value) = if self.is_column(left) {
+            (op, self.nanos(right))
+        } else if self.is_column(right) {
+            match op.swap() {
+                Some(op) => (op, self.nanos(left)),
+                None => return TimeRange::ALL,
+            }
+        } else {
+            return TimeRange::ALL;
+        };
+        let Some(value) = value else {
+            return TimeRange::ALL;
+        };
+        match op {
+            Operator::Eq => TimeRange {
+                from: value,
+                to: value,
+            },
+            Operator::GtEq => TimeRange {
+                from: value,
+                to: i64::MAX,
+            },
+            Operator::Gt => TimeRange {
+                from: value.saturating_add(1),
+                to: i64::MAX,
+            },
+            Operator::LtEq => TimeRange {
+                from: i64::MIN,
+                to: value,
+            },
+            Operator::Lt => TimeRange {
+                from: i64::MIN,
+                to: value.saturating_sub(1),
+            },
+            _ => TimeRange::ALL,
+        }
+    }
+
+    /// The column itself, or the same instants in a unit at least as fine.
+    fn is_column(&self, expression: &Expr) -> bool {
+        match expression {
+            Expr::Column(column) => self.is(&column.name),
+            Expr::Cast(cast) => {
+                let same_instant = match cast.field.data_type() {
+                    DataType::Timestamp(unit, zone) => {
+                        nanos_of(*unit) <= nanos_of(self.unit)
+                            && zone.is_some() == self.zone.is_some()
+                    }
+                    _ => false,
+                };
+                same_instant && matches!(&*cast.expr, Expr::Column(column) if self.is(&column.name))
+            }
+            _ => false,
+        }
+    }
+
+    /// The instant of a literal. One beyond the nanoseconds of 64 bits becomes the first or last of
+    /// them: a file with such a row has no known range.
+    fn nanos(&self, literal: &Expr) -> Option<i64> {
+        let Expr::Literal(value, _) = literal else {
+            return None;
+        };
+        let (value, unit, zone) = match value {
+            ScalarValue::TimestampSecond(value, zone) => (value, TimeUnit::Second, zone),
+            ScalarValue::TimestampMillisecond(value, zone) => (value, TimeUnit::Millisecond, zone),
+            ScalarValue::TimestampMicrosecond(value, zone) => (value, TimeUnit::Microsecond, zone),
+            ScalarValue::TimestampNanosecond(value, zone) => (value, TimeUnit::Nanosecond, zone),
+            _ => return None,
+        };
+        // A wall clock time is another instant in each zone.
+        if zone.is_some() != self.zone.is_some() {
+            return None;
+        }
+        Some((*value)?.saturating_mul(nanos_of(unit)))
+    }
+
+    /// Puts the time range of a file into its statistics.
+    pub(crate) fn describe(&self, statistics: &mut Statistics, file: &File) {
+        let Some((low, high)) = file.file.time_range_nanos else {
+            return;
+        };
+        let Some(column) = statistics.column_statistics.get_mut(self.at) else {
+            return;
+        };
+        let unit = nanos_of(self.unit);
+        let value = |value| {
+            let (value, zone) = (Some(value), self.zone.clone());
+            match self.unit {
+                TimeUnit::Second => ScalarValue::TimestampSecond(value, zone),
+                TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(value, zone),
+                TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(value, zone),
+                TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(value, zone),
+            }
+        };
+        *column = ColumnStatistics::new_unknown()
+            .with_null_count(Precision::Exact(0))
+            .with_min_value(Precision::Exact(value(low.div_euclid(unit))))
+            .with_max_value(Precision::Exact(value(high.div_euclid(unit))));
+    }
+}
+
+fn nanos_of(unit: TimeUnit) -> i64 {
+    match unit {
+        TimeUnit::Second => 1_000_000_000,
+        TimeUnit::Millisecond => 1_000_000,
+        TimeUnit::Microsecond => 1_000,
+        TimeUnit::Nanosecond => 1,
+    }
+}
+
+/// Times in nanoseconds since the Unix epoch, both ends included. Empty when it ends before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeRange {
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+}
+
+impl TimeRange {
+    /// Every time, and rows without one.
+    pub(crate) const ALL: Self = Self {
+        from: i64::MIN,
+        to: i64::MAX,
+    };
+
+    /// What is in both.
+    fn and(self, other: Self) -> Self {
+        Self {
+            from: self.from.max(other.from),
+            to: self.to.min(other.to),
+        }
+    }
+
+    /// What is in either, and what lies between.
+    pub(crate) fn or(self, other: Self) -> Self {
+        match (self.from > self.to, other.from > other.to) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => Self {
+                from: self.from.min(other.from),
+                to: self.to.max(other.to),
+            },
+        }
+    }
+
+    /// Whether a file may hold rows of these times.
+    pub(crate) fn may_hold(self, file: &File) -> bool {
+        file.file
+            .time_range_nanos
+            .is_none_or(|(low, high)| high >= self.from && low <= self.to)
+    }
+
+    /// The files to ask the catalog for.
+    pub(crate) fn choice(self) -> FileChoice {
+        if self == Self::ALL {
+            return FileChoice::All;
+        }
+        FileChoice::Between {
+            from_nanos: self.from,
+            to_nanos: self.to,
+        }
+    }
+}
