@@ -1,9 +1,11 @@
 """A cluster of real processes: a catalog, two ingesters, a querier."""
 
+import concurrent.futures
 import contextlib
 import json
 import pathlib
 import sys
+import threading
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -60,6 +62,26 @@ def numbers(*values):
 
 def begin(client, table):
     return client.do_put(flight.FlightDescriptor.for_path(DATABASE, table), NUMBERS)
+
+
+def act(process, action, **body):
+    """The JSON answer to an action with a JSON body."""
+    with process.connect() as client:
+        (answer,) = client.do_action((action, json.dumps(body).encode()))
+        return json.loads(answer.body.to_pybytes())
+
+
+def put_part(process, table, upload, values):
+    """One stream of an upload, a batch for each value, every one acknowledged."""
+    options = flight.FlightCallOptions(headers=[(b"x-fc-upload", upload.encode())])
+    with process.connect() as client:
+        descriptor = flight.FlightDescriptor.for_path(DATABASE, table)
+        writer, reader = client.do_put(descriptor, NUMBERS, options)
+        with writer:
+            for value in values:
+                writer.write_batch(numbers(value))
+                assert json.loads(reader.read().to_pybytes())["durable"] is True
+            writer.done_writing()
 
 
 def identity(sequence, producer="pump-7"):
@@ -129,3 +151,88 @@ def test_a_producer_goes_on_elsewhere_when_its_ingester_is_drained(cluster):
     assert send(cluster.second, "t", 1, 1)["duplicate"] is True
     assert "duplicate" not in send(cluster.second, "t", 2, 2)
     assert cluster.numbers("t") == [1, 2]
+
+
+def test_parallel_streams_of_an_upload_appear_together(cluster):
+    """S3-21: eight streams through every process, and an ingester killed before the end."""
+    send(cluster.first, "t", 1, -1)
+    upload = act(cluster.querier, "start-upload", database=DATABASE, table="t")["upload"]
+    entries = [cluster.first, cluster.second, cluster.querier]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        parts = [
+            pool.submit(put_part, entries[n % 3], "t", upload, range(n * 10, n * 10 + 10))
+            for n in range(8)
+        ]
+        for part in parts:
+            part.result()
+    assert cluster.numbers("t") == [-1]
+    cluster.first.kill()
+    with pytest.raises(flight.FlightUnavailableError, match="ingester-0.*INGESTER_UNAVAILABLE"):
+        act(cluster.querier, "finish-upload", upload=upload)
+    cluster.restart(cluster.first)
+    assert cluster.numbers("t") == [-1]
+
+    expected = [-1, *range(80)]
+    seen, done = [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            seen.append(cluster.numbers("t"))
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        wait_until(lambda: len(seen) > 2, "readers read")
+
+        def finish():
+            with contextlib.suppress(flight.FlightUnavailableError):
+                return act(cluster.second, "finish-upload", upload=upload)
+
+        answer = wait_until(finish, "the upload is finished")
+        count = len(seen)
+        wait_until(lambda: len(seen) > count + 3, "readers read again")
+        done.set()
+        for reader in readers:
+            reader.result()
+    assert answer == {"upload": upload, "state": "finished", "rows": 80}
+    assert all(answer in ([-1], expected) for answer in seen)
+    assert cluster.numbers("t") == expected
+    # Again, anywhere; and nothing comes in any more.
+    assert act(cluster.first, "finish-upload", upload=upload) == answer
+    with pytest.raises(pa.ArrowException, match="UPLOAD_ENDED"):
+        put_part(cluster.second, "t", upload, [100])
+    with pytest.raises(pa.ArrowException, match="UPLOAD_ENDED"):
+        act(cluster.first, "abort-upload", upload=upload)
+    assert cluster.numbers("t") == expected
+
+
+def test_an_aborted_upload_leaves_nothing(cluster):
+    upload = act(cluster.first, "start-upload", database=DATABASE, table="new")["upload"]
+    put_part(cluster.first, "new", upload, [1, 2])
+    put_part(cluster.querier, "new", upload, [3])
+    for process in (cluster.second, cluster.querier):
+        assert act(process, "abort-upload", upload=upload)["state"] == "aborted"
+    for action in (
+        lambda: put_part(cluster.second, "new", upload, [4]),
+        lambda: act(cluster.querier, "finish-upload", upload=upload),
+    ):
+        with pytest.raises(pa.ArrowException, match="aborted.*UPLOAD_ENDED"):
+            action()
+    with pytest.raises(pa.ArrowException, match="not found"):
+        cluster.numbers("new")
+
+
+def test_an_upload_tells_what_is_wrong_with_it(cluster):
+    with cluster.querier.connect() as client:
+        offered = {action.type for action in client.list_actions()}
+    assert {"start-upload", "finish-upload", "abort-upload"} <= offered
+    upload = act(cluster.querier, "start-upload", database=DATABASE, table="t")["upload"]
+    with pytest.raises(pa.ArrowException, match="upload .* is for table d.public.t"):
+        put_part(cluster.first, "other", upload, [1])
+    with pytest.raises(pa.ArrowException, match="UPLOAD_NOT_FOUND"):
+        put_part(cluster.first, "t", "no-such-upload", [1])
+    with pytest.raises(pa.ArrowException, match="UPLOAD_NOT_FOUND"):
+        act(cluster.second, "finish-upload", upload="no-such-upload")
+    with pytest.raises(pa.ArrowException, match="JSON"):
+        act(cluster.second, "finish-upload", id=upload)
+    # Nothing was written: nothing is made.
+    assert act(cluster.second, "finish-upload", upload=upload)["rows"] == 0

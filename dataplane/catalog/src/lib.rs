@@ -172,6 +172,45 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// refers to any more. Bounded work: a call that did much leaves the rest to the next.
     async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error>;
 
+    /// Begins an upload to `target` under a new id; a repeat finds it. It expires when it rests for
+    /// `ttl`.
+    async fn start_upload(
+        &self,
+        id: &str,
+        target: &TableName,
+        ttl: Duration,
+    ) -> Result<Upload, Error>;
+
+    /// Looks an upload up. Errors: [`Error::UploadNotFound`].
+    async fn upload(&self, id: &str) -> Result<Upload, Error>;
+
+    /// Takes a stream into an open upload, and returns the unpublished table its rows go to.
+    ///
+    /// - Errors: [`Error::UploadNotFound`], [`Error::UploadTarget`], [`Error::UploadEnded`],
+    ///   [`Error::Fenced`].
+    async fn join_upload(&self, request: JoinUpload) -> Result<Table, Error>;
+
+    /// Lets no stream begin any more; returns what has to be put into files, and by whom.
+    ///
+    /// - Errors: [`Error::UploadNotFound`]; [`Error::UploadEnded`] without its rows. A finished upload
+    ///   is an answer.
+    async fn seal_upload(&self, id: &str) -> Result<Upload, Error>;
+
+    /// Moves the files of a sealed upload to its target, in one snapshot.
+    ///
+    /// - Errors: those of `seal_upload`; [`Error::SchemaChanged`] when a table is not what the caller
+    ///   had seen.
+    /// - Retry: safe, a repeat gets the same answer.
+    async fn finish_upload(&self, request: FinishUpload) -> Result<Upload, Error>;
+
+    /// Ends an upload without its rows.
+    ///
+    /// - Errors: [`Error::UploadNotFound`]; [`Error::UploadEnded`] when it is finished.
+    async fn abort_upload(&self, id: &str) -> Result<(), Error>;
+
+    /// Ends some of the uploads that rested for too long; returns how many.
+    async fn expire_uploads(&self) -> Result<u64, Error>;
+
     /// Answers when the catalog can be used.
     async fn ping(&self) -> Result<(), Error>;
 }
@@ -201,6 +240,25 @@ pub enum Error {
          (--accept-loss)"
     )]
     NotDrained(String),
+    /// There is no upload of this id, or it ended long ago (the caller's mistake).
+    #[error("upload not found: {0}; it was never begun, or ended more than a day ago")]
+    UploadNotFound(String),
+    /// The upload takes no more rows (the caller's mistake).
+    #[error("upload {id} is {state}; begin a new one")]
+    UploadEnded {
+        /// The upload.
+        id: String,
+        /// How it ended, or is about to.
+        state: UploadState,
+    },
+    /// The upload is for another table (the caller's mistake).
+    #[error("upload {id} is for table {target}")]
+    UploadTarget {
+        /// The upload.
+        id: String,
+        /// Its table.
+        target: TableName,
+    },
     /// A name that can't be used, and why (the caller's mistake).
     #[error("invalid name {name:?}: {problem}")]
     InvalidName {
@@ -265,6 +323,9 @@ impl Error {
             Self::TableExists(_) => "table_exists",
             Self::IngesterNotFound(_) => "ingester_not_found",
             Self::NotDrained(_) => "not_drained",
+            Self::UploadNotFound(_) => "upload_not_found",
+            Self::UploadEnded { .. } => "upload_ended",
+            Self::UploadTarget { .. } => "upload_target",
             Self::InvalidName { .. } => "invalid_name",
             Self::SchemaChanged { .. } => "schema_changed",
             Self::FilesChanged { .. } => "files_changed",

@@ -38,6 +38,11 @@ pub struct IngestConfig {
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub producer_window: Duration,
+    /// Time after which an upload of several streams is given up when no stream of it begins and
+    /// nobody finishes it.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub upload_ttl: Duration,
 }
 
 impl Default for IngestConfig {
@@ -52,6 +57,7 @@ impl Default for IngestConfig {
             flushed_grace: Duration::from_secs(60),
             max_row_group_rows: 131_072,
             producer_window: Duration::from_secs(7 * 24 * 3600),
+            upload_ttl: Duration::from_secs(3600),
         }
     }
 }

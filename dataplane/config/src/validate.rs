@@ -422,6 +422,7 @@ impl Check<'_> {
             ("ingest.flush_interval", ingest.flush_interval),
             ("ingest.flushed_grace", ingest.flushed_grace),
             ("ingest.producer_window", ingest.producer_window),
+            ("ingest.upload_ttl", ingest.upload_ttl),
             ("query.timeout", query.timeout.unwrap_or(Duration::MAX)),
         ] {
             if duration.is_zero() {

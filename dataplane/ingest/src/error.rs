@@ -59,6 +59,22 @@ pub enum Error {
         /// The column.
         column: String,
     },
+    /// A column that allows nulls in an upload and not in its table (the caller's mistake).
+    #[error(
+        "column {column:?} of table {table} does not allow nulls, that of the upload does; the table \
+         was created after the upload was begun: upload again"
+    )]
+    NullableColumn {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
+    /// A batch for an upload that is about to end (the caller's mistake).
+    #[error(
+        "the upload is finishing and takes no more rows; finish it when all streams have ended"
+    )]
+    UploadSealed,
     /// A batch that is not of the schema its writer was made for (the caller's mistake).
     #[error("the batch does not have the schema its stream began with")]
     SchemaMismatch,
@@ -256,6 +272,8 @@ impl Error {
             Self::TypeConflict { .. } => "type_conflict",
             Self::MissingColumn { .. } => "missing_column",
             Self::NullValue { .. } => "null_value",
+            Self::NullableColumn { .. } => "nullable_column",
+            Self::UploadSealed => "upload_sealed",
             Self::SchemaMismatch => "schema_mismatch",
             Self::Values { .. } => "values",
             Self::TableNotFound(_) => "table_not_found",
@@ -293,11 +311,12 @@ impl Error {
             | Self::MissingColumn { .. }
             | Self::NullValue { .. }
             | Self::SchemaMismatch
+            | Self::NullableColumn { .. }
             | Self::Values { .. }
             | Self::ProducerId { .. } => Fault::InvalidArgument,
             Self::TableNotFound(_) => Fault::NotFound,
             Self::TableExists(_) => Fault::AlreadyExists,
-            Self::ProducerOrder { .. } => Fault::FailedPrecondition,
+            Self::ProducerOrder { .. } | Self::UploadSealed => Fault::FailedPrecondition,
             Self::Overloaded { .. }
             | Self::FirstAttempt { .. }
             | Self::ProducerOwner { .. }
@@ -349,9 +368,13 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
     match error {
         catalog::Error::DatabaseNotFound(_)
         | catalog::Error::TableNotFound(_)
+        | catalog::Error::UploadNotFound(_)
         | catalog::Error::IngesterNotFound(_) => Fault::NotFound,
         catalog::Error::DatabaseExists(_) | catalog::Error::TableExists(_) => Fault::AlreadyExists,
-        catalog::Error::NotDrained(_) => Fault::FailedPrecondition,
+        catalog::Error::NotDrained(_) | catalog::Error::UploadEnded { .. } => {
+            Fault::FailedPrecondition
+        }
+        catalog::Error::UploadTarget { .. } => Fault::InvalidArgument,
         catalog::Error::InvalidName { .. } => Fault::InvalidArgument,
         catalog::Error::SchemaChanged { .. }
         | catalog::Error::FilesChanged { .. }

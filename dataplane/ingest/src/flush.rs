@@ -44,6 +44,8 @@ pub(crate) enum Scope {
     All,
     /// Tables that are large or old enough and did not fail just now.
     Due,
+    /// This table.
+    Table(TableId),
 }
 
 /// What the rounds remember; the lock around it makes them one at a time.
@@ -145,6 +147,9 @@ impl Core {
             }
         });
         let mut work = self.buffer.unflushed(due);
+        if let Scope::Table(table) = scope {
+            work.retain(|unflushed| unflushed.table == table);
+        }
         if scope == Scope::Due {
             let now = self.clock.now();
             let waits = |id: &TableId| state.failing.get(id).is_some_and(|(_, until)| *until > now);

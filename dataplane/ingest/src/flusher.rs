@@ -49,6 +49,7 @@ pub(crate) async fn run(core: Arc<Core>) {
             Ok(Ok(())) => {
                 if expired.elapsed() >= EXPIRY_INTERVAL {
                     core.expire_producers().await;
+                    core.expire_uploads().await;
                     expired = Instant::now();
                 }
                 backoff = Backoff::default();

@@ -28,6 +28,7 @@ use crate::observe::{Observer, Statistics};
 use crate::producer::Producers;
 use crate::replay;
 use crate::table::{TableMode, failed};
+use crate::upload::Staging;
 use crate::writer::TableWriter;
 
 /// What an ingester is made of.
@@ -77,6 +78,7 @@ pub(crate) struct Core {
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) producers: Arc<Producers>,
     pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) staging: Staging,
     pub(crate) fatal: FatalState,
     pub(crate) flush: tokio::sync::Mutex<FlushState>,
     pub(crate) counters: Mutex<Counters>,
@@ -153,6 +155,7 @@ impl Ingest {
             buffer,
             producers,
             peers,
+            staging: Staging::default(),
             fatal: FatalState::new(),
             flush: tokio::sync::Mutex::default(),
             counters: Mutex::default(),

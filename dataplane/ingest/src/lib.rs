@@ -13,6 +13,7 @@
 //! - Never lost, never doubled: the object is durable before the catalog names it, the catalog
 //!   names it before the log forgets the rows. A commit whose answer was lost is repeated with the
 //!   same files; the rows stay in memory until the answer is known.
+//! - All or nothing: the rows of an upload appear in one snapshot, see [`upload`].
 //! - Exactly once: a batch with a producer's number is stored once, whichever ingester it reaches,
 //!   see [`Producer`] and [`Peers`].
 //! - Bounded: unflushed rows take at most `ingest.buffer_bytes`, with those kept for the grace not
@@ -47,6 +48,7 @@ mod producer;
 mod replay;
 pub mod schema;
 mod table;
+pub mod upload;
 mod writer;
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(crate) async fn resolve(
             create(catalog, name, incoming, IfExists::Replace, create_database).await?
         }
     };
-    evolve(catalog, table, incoming).await
+    evolve(catalog, table, name, incoming).await
 }
 
 async fn create(
@@ -80,19 +80,20 @@ async fn create(
 }
 
 /// Adds the columns the table lacks. Everything else is checked first, so that a stream that is
-/// refused leaves the table as it was.
-async fn evolve(
+/// refused leaves the table as it was. `shown` is the table's name in messages.
+pub(crate) async fn evolve(
     catalog: &dyn Catalog,
     mut table: Table,
+    shown: &TableName,
     incoming: &Schema,
 ) -> Result<(Table, Plan), Error> {
     for _ in 0..EVOLVE_ATTEMPTS {
         let current = decode_schema(&table.schema)?;
         let Some(schema) = evolved(&current, incoming) else {
-            let plan = Plan::new(&table.name, current, incoming)?;
+            let plan = Plan::new(shown, current, incoming)?;
             return Ok((table, plan));
         };
-        Plan::new(&table.name, Arc::new(schema.clone()), incoming)?;
+        Plan::new(shown, Arc::new(schema.clone()), incoming)?;
         let bytes = encode_schema(&schema);
         match catalog
             .evolve_table(table.id, table.schema_version, bytes)

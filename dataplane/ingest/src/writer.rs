@@ -9,6 +9,7 @@ use bytes::Bytes;
 use flightcluster_catalog::{SequenceNumber, Table, TableName};
 use flightcluster_wal::{self as wal, Append, Completion, Message, Pending, SchemaDefinition};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
@@ -58,6 +59,8 @@ pub struct TableWriter {
     keeps_raw: bool,
     /// First come, first served: the order of the calls is the order in the log.
     order: tokio::sync::Mutex<Checks>,
+    /// For the staging table of an upload: its writes under way, closed when it takes no more.
+    staging: Option<TaskTracker>,
 }
 
 /// When the table was last asked for.
@@ -65,6 +68,13 @@ pub struct TableWriter {
 struct Checks {
     asked: Instant,
     seen: Instant,
+}
+
+/// Counts a write until its record is in the log or refused.
+#[derive(Debug)]
+struct UnderWay {
+    _write: TaskTrackerToken,
+    _staging: Option<TaskTrackerToken>,
 }
 
 /// What became of a batch that was handed over.
@@ -83,7 +93,16 @@ impl TableWriter {
     ) -> Result<Self, Error> {
         let normalised = Arc::new(normalise_schema(incoming)?);
         let catalog = core.catalog.as_ref();
-        let (table, plan) = resolve(catalog, name, &normalised, mode, create_database).await?;
+        let resolved = resolve(catalog, name, &normalised, mode, create_database).await?;
+        Ok(Self::new(core, resolved, incoming, normalised))
+    }
+
+    pub(crate) fn new(
+        core: Arc<Core>,
+        (table, plan): (Table, Plan),
+        incoming: &Schema,
+        normalised: SchemaRef,
+    ) -> Self {
         let keeps_raw = plan.unchanged
             && normalised.fields() == incoming.fields()
             && !has_dictionary(&normalised);
@@ -93,7 +112,7 @@ impl TableWriter {
             ipc,
         });
         let now = core.clock.now();
-        Ok(Self {
+        Self {
             core,
             table,
             incoming: Arc::new(incoming.clone()),
@@ -105,7 +124,16 @@ impl TableWriter {
                 asked: now,
                 seen: now,
             }),
-        })
+            staging: None,
+        }
+    }
+
+    /// The same writer into the staging table of an upload, whose writes under way are counted.
+    pub(crate) fn into_staging(self, under_way: TaskTracker) -> Self {
+        Self {
+            staging: Some(under_way),
+            ..self
+        }
     }
 
     /// The table as it was when the writer was made.
@@ -154,8 +182,14 @@ impl TableWriter {
         producer: Option<Producer>,
     ) -> Result<Ack, Error> {
         // Taken before the look at the state: draining waits for it.
-        let under_way = self.core.writes.token();
+        let under_way = UnderWay {
+            _write: self.core.writes.token(),
+            _staging: self.staging.as_ref().map(TaskTracker::token),
+        };
         self.core.check_open()?;
+        if self.staging.as_ref().is_some_and(TaskTracker::is_closed) {
+            return Err(Error::UploadSealed);
+        }
         self.check(&batch, producer.as_ref())?;
         let rows = batch.num_rows() as u64;
         if rows == 0 {
@@ -209,7 +243,7 @@ impl TableWriter {
         batch: RecordBatch,
         raw: Option<Vec<(Bytes, Bytes)>>,
         producer: Option<&Producer>,
-        under_way: TaskTrackerToken,
+        under_way: UnderWay,
     ) -> Result<Handed, Error> {
         let mut order = self.order.lock().await;
         let result = self
@@ -230,7 +264,7 @@ impl TableWriter {
         batch: RecordBatch,
         raw: Option<Vec<(Bytes, Bytes)>>,
         producer: Option<&Producer>,
-        under_way: TaskTrackerToken,
+        under_way: UnderWay,
     ) -> Result<Handed, Error> {
         let core = &self.core;
         self.check_table(checks).await?;
@@ -289,12 +323,7 @@ impl TableWriter {
     }
 
     /// What happens on the log's thread when the record is durable or refused.
-    fn completion(
-        &self,
-        mut row: Row,
-        admission: Admission,
-        under_way: TaskTrackerToken,
-    ) -> Completion {
+    fn completion(&self, mut row: Row, admission: Admission, under_way: UnderWay) -> Completion {
         let core = &self.core;
         let (buffer, producers) = (Arc::clone(&core.buffer), Arc::clone(&core.producers));
         let (due, fatal) = (Arc::clone(&core.due), core.fatal.clone());

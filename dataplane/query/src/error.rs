@@ -348,6 +348,9 @@ impl Error {
             | Catalog::FilesChanged { .. }
             | Catalog::IngesterNotFound(_)
             | Catalog::NotDrained(_)
+            | Catalog::UploadNotFound(_)
+            | Catalog::UploadEnded { .. }
+            | Catalog::UploadTarget { .. }
             | Catalog::Fenced { .. }
             | Catalog::Unavailable { .. }
             | Catalog::Store { .. }) => Self::Catalog {

@@ -1,12 +1,12 @@
-//! DoAction and ListActions: prepared statements and session options. The list names what is here and nothing else.
+//! DoAction and ListActions: prepared statements, session options, uploads of several streams. The list names what is here and nothing else.
 
 use arrow_flight::sql::ActionCreatePreparedStatementRequest;
 use arrow_flight::{Action, ActionType};
 use bytes::Bytes;
 use flightcluster_wire::action::{
-    self, ACTIONS, ActionCreatePreparedStatementResult, CLOSE_PREPARED_STATEMENT, CLOSE_SESSION,
-    CREATE_PREPARED_STATEMENT, CloseSessionResult, CloseSessionStatus, GET_SESSION_OPTIONS,
-    SET_SESSION_OPTIONS,
+    self, ABORT_UPLOAD, ACTIONS, ActionCreatePreparedStatementResult, CLOSE_PREPARED_STATEMENT,
+    CLOSE_SESSION, CREATE_PREPARED_STATEMENT, CloseSessionResult, CloseSessionStatus,
+    FINISH_UPLOAD, GET_SESSION_OPTIONS, SET_SESSION_OPTIONS, START_UPLOAD,
 };
 use flightcluster_wire::{PreparedHandle, schema_bytes, wire_schema};
 use prost::Message as _;
@@ -18,7 +18,10 @@ use crate::statement::Statement;
 use crate::status::{ErrorCode, Failure};
 
 /// Actions of the protocol that this server offers.
-const OFFERED: [&str; 5] = [
+const OFFERED: [&str; 8] = [
+    START_UPLOAD,
+    FINISH_UPLOAD,
+    ABORT_UPLOAD,
     CREATE_PREPARED_STATEMENT,
     CLOSE_PREPARED_STATEMENT,
     SET_SESSION_OPTIONS,
@@ -33,6 +36,15 @@ pub(crate) struct Answer {
     pub(crate) body: Option<Bytes>,
     /// The session cookie to be kept from now on.
     pub(crate) cookie: Option<String>,
+}
+
+impl Answer {
+    fn of(body: Bytes) -> Self {
+        Self {
+            body: Some(body),
+            cookie: None,
+        }
+    }
 }
 
 /// What ListActions tells.
@@ -79,6 +91,15 @@ impl FlightServer {
                     body: Some(result.encode_to_vec().into()),
                     cookie: Some(Session::end()),
                 })
+            }
+            action::Action::StartUpload(request) => {
+                Ok(Answer::of(self.start_upload(caller, request).await?))
+            }
+            action::Action::FinishUpload(request) => {
+                Ok(Answer::of(self.finish_upload(caller, request).await?))
+            }
+            action::Action::AbortUpload(request) => {
+                Ok(Answer::of(self.abort_upload(caller, request).await?))
             }
             action::Action::CancelFlightInfo(_) => Err(Failure::new(
                 ErrorCode::Unimplemented,

@@ -19,7 +19,11 @@ use crate::status::{ErrorCode, Failure};
 /// Time for an answer. The owner waits for batches on their way to its disk, nothing else.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time for a flush: of all the rows an ingester may hold, into a slow store.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
+
 const RELEASE_PRODUCER: &str = "release-producer";
+const FLUSH_UPLOAD: &str = "flush-upload";
 
 /// Asks an ingester to take no more batches of a producer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +38,14 @@ struct ReleaseProducer {
 #[derive(Debug, Serialize, Deserialize)]
 struct Released {
     position: Option<u64>,
+}
+
+/// Asks an ingester to put all it has of an upload into files.
+#[derive(Debug, Serialize, Deserialize)]
+struct FlushUpload {
+    ingester: IngesterId,
+    epoch: Epoch,
+    staging: TableId,
 }
 
 /// The other ingesters of the cluster.
@@ -62,6 +74,34 @@ impl flightcluster_ingest::Peers for PeerIngesters {
 }
 
 impl PeerIngesters {
+    /// Asks an ingester for [`Ingest::flush_upload`].
+    pub(crate) async fn flush_upload(
+        &self,
+        ingester: &Ingester,
+        staging: TableId,
+    ) -> Result<(), Failure> {
+        let question = FlushUpload {
+            ingester: ingester.id,
+            epoch: ingester.epoch,
+            staging,
+        };
+        let body = serde_json::to_vec(&question)
+            .map_err(|error| Failure::new(ErrorCode::Internal, format!("question: {error}")))?;
+        let call = self.ask(&ingester.url, FLUSH_UPLOAD, body);
+        let Ok(answer) = tokio::time::timeout(FLUSH_TIMEOUT, call).await else {
+            let message = format!("ingester {} takes too long to flush", ingester.name);
+            return Err(Failure::new(ErrorCode::IngesterUnavailable, message)
+                .retry_after(Duration::from_secs(1)));
+        };
+        answer.map(drop).map_err(|failure| Failure {
+            message: format!(
+                "ingester {} may have rows of the upload: {}",
+                ingester.name, failure.message
+            ),
+            ..failure
+        })
+    }
+
     /// The one answer to an action.
     async fn ask(&self, url: &str, action: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
         let mut request = tonic::Request::new(Action {
@@ -81,29 +121,45 @@ impl PeerIngesters {
 /// Answers an action another ingester asks for.
 pub(crate) async fn answer(ingest: &Ingest, action: &Action) -> Result<Bytes, Failure> {
     let answer = match action.r#type.as_str() {
-        RELEASE_PRODUCER => release_producer(ingest, &action.body).await?,
+        RELEASE_PRODUCER => serde_json::to_vec(&release_producer(ingest, &action.body).await?),
+        FLUSH_UPLOAD => serde_json::to_vec(&flush_upload(ingest, &action.body).await?),
         other => {
             let message = format!("the internal port has no action {other:?}");
             return Err(Failure::new(ErrorCode::Unimplemented, message));
         }
     };
-    serde_json::to_vec(&answer)
+    answer
         .map(Bytes::from)
         .map_err(|error| Failure::new(ErrorCode::Internal, format!("answer to a peer: {error}")))
 }
 
 async fn release_producer(ingest: &Ingest, body: &[u8]) -> Result<Released, Failure> {
-    let asked: ReleaseProducer = serde_json::from_slice(body).map_err(|error| {
-        let message = format!("question of a peer: {error}");
-        Failure::new(ErrorCode::InvalidCommand, message)
-    })?;
-    // Addresses are given again to other pods.
-    if asked.ingester != ingest.ingester().id {
-        let message = "another ingester answers here now";
-        return Err(Failure::new(ErrorCode::IngesterUnavailable, message));
-    }
+    let asked: ReleaseProducer = read(body)?;
+    check_name(ingest, asked.ingester)?;
     let position = ingest
         .release_producer(asked.epoch, asked.table, &asked.producer)
         .await?;
     Ok(Released { position })
+}
+
+async fn flush_upload(ingest: &Ingest, body: &[u8]) -> Result<(), Failure> {
+    let asked: FlushUpload = read(body)?;
+    check_name(ingest, asked.ingester)?;
+    Ok(ingest.flush_upload(asked.epoch, asked.staging).await?)
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let message = format!("question of a peer: {error}");
+        Failure::new(ErrorCode::InvalidCommand, message)
+    })
+}
+
+/// Addresses are given again to other pods.
+fn check_name(ingest: &Ingest, asked: IngesterId) -> Result<(), Failure> {
+    if asked == ingest.ingester().id {
+        return Ok(());
+    }
+    let message = "another ingester answers here now";
+    Err(Failure::new(ErrorCode::IngesterUnavailable, message))
 }

@@ -32,6 +32,8 @@ pub(crate) struct Caller {
     pub(crate) session: Session,
     /// The database named by a header.
     database: Option<String>,
+    /// The upload a stream is part of.
+    pub(crate) upload: Option<String>,
 }
 
 impl Caller {
@@ -50,6 +52,7 @@ impl Caller {
             encoding: headers::encoding_from_headers(metadata)?,
             session: Session::of(metadata),
             database: headers::database_from_headers(metadata)?,
+            upload: headers::upload_from_headers(metadata)?,
         })
     }
 

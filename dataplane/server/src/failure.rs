@@ -43,7 +43,9 @@ impl From<flightcluster_catalog::Error> for Failure {
             Error::DatabaseExists(_) => ErrorCode::DatabaseExists,
             Error::TableNotFound(_) => ErrorCode::TableNotFound,
             Error::TableExists(_) => ErrorCode::TableExists,
-            Error::InvalidName { .. } => ErrorCode::InvalidArgument,
+            Error::InvalidName { .. } | Error::UploadTarget { .. } => ErrorCode::InvalidArgument,
+            Error::UploadNotFound(_) => ErrorCode::UploadNotFound,
+            Error::UploadEnded { .. } => ErrorCode::UploadEnded,
             // Both say: somebody else was first, begin again.
             Error::SchemaChanged { .. } | Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
             Error::Fenced { .. } => ErrorCode::WalFailed,
@@ -110,7 +112,21 @@ impl From<flightcluster_query::Error> for Failure {
 
 impl From<flightcluster_ingest::Error> for Failure {
     fn from(error: flightcluster_ingest::Error) -> Self {
+        use flightcluster_catalog::Error as CatalogError;
+        let refused = match &error {
+            flightcluster_ingest::Error::Catalog { source, .. } => Some(source.as_ref()),
+            _ => None,
+        };
         let code = match error.fault() {
+            Fault::NotFound if matches!(refused, Some(CatalogError::UploadNotFound(_))) => {
+                ErrorCode::UploadNotFound
+            }
+            Fault::FailedPrecondition
+                if matches!(refused, Some(CatalogError::UploadEnded { .. }))
+                    || error.category() == "upload_sealed" =>
+            {
+                ErrorCode::UploadEnded
+            }
             Fault::InvalidArgument => match error.category() {
                 "unsupported_type" => ErrorCode::UnsupportedType,
                 "schema_conflict" => ErrorCode::SchemaConflict,

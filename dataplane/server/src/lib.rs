@@ -10,6 +10,7 @@
 //! | [`call`] | request ids, counters, time limits and panics of every call |
 //! | [`status`], `failure` | machine codes, gRPC codes, `docs/errors.md` |
 //! | [`writes`], [`recent`] | adapters: uploads and fresh rows, here or at a peer |
+//! | `uploads` | uploads of several streams: begin, end |
 //! | `route` | which ingester an upload is passed on to |
 //! | `asked` | what one ingester asks another |
 //! | [`internal`], [`peers`] | the internal port, and calling that of others |
@@ -39,6 +40,7 @@ mod sql_info;
 mod statement;
 pub mod status;
 mod stream;
+mod uploads;
 pub mod writes;
 
 use std::sync::Arc;
@@ -56,6 +58,7 @@ pub use peers::Peers;
 pub use put::decode_limits;
 pub use recent::FreshRows;
 pub use service::{Backends, FlightServer, FlightServerOptions};
+pub use uploads::Uploads;
 pub use writes::{ForwardedWrites, InsertedRows, LocalWrites, Writes};
 
 /// Everything the public port serves: Flight, gRPC health, the small HTTP API.

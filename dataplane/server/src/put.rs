@@ -101,6 +101,7 @@ impl FlightServer {
             create_database: true,
             idempotency_key: None,
             owner: caller.principal.name().to_owned(),
+            upload: caller.upload.clone(),
         };
         let acks = self.backends()?.writes()?.put(target, messages).await?;
         Ok(acks
@@ -181,6 +182,10 @@ impl FlightServer {
                 format!("table not found: {table}"),
             ));
         }
+        if caller.upload.is_some() && matches!(mode, PutMode::Create | PutMode::Replace) {
+            let message = "an upload of several streams appends; use mode append or create_append";
+            return Err(Failure::new(ErrorCode::InvalidArgument, message));
+        }
         if mode == PutMode::Replace {
             caller.authorize(Action::Admin, &table.database)?;
         }
@@ -190,6 +195,7 @@ impl FlightServer {
             create_database: true,
             idempotency_key: None,
             owner: caller.principal.name().to_owned(),
+            upload: caller.upload.clone(),
         };
         let mut acks = self.backends()?.writes()?.put(target, messages).await?;
         let mut rows = 0;

@@ -27,6 +27,7 @@ use crate::caller::{Caller, request_id};
 use crate::gate::Gate;
 use crate::once::OnceEach;
 use crate::status::{ErrorCode, Failure};
+use crate::uploads::Uploads;
 use crate::writes::Writes;
 
 /// What the service works with once the process is ready.
@@ -38,6 +39,8 @@ pub struct Backends {
     pub engine: Option<Engine>,
     /// Uploads; missing where nothing can be written.
     pub writes: Option<Arc<dyn Writes>>,
+    /// Uploads of several streams.
+    pub uploads: Uploads,
 }
 
 impl Backends {

@@ -141,6 +141,14 @@ error_codes! {
     TableNotFound = "TABLE_NOT_FOUND", NotFound, Never,
         client: "Check the name; unquoted SQL names are lower case.",
         owner: "Nothing.";
+    /// There is no such upload of several streams, or it ended long ago.
+    UploadNotFound = "UPLOAD_NOT_FOUND", NotFound, Never,
+        client: "Begin an upload with `start-upload` and use the id of its answer.",
+        owner: "Nothing.";
+    /// The upload of several streams takes no more rows.
+    UploadEnded = "UPLOAD_ENDED", FailedPrecondition, Never,
+        client: "Begin a new upload, and send its rows again if the old one did not finish.",
+        owner: "Uploads that rest for `ingest.upload_ttl` expire.";
     /// There is no such database.
     DatabaseNotFound = "DATABASE_NOT_FOUND", NotFound, Never,
         client: "Check the name, or create the database by writing to it.",

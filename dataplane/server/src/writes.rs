@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_array::RecordBatch;
 use arrow_flight::{FlightData, FlightDescriptor, PutResult};
+use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
 use flightcluster_catalog::{Catalog, IngesterState, TableName};
@@ -92,6 +93,9 @@ pub struct PutTarget {
     pub idempotency_key: Option<String>,
     /// Who uploads. Producers of different identities are different producers.
     pub owner: String,
+    /// The upload of several streams it is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<String>,
 }
 
 /// A place that takes uploads.
@@ -261,21 +265,25 @@ impl Upload {
             Decoded::Metadata(_) | Decoded::Dictionary => Ok(Step::Nothing),
             Decoded::Schema { schema, .. } => {
                 if self.writer.is_none() {
-                    let writer = self
-                        .ingest
-                        .writer(
-                            &self.target.table,
-                            &schema,
-                            table_mode(self.target.mode),
-                            self.target.create_database,
-                        )
-                        .await?;
-                    self.writer = Some(Arc::new(writer));
+                    self.writer = Some(Arc::new(self.open(&schema).await?));
                 }
                 Ok(Step::Nothing)
             }
             Decoded::Batch(batch) => self.write(batch).map(Step::Write),
         }
+    }
+
+    async fn open(&self, schema: &Schema) -> Result<TableWriter, Failure> {
+        let PutTarget { table, mode, .. } = &self.target;
+        Ok(match &self.target.upload {
+            Some(upload) => self.ingest.upload_writer(upload, table, schema).await?,
+            None => {
+                let (mode, create_database) = (table_mode(*mode), self.target.create_database);
+                self.ingest
+                    .writer(table, schema, mode, create_database)
+                    .await?
+            }
+        })
     }
 
     fn write(
@@ -470,6 +478,7 @@ impl flightcluster_query::ports::TableWriter for InsertedRows {
             create_database: false,
             idempotency_key: idempotency_key.map(|key| format!("statement-{key:032x}")),
             owner: String::new(),
+            upload: None,
         };
         let (proceed, gate) = oneshot::channel();
         let mut proceed = Some(proceed);

@@ -17,7 +17,7 @@ use flightcluster_query::{Engine, EngineOptions};
 use flightcluster_server::status::chain;
 use flightcluster_server::{
     Backends, CallLayer, ForwardedWrites, FreshRows, Gate, InsertedRows, InternalService,
-    LocalWrites, PeerIngesters, Peers, Writes, decode_limits, internal_router,
+    LocalWrites, PeerIngesters, Peers, Uploads, Writes, decode_limits, internal_router,
 };
 use flightcluster_telemetry::memory::memory_limit_bytes;
 use flightcluster_telemetry::metrics::Metrics;
@@ -112,9 +112,9 @@ async fn open_parts(
         Role::Ingester => {
             let url = internal_url(config, internal);
             let peers = Arc::new(Peers::new(identities.peer_tls.clone()));
-            let peers = Arc::new(PeerIngesters(peers));
-            let ingest = open_ingest(config, name, url, &catalog, &store, peers, metrics).await?;
-            Ok(ingester_parts(config, catalog, ingest))
+            let asked = Arc::new(PeerIngesters(Arc::clone(&peers)));
+            let ingest = open_ingest(config, name, url, &catalog, &store, asked, metrics).await?;
+            Ok(ingester_parts(config, catalog, ingest, peers))
         }
         Role::Querier => querier_parts(config, catalog, store, identities),
         Role::Standalone => {
@@ -292,7 +292,27 @@ fn local_writes(config: &Config, ingest: &Arc<Ingest>) -> Arc<dyn Writes> {
     Arc::new(LocalWrites::new(Arc::clone(ingest), limits))
 }
 
-fn ingester_parts(config: &Config, catalog: Arc<dyn Catalog>, ingest: Arc<Ingest>) -> Parts {
+/// How uploads of several streams are begun and ended from this process.
+fn uploads(
+    config: &Config,
+    catalog: &Arc<dyn Catalog>,
+    local: Option<&Arc<Ingest>>,
+    peers: Arc<Peers>,
+) -> Uploads {
+    Uploads {
+        catalog: Arc::clone(catalog),
+        local: local.map(Arc::clone),
+        peers: PeerIngesters(peers),
+        ttl: config.ingest.upload_ttl,
+    }
+}
+
+fn ingester_parts(
+    config: &Config,
+    catalog: Arc<dyn Catalog>,
+    ingest: Arc<Ingest>,
+    peers: Arc<Peers>,
+) -> Parts {
     let writes = local_writes(config, &ingest);
     let limit = config.server.max_message_bytes.as_usize();
     let (own, forwarded) = (Arc::clone(&ingest), Arc::clone(&writes));
@@ -306,6 +326,7 @@ fn ingester_parts(config: &Config, catalog: Arc<dyn Catalog>, ingest: Arc<Ingest
     };
     Parts {
         backends: Some(Backends {
+            uploads: uploads(config, &catalog, Some(&ingest), peers),
             catalog,
             engine: None,
             writes: Some(writes),
@@ -328,9 +349,10 @@ fn querier_parts(
         Arc::clone(&catalog),
         Arc::clone(&peers),
     ));
+    let uploads = uploads(config, &catalog, None, Arc::clone(&peers));
     let recent = FreshRows { local: None, peers };
     let engine = open_engine(config, &catalog, &store, recent, &writes)?;
-    Ok(public_only(catalog, engine, writes, None))
+    Ok(public_only(catalog, engine, writes, None, uploads))
 }
 
 fn standalone_parts(
@@ -340,12 +362,14 @@ fn standalone_parts(
     ingest: Arc<Ingest>,
 ) -> anyhow::Result<Parts> {
     let writes = local_writes(config, &ingest);
+    let peers = Arc::new(Peers::new(None));
+    let uploads = uploads(config, &catalog, Some(&ingest), Arc::clone(&peers));
     let recent = FreshRows {
         local: Some(Arc::clone(&ingest)),
-        peers: Arc::new(Peers::new(None)),
+        peers,
     };
     let engine = open_engine(config, &catalog, &store, recent, &writes)?;
-    Ok(public_only(catalog, engine, writes, Some(ingest)))
+    Ok(public_only(catalog, engine, writes, Some(ingest), uploads))
 }
 
 fn public_only(
@@ -353,9 +377,11 @@ fn public_only(
     engine: Engine,
     writes: Arc<dyn Writes>,
     ingest: Option<Arc<Ingest>>,
+    uploads: Uploads,
 ) -> Parts {
     Parts {
         backends: Some(Backends {
+            uploads,
             catalog,
             engine: Some(engine.clone()),
             writes: Some(writes),

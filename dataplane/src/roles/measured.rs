@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
-    FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
-    LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SmallFiles, Snapshot, SnapshotRequest, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
+    FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
+    IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles,
+    Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
+    TableName, Upload,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -196,6 +197,46 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
         let call = self.catalog.forget_history(window);
         self.timed("forget_history", call).await
+    }
+
+    async fn start_upload(
+        &self,
+        id: &str,
+        target: &TableName,
+        ttl: Duration,
+    ) -> Result<Upload, Error> {
+        let call = self.catalog.start_upload(id, target, ttl);
+        self.timed("start_upload", call).await
+    }
+
+    async fn upload(&self, id: &str) -> Result<Upload, Error> {
+        let call = self.catalog.upload(id);
+        self.timed("upload", call).await
+    }
+
+    async fn join_upload(&self, request: JoinUpload) -> Result<Table, Error> {
+        let call = self.catalog.join_upload(request);
+        self.timed("join_upload", call).await
+    }
+
+    async fn seal_upload(&self, id: &str) -> Result<Upload, Error> {
+        let call = self.catalog.seal_upload(id);
+        self.timed("seal_upload", call).await
+    }
+
+    async fn finish_upload(&self, request: FinishUpload) -> Result<Upload, Error> {
+        let call = self.catalog.finish_upload(request);
+        self.timed("finish_upload", call).await
+    }
+
+    async fn abort_upload(&self, id: &str) -> Result<(), Error> {
+        let call = self.catalog.abort_upload(id);
+        self.timed("abort_upload", call).await
+    }
+
+    async fn expire_uploads(&self) -> Result<u64, Error> {
+        let call = self.catalog.expire_uploads();
+        self.timed("expire_uploads", call).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -25,8 +25,31 @@ pub const CLOSE_SESSION: &str = "CloseSession";
 /// Type of [`Action::CancelFlightInfo`].
 pub const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
 
+/// Type of [`Action::StartUpload`].
+pub const START_UPLOAD: &str = "start-upload";
+/// Type of [`Action::FinishUpload`].
+pub const FINISH_UPLOAD: &str = "finish-upload";
+/// Type of [`Action::AbortUpload`].
+pub const ABORT_UPLOAD: &str = "abort-upload";
+
 /// Every action known here with the text `ListActions` shows for it.
-pub const ACTIONS: [(&str, &str); 6] = [
+pub const ACTIONS: [(&str, &str); 9] = [
+    (
+        START_UPLOAD,
+        "Begins an upload of several streams, whose rows appear together. Body: JSON {\"database\", \
+         \"table\"}. Result: JSON {\"upload\", \"state\"}; DoPut streams name it in the header \
+         x-fc-upload.",
+    ),
+    (
+        FINISH_UPLOAD,
+        "Makes all rows of an upload visible. Body: JSON {\"upload\"}. Result: JSON {\"upload\", \
+         \"state\", \"rows\"}. May be repeated.",
+    ),
+    (
+        ABORT_UPLOAD,
+        "Gives an upload up; none of its rows ever appears. Body: JSON {\"upload\"}. Result: JSON \
+         {\"upload\", \"state\"}. May be repeated.",
+    ),
     (
         CREATE_PREPARED_STATEMENT,
         "Prepares a SQL statement. Body: Any of ActionCreatePreparedStatementRequest. Result: Any \
@@ -71,6 +94,30 @@ pub enum Action {
     CloseSession,
     /// Cancel a query.
     CancelFlightInfo(Box<CancelFlightInfoRequest>),
+    /// Begin an upload of several streams.
+    StartUpload(StartUploadRequest),
+    /// Make its rows visible.
+    FinishUpload(UploadRequest),
+    /// Give it up.
+    AbortUpload(UploadRequest),
+}
+
+/// Body of [`Action::StartUpload`].
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartUploadRequest {
+    /// The database; that of the call when missing.
+    pub database: Option<String>,
+    /// The table.
+    pub table: String,
+}
+
+/// Body of [`Action::FinishUpload`] and [`Action::AbortUpload`].
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UploadRequest {
+    /// The upload, as `start-upload` answered.
+    pub upload: String,
 }
 
 /// Why an action was refused.
@@ -100,6 +147,14 @@ pub enum Error {
         /// Type URL that was sent, cut to 100 characters.
         found: String,
     },
+    /// The body is not the JSON of the action.
+    #[error("the body of action {action} is not the JSON object it takes; see ListActions")]
+    Json {
+        /// Type of the action.
+        action: &'static str,
+        /// What the decoder found.
+        source: serde_json::Error,
+    },
     /// A field is empty that must not be.
     #[error("field {field} in the body of action {action} is empty")]
     EmptyField {
@@ -117,6 +172,7 @@ impl Error {
             Self::Unknown { .. } => "action_unknown",
             Self::Body { .. } => "action_body",
             Self::TypeUrl { .. } => "action_type_url",
+            Self::Json { .. } => "action_json",
             Self::EmptyField { .. } => "action_empty_field",
         }
     }
@@ -163,11 +219,18 @@ impl Action {
                 }
                 Ok(Self::CancelFlightInfo(Box::new(request)))
             }
+            START_UPLOAD => Ok(Self::StartUpload(json(START_UPLOAD, body)?)),
+            FINISH_UPLOAD => Ok(Self::FinishUpload(json(FINISH_UPLOAD, body)?)),
+            ABORT_UPLOAD => Ok(Self::AbortUpload(json(ABORT_UPLOAD, body)?)),
             other => Err(Error::Unknown {
                 action: other.chars().take(100).collect(),
             }),
         }
     }
+}
+
+fn json<T: serde::de::DeserializeOwned>(action: &'static str, body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|source| Error::Json { action, source })
 }
 
 /// Result of preparing a statement. arrow-flight's message lacks `is_update`.

@@ -11,6 +11,8 @@ use crate::schema::Encoding;
 /// Request: credential, `Bearer <token>`, `Token <token>` or `Basic <base64 of user:token>`.
 /// Never sent in a response except to hand out a new token: ADBC adopts whatever it finds there.
 pub const AUTHORIZATION: &str = "authorization";
+/// Request of DoPut: the upload of several streams it is part of.
+pub const UPLOAD: &str = "x-fc-upload";
 /// Request: database of the call; the preferred one of [`DATABASE_HEADERS`].
 pub const DATABASE: &str = "database";
 /// Request: database of the call, as InfluxDB 2 clients name it.
@@ -125,6 +127,17 @@ pub fn database_from_headers(headers: &HeaderMap) -> Result<Option<String>, Erro
         }
     }
     Ok(found.map(|(_, value)| value.to_owned()))
+}
+
+/// The upload the stream is part of, if it is; an empty value counts as absent.
+pub fn upload_from_headers(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let Some(value) = headers.get(UPLOAD) else {
+        return Ok(None);
+    };
+    let value = value
+        .to_str()
+        .map_err(|_| Error::NotText { header: UPLOAD })?;
+    Ok((!value.is_empty()).then(|| value.to_owned()))
 }
 
 /// The encoding the client asks for by [`NATIVE_ENCODING`].

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::protocol::Call;
 use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FileChoice, FilesReplaced,
-    FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
-    IngesterId, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement,
-    SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId, TableName,
+    FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
+    Ingester, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles,
+    Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
+    TableName, Upload,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -146,5 +147,28 @@ call!(LeaseCall { lease: Lease } "lease" -> bool, repeatable: true,
 call!(ForgetHistoryCall { window: Duration }
     "forget_history" -> HistoryForgotten, repeatable: true,
     |call, catalog| catalog.forget_history(call.window));
+
+// An upload that was begun is found.
+call!(StartUploadCall { id: String, target: TableName, ttl: Duration }
+    "start_upload" -> Upload, repeatable: true,
+    |call, catalog| catalog.start_upload(&call.id, &call.target, call.ttl));
+
+call!(UploadCall { id: String } "upload" -> Upload, repeatable: true,
+    |call, catalog| catalog.upload(&call.id));
+
+call!(JoinUploadCall { request: JoinUpload } "join_upload" -> Table, repeatable: true,
+    |call, catalog| catalog.join_upload(call.request));
+
+call!(SealUploadCall { id: String } "seal_upload" -> Upload, repeatable: true,
+    |call, catalog| catalog.seal_upload(&call.id));
+
+call!(FinishUploadCall { request: FinishUpload } "finish_upload" -> Upload, repeatable: true,
+    |call, catalog| catalog.finish_upload(call.request));
+
+call!(AbortUploadCall { id: String } "abort_upload" -> (), repeatable: true,
+    |call, catalog| catalog.abort_upload(&call.id));
+
+call!(ExpireUploadsCall {} "expire_uploads" -> u64, repeatable: true,
+    |_call, catalog| catalog.expire_uploads());
 
 call!(PingCall {} "ping" -> (), repeatable: true, |_call, catalog| catalog.ping());

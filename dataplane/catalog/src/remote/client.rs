@@ -12,19 +12,22 @@ use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
 
 use super::calls::{
-    ClaimProducerCall, CommitFlushCall, CondemnPathsCall, CreateDatabaseCall, CreateTableCall,
-    DrainIngesterCall, DropTableCall, DueGarbageCall, EvolveTableCall, ExpireProducersCall,
-    ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall, LeaseCall, ListDatabasesCall,
+    AbortUploadCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall, CreateDatabaseCall,
+    CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall, EvolveTableCall,
+    ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
+    GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LeaseCall, ListDatabasesCall,
     ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SmallFilesCall,
-    SnapshotCall, TableCall, TablesByIdCall, UnknownPathsCall,
+    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
+    SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, UnknownPathsCall,
+    UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
-    FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
-    LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SmallFiles, Snapshot, SnapshotRequest, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
+    FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
+    IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles,
+    Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
+    TableName, Upload,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -63,7 +66,7 @@ impl fmt::Debug for RemoteOptions {
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
 /// - Retry: reads, `publish_table`, `drain_ingester`, `retire_ingester`, `commit_flush` and the calls about
-///   producers and of upkeep are sent a second time when the first got no answer and there is time left.
+///   producers, uploads and of upkeep are sent a second time when the first got no answer and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
     client: Client,
@@ -439,6 +442,43 @@ impl Catalog for RemoteCatalog {
 
     async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
         self.call(ForgetHistoryCall { window }).await
+    }
+
+    async fn start_upload(
+        &self,
+        id: &str,
+        target: &TableName,
+        ttl: Duration,
+    ) -> Result<Upload, Error> {
+        let (id, target) = (id.to_owned(), target.clone());
+        self.call(StartUploadCall { id, target, ttl }).await
+    }
+
+    async fn upload(&self, id: &str) -> Result<Upload, Error> {
+        let id = id.to_owned();
+        self.call(UploadCall { id }).await
+    }
+
+    async fn join_upload(&self, request: JoinUpload) -> Result<Table, Error> {
+        self.call(JoinUploadCall { request }).await
+    }
+
+    async fn seal_upload(&self, id: &str) -> Result<Upload, Error> {
+        let id = id.to_owned();
+        self.call(SealUploadCall { id }).await
+    }
+
+    async fn finish_upload(&self, request: FinishUpload) -> Result<Upload, Error> {
+        self.call(FinishUploadCall { request }).await
+    }
+
+    async fn abort_upload(&self, id: &str) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.call(AbortUploadCall { id }).await
+    }
+
+    async fn expire_uploads(&self) -> Result<u64, Error> {
+        self.call(ExpireUploadsCall {}).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

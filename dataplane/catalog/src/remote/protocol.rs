@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Catalog, Epoch, Error, IngesterId, SchemaVersion, TableId};
+use crate::{Catalog, Epoch, Error, IngesterId, SchemaVersion, TableId, TableName, UploadState};
 
 /// Header that names the version of the protocol, on requests and responses.
 pub(super) const VERSION_HEADER: &str = "x-flightcluster-catalog-protocol";
@@ -56,6 +56,17 @@ pub(super) enum Refusal {
     NotDrained {
         name: String,
     },
+    UploadNotFound {
+        id: String,
+    },
+    UploadEnded {
+        id: String,
+        state: UploadState,
+    },
+    UploadTarget {
+        id: String,
+        target: TableName,
+    },
     InvalidName {
         name: String,
         problem: String,
@@ -94,14 +105,18 @@ impl Refusal {
         match self {
             Self::DatabaseNotFound { .. }
             | Self::TableNotFound { .. }
+            | Self::UploadNotFound { .. }
             | Self::IngesterNotFound { .. } => StatusCode::NOT_FOUND,
             Self::DatabaseExists { .. }
             | Self::TableExists { .. }
             | Self::SchemaChanged { .. }
             | Self::NotDrained { .. }
             | Self::FilesChanged { .. }
+            | Self::UploadEnded { .. }
             | Self::Fenced { .. } => StatusCode::CONFLICT,
-            Self::InvalidName { .. } | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
+            Self::InvalidName { .. } | Self::UploadTarget { .. } | Self::Protocol { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -117,6 +132,9 @@ impl Refusal {
             Self::TableExists { name } => Error::TableExists(name),
             Self::IngesterNotFound { name } => Error::IngesterNotFound(name),
             Self::NotDrained { name } => Error::NotDrained(name),
+            Self::UploadNotFound { id } => Error::UploadNotFound(id),
+            Self::UploadEnded { id, state } => Error::UploadEnded { id, state },
+            Self::UploadTarget { id, target } => Error::UploadTarget { id, target },
             Self::InvalidName { name, problem } => Error::InvalidName { name, problem },
             Self::SchemaChanged { table, expected } => Error::SchemaChanged { table, expected },
             Self::FilesChanged { table } => Error::FilesChanged { table },
@@ -151,6 +169,9 @@ impl From<Error> for Refusal {
             Error::TableExists(name) => Self::TableExists { name },
             Error::IngesterNotFound(name) => Self::IngesterNotFound { name },
             Error::NotDrained(name) => Self::NotDrained { name },
+            Error::UploadNotFound(id) => Self::UploadNotFound { id },
+            Error::UploadEnded { id, state } => Self::UploadEnded { id, state },
+            Error::UploadTarget { id, target } => Self::UploadTarget { id, target },
             Error::InvalidName { name, problem } => Self::InvalidName { name, problem },
             Error::SchemaChanged { table, expected } => Self::SchemaChanged { table, expected },
             Error::FilesChanged { table } => Self::FilesChanged { table },

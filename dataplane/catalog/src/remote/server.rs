@@ -13,12 +13,14 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::calls::{
-    ClaimProducerCall, CommitFlushCall, CondemnPathsCall, CreateDatabaseCall, CreateTableCall,
-    DrainIngesterCall, DropTableCall, DueGarbageCall, EvolveTableCall, ExpireProducersCall,
-    ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall, LeaseCall, ListDatabasesCall,
+    AbortUploadCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall, CreateDatabaseCall,
+    CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall, EvolveTableCall,
+    ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
+    GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LeaseCall, ListDatabasesCall,
     ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SmallFilesCall,
-    SnapshotCall, TableCall, TablesByIdCall, UnknownPathsCall,
+    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
+    SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, UnknownPathsCall,
+    UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -61,6 +63,13 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<CondemnPathsCall>(router);
     router = add::<LeaseCall>(router);
     router = add::<ForgetHistoryCall>(router);
+    router = add::<StartUploadCall>(router);
+    router = add::<UploadCall>(router);
+    router = add::<JoinUploadCall>(router);
+    router = add::<SealUploadCall>(router);
+    router = add::<FinishUploadCall>(router);
+    router = add::<AbortUploadCall>(router);
+    router = add::<ExpireUploadsCall>(router);
     router = add::<PingCall>(router);
     router
         .route_layer(middleware::from_fn(check_version))

@@ -31,6 +31,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "upkeep",
         statements: include_str!("migrations/0003_upkeep.sql"),
     },
+    Migration {
+        version: 4,
+        name: "uploads",
+        statements: include_str!("migrations/0004_uploads.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

@@ -26,6 +26,7 @@ mod replace;
 mod snapshot;
 mod sqlite;
 mod table;
+mod upload;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -38,10 +39,11 @@ use sqlx::Connection as _;
 use tracing::Instrument as _;
 
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FlushCommit,
-    FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterId, Lease,
-    LiveFiles, ProducerClaim, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SmallFiles, Snapshot, SnapshotRequest, Table, TableId, TableName,
+    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
+    FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
+    IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles,
+    Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
+    TableName, Upload,
 };
 use sqlite::{BEGIN_READ, BEGIN_WRITE, Connection, Pool, Pools};
 
@@ -433,6 +435,56 @@ impl Catalog for SqliteCatalog {
             Box::pin(garbage::forget_history(c, window))
         })
         .await
+    }
+
+    async fn start_upload(
+        &self,
+        id: &str,
+        target: &TableName,
+        ttl: Duration,
+    ) -> Result<Upload, Error> {
+        let (id, target) = (id.to_owned(), target.clone());
+        self.write("beginning an upload", move |c| {
+            Box::pin(upload::start(c, id, target, ttl))
+        })
+        .await
+    }
+
+    async fn upload(&self, id: &str) -> Result<Upload, Error> {
+        let id = id.to_owned();
+        self.read("looking an upload up", |c| Box::pin(upload::read(c, id)))
+            .await
+    }
+
+    async fn join_upload(&self, request: JoinUpload) -> Result<Table, Error> {
+        self.write("taking a stream into an upload", |c| {
+            Box::pin(upload::join(c, request))
+        })
+        .await
+    }
+
+    async fn seal_upload(&self, id: &str) -> Result<Upload, Error> {
+        let id = id.to_owned();
+        self.write("sealing an upload", |c| Box::pin(upload::seal(c, id)))
+            .await
+    }
+
+    async fn finish_upload(&self, request: FinishUpload) -> Result<Upload, Error> {
+        self.write("finishing an upload", |c| {
+            Box::pin(upload::finish(c, request))
+        })
+        .await
+    }
+
+    async fn abort_upload(&self, id: &str) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.write("aborting an upload", |c| Box::pin(upload::abort(c, id)))
+            .await
+    }
+
+    async fn expire_uploads(&self) -> Result<u64, Error> {
+        self.write("ending abandoned uploads", |c| Box::pin(upload::expire(c)))
+            .await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! Tables and their schemas: create, replace, drop, evolve, look up.
 
+use std::collections::BTreeMap;
+
 use sqlx::Row as _;
 
 use super::sqlite::{Connection, Row};
@@ -62,11 +64,54 @@ pub(super) async fn create(c: &mut Connection, request: CreateTable) -> Result<T
     insert(c, request, snapshot).await
 }
 
+/// Creates the table the rows of an upload to `target` are collected in: in the schema of the target
+/// if there is one, else in that of the stream.
+pub(super) async fn create_staging(
+    c: &mut Connection,
+    target: &TableName,
+    upload: &str,
+    schema: SchemaBytes,
+) -> Result<Table, Failure> {
+    let schema = match find(c, target).await? {
+        Some(target) => target.schema,
+        None => schema,
+    };
+    let request = CreateTable {
+        name: target.clone(),
+        schema,
+        options: BTreeMap::new(),
+        // There may be one of that name; nothing is replaced by an unpublished table.
+        if_exists: IfExists::Replace,
+        create_database: true,
+        unpublished: Some(format!("upload-{upload}")),
+    };
+    create(c, request).await
+}
+
+/// Creates the table an upload ends in, which is known to be missing, as part of a new snapshot.
+pub(super) async fn create_target(
+    c: &mut Connection,
+    name: &TableName,
+    schema: SchemaBytes,
+    snapshot: i64,
+) -> Result<Table, Failure> {
+    let request = CreateTable {
+        name: name.clone(),
+        schema,
+        options: BTreeMap::new(),
+        if_exists: IfExists::Fail,
+        create_database: true,
+        unpublished: None,
+    };
+    insert(c, request, snapshot).await
+}
+
 /// Ends the unpublished tables nobody fills any more.
 async fn end_abandoned(c: &mut Connection, snapshot: i64) -> Result<(), sqlx::Error> {
     let abandoned: Vec<TableId> = sqlx::query(
         "SELECT id FROM tables
-         WHERE end_snapshot IS NULL AND schema_name = $1 AND created_at_millis < $2",
+         WHERE end_snapshot IS NULL AND schema_name = $1 AND created_at_millis < $2
+           AND id NOT IN (SELECT staging_id FROM uploads WHERE staging_id IS NOT NULL)",
     )
     .bind(name::UNPUBLISHED_SCHEMA)
     .bind(now_millis().saturating_sub(UNPUBLISHED_MILLIS))
@@ -220,7 +265,11 @@ async fn missing(
 }
 
 /// Ends a table and its files; what only serves future writes to it is forgotten.
-async fn end(c: &mut Connection, table: TableId, snapshot: i64) -> Result<(), sqlx::Error> {
+pub(super) async fn end(
+    c: &mut Connection,
+    table: TableId,
+    snapshot: i64,
+) -> Result<(), sqlx::Error> {
     let id = stored(table.0)?;
     sqlx::query(
         "INSERT INTO gc_queue (path, queued_at_millis)

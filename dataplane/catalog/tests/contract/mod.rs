@@ -12,6 +12,7 @@ pub mod producers;
 pub mod snapshots;
 pub mod tables;
 pub mod upkeep;
+pub mod uploads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,6 +62,14 @@ macro_rules! contract {
             an_owner_that_started_again_is_asked_in_its_new_life,
             a_dropped_table_has_no_producers,
             unused_producers_are_forgotten_in_steps,
+        });
+        $crate::contract::contract!(@tests $open, uploads {
+            an_upload_appears_in_one_snapshot,
+            an_upload_makes_its_table,
+            an_upload_ends_only_in_the_table_that_was_looked_at,
+            an_aborted_upload_leaves_nothing,
+            an_abandoned_upload_expires,
+            streams_of_other_uploads_and_tables_are_refused,
         });
         $crate::contract::contract!(@tests $open, flushes {
             a_flush_adds_files_and_moves_watermarks_in_one_snapshot,

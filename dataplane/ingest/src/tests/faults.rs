@@ -258,6 +258,39 @@ impl Catalog for FaultyCatalog {
         self.inner.forget_history(window).await
     }
 
+    async fn start_upload(
+        &self,
+        id: &str,
+        target: &TableName,
+        ttl: Duration,
+    ) -> Result<Upload, Error> {
+        self.inner.start_upload(id, target, ttl).await
+    }
+
+    async fn upload(&self, id: &str) -> Result<Upload, Error> {
+        self.inner.upload(id).await
+    }
+
+    async fn join_upload(&self, request: JoinUpload) -> Result<Table, Error> {
+        self.inner.join_upload(request).await
+    }
+
+    async fn seal_upload(&self, id: &str) -> Result<Upload, Error> {
+        self.inner.seal_upload(id).await
+    }
+
+    async fn finish_upload(&self, request: FinishUpload) -> Result<Upload, Error> {
+        self.inner.finish_upload(request).await
+    }
+
+    async fn abort_upload(&self, id: &str) -> Result<(), Error> {
+        self.inner.abort_upload(id).await
+    }
+
+    async fn expire_uploads(&self) -> Result<u64, Error> {
+        self.inner.expire_uploads().await
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         self.inner.ping().await
     }

@@ -10,6 +10,7 @@ mod pressure;
 mod schemas;
 mod several;
 mod types;
+mod uploads;
 mod writing;
 
 use std::path::PathBuf;

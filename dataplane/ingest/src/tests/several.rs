@@ -41,20 +41,20 @@ impl Peers for Ways {
     }
 }
 
-struct Cluster {
-    world: World,
+pub(super) struct Cluster {
+    pub(super) world: World,
     ways: Arc<Ways>,
 }
 
 impl Cluster {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self {
             world: World::new().await,
             ways: Arc::default(),
         }
     }
 
-    async fn start(&self, name: &str) -> Arc<Ingest> {
+    pub(super) async fn start(&self, name: &str) -> Arc<Ingest> {
         let options = IngestOptions {
             node_name: name.to_owned(),
             internal_url: format!("http://{name}:17002"),
@@ -69,7 +69,7 @@ impl Cluster {
     }
 
     /// All values in the table: those in files and those in the ingesters.
-    async fn numbers(&self, ingests: &[&Arc<Ingest>]) -> Vec<i64> {
+    pub(super) async fn numbers(&self, ingests: &[&Arc<Ingest>]) -> Vec<i64> {
         let name = readings();
         let snapshot = self.world.catalog.snapshot(&[name]).await.unwrap();
         let table = &snapshot.tables[0];
