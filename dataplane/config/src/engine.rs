@@ -75,6 +75,17 @@ pub struct QueryConfig {
     /// Memory of all queries together, in bytes; 0 takes 60 % of the memory limit of the container
     /// or machine.
     pub memory_bytes: ByteSize,
+    /// Memory for blocks of stored files, in bytes; 0 keeps none. Unset: 10 % of the memory limit
+    /// where the files come over a network, none where the operating system keeps them.
+    pub cache_memory_bytes: Option<ByteSize>,
+    /// Disk for blocks of stored files, below the data directory, in bytes; 0 keeps none. Unset: where
+    /// the files come over a network, a quarter of what is free at the start, at most 16 GiB.
+    pub cache_disk_bytes: Option<ByteSize>,
+    /// Memory for the footers of Parquet files, in bytes.
+    pub footer_cache_bytes: ByteSize,
+    /// Disk for what queries can't keep in memory, below the data directory, in bytes. A query that
+    /// needs more fails with `ResourceExhausted`. Unset: half of what is free at the start.
+    pub spill_bytes: Option<ByteSize>,
     /// Rows of a batch inside the engine.
     pub batch_rows: u32,
     /// Time a query may run. Unset: as long as its caller waits.
@@ -90,6 +101,10 @@ impl Default for QueryConfig {
             max_concurrent_queries: 0,
             queue_length: 64,
             memory_bytes: ByteSize(0),
+            cache_memory_bytes: None,
+            cache_disk_bytes: None,
+            footer_cache_bytes: ByteSize(64 << 20),
+            spill_bytes: None,
             batch_rows: 8192,
             timeout: None,
         }

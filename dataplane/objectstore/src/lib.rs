@@ -3,7 +3,7 @@
 //! [`open`] gives the store that the configuration names, behind the one trait of `object_store`.
 //! [`DurableLocal`] adds the syncs that make a local directory survive a power failure, [`remote`]
 //! serves a store to the other pods and calls it from there, the cloud stores are those of
-//! `object_store`. [`check`] proves at start that the store can be used.
+//! `object_store`. [`CachedStore`] keeps what queries read, [`check`] proves at start that the store can be used.
 //!
 //! What the files hold and which of them are live is not known here: that is the catalog's business.
 //!
@@ -12,6 +12,7 @@
 //! default before any store is opened (`CryptoProvider::install_default`), else the cloud clients
 //! take the other one.
 
+pub mod cache;
 mod check;
 mod cloud;
 pub mod local;
@@ -24,6 +25,7 @@ use flightcluster_config::{ObjectStoreConfig, ObjectStoreKind, StorageConfig};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
+pub use cache::{CacheOptions, CacheStats, CachedStore};
 pub use check::{CheckError, check};
 pub use local::DurableLocal;
 pub use remote::{RemoteEndpoint, RemoteStore, router};

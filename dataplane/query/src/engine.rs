@@ -48,6 +48,8 @@ pub struct EngineOptions {
     /// Directory for what does not fit in memory; created when missing. What an earlier process
     /// left there is not removed.
     pub spill_dir: PathBuf,
+    /// Most bytes all queries together may have there.
+    pub spill_bytes: u64,
 }
 
 /// How a plan is run.
@@ -134,6 +136,7 @@ impl Engine {
             writer,
             memory_bytes,
             spill_dir,
+            spill_bytes,
         } = options;
         create_spill_dir(&spill_dir)?;
         let sorter = Sorter { memory_bytes };
@@ -144,6 +147,8 @@ impl Engine {
             batch_rows,
             memory_bytes: usize::try_from(memory_bytes).unwrap_or(usize::MAX),
             spill_dir: &spill_dir,
+            spill_bytes,
+            footer_cache_bytes: config.footer_cache_bytes.as_usize(),
             store,
         })
         .map_err(|error| sorter.sort("starting", error))?;
@@ -153,6 +158,8 @@ impl Engine {
                 catalog: Arc::clone(&catalog),
                 recent,
                 patience,
+                sorter,
+                memory: Arc::clone(&template.runtime_env().memory_pool),
             },
             catalog,
             writer,

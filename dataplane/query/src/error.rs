@@ -176,6 +176,16 @@ pub enum Error {
         #[source]
         source: Box<DataFusionError>,
     },
+    /// What queries can't keep in memory needs more disk than there is for all of them.
+    #[error(
+        "the scratch disk of all queries (query.spill_bytes) is used up; make the query smaller, run \
+         fewer at once, or raise the setting"
+    )]
+    ScratchExhausted {
+        /// How much there is.
+        #[source]
+        source: Box<DataFusionError>,
+    },
     /// The caller left, or somebody cancelled the query.
     #[error("the query was cancelled")]
     Cancelled,
@@ -314,6 +324,7 @@ impl Error {
             Self::AccessDenied { .. } => "access_denied",
             Self::QueueFull { .. } => "queue_full",
             Self::MemoryExhausted { .. } => "memory_exhausted",
+            Self::ScratchExhausted { .. } => "scratch_exhausted",
             Self::Cancelled => "cancelled",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::IngesterUnavailable { .. } => "ingester_unavailable",

@@ -3,9 +3,13 @@
 //! The adapters live in `server`: in process when the ingester is in the same binary, over the
 //! internal port otherwise.
 
-use arrow_array::RecordBatch;
+use std::sync::Arc;
+
+use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use flightcluster_catalog::{Ingester, SequenceNumber, Table, TableName};
 
 use crate::BatchStream;
@@ -17,6 +21,8 @@ pub trait RecentRows: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// - Shape: batches in the schema `schema` (missing columns are null), reduced to the columns
     ///   `projection` (indices into `schema`) when given; may be empty.
+    /// - Memory: rows that are not the ingester's own any more, because they came over the network,
+    ///   are counted with [`Budget::take`] as they arrive.
     /// - Errors: see [`RecentRowsError`]; never a partial answer.
     async fn recent_rows(
         &self,
@@ -25,7 +31,36 @@ pub trait RecentRows: Send + Sync + std::fmt::Debug + 'static {
         schema: SchemaRef,
         after: SequenceNumber,
         projection: Option<&[usize]>,
+        budget: &Budget,
     ) -> Result<Vec<RecordBatch>, RecentRowsError>;
+}
+
+/// The memory fresh rows of one query take from that of all queries; given back when the query ends.
+#[derive(Debug)]
+pub struct Budget(MemoryReservation);
+
+impl Budget {
+    pub(crate) fn of(memory: &Arc<dyn MemoryPool>) -> Self {
+        Self(MemoryConsumer::new("fresh rows").register(memory))
+    }
+
+    /// Counts a batch.
+    ///
+    /// # Errors
+    /// [`RecentRowsError::MemoryExhausted`]: give up.
+    pub fn take(&self, batch: &RecordBatch) -> Result<(), RecentRowsError> {
+        // Columns of a message are parts of one buffer; each counts with what it shows of it.
+        let bytes = batch.columns().iter().map(|column| {
+            let data = column.to_data();
+            let seen = data.get_slice_memory_size();
+            seen.unwrap_or_else(|_| data.get_array_memory_size())
+        });
+        self.0
+            .try_grow(bytes.sum())
+            .map_err(|source| RecentRowsError::MemoryExhausted {
+                source: Box::new(source),
+            })
+    }
 }
 
 /// Why fresh rows could not be had.
@@ -50,6 +85,13 @@ pub enum RecentRowsError {
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There are more fresh rows than memory for queries.
+    #[error("the fresh rows of the query do not fit into memory")]
+    MemoryExhausted {
+        /// The cause.
+        #[source]
+        source: Box<DataFusionError>,
     },
     /// The ingester answered with something unusable: a bug.
     #[error("ingester {ingester} gave an unusable answer")]

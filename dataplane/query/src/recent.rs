@@ -26,6 +26,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::logical_expr::{Expr, LogicalPlan, SortExpr};
 use flightcluster_catalog::{
     Catalog, File, Ingester, SequenceNumber, Snapshot, SnapshotId, SnapshotRequest, Table, TableId,
@@ -36,8 +37,9 @@ use parking_lot::RwLock;
 use tracing::warn;
 
 use crate::Error;
-use crate::ports::{RecentRows, RecentRowsError};
+use crate::ports::{Budget, RecentRows, RecentRowsError};
 use crate::provider::StoredTable;
+use crate::sort::Sorter;
 use crate::times::TimeRange;
 
 /// How long fresh rows are asked for again.
@@ -70,7 +72,12 @@ pub(crate) struct View {
 struct State {
     snapshot: Arc<Snapshot>,
     fresh: BTreeMap<TableId, FreshRows>,
+    /// What the fresh rows take of the memory of all queries; given back with them.
+    _budget: Option<Budget>,
 }
+
+/// Fresh rows, and the memory they take.
+type Fetched = (BTreeMap<TableId, FreshRows>, Budget);
 
 /// The fresh rows of one table.
 #[derive(Debug, Clone)]
@@ -124,6 +131,7 @@ impl View {
         let state = State {
             snapshot: Arc::new(snapshot),
             fresh: BTreeMap::new(),
+            _budget: None,
         };
         Self {
             state: RwLock::new(state),
@@ -211,6 +219,9 @@ pub(crate) struct Fetch {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) recent: Arc<dyn RecentRows>,
     pub(crate) patience: Patience,
+    pub(crate) sorter: Sorter,
+    /// The memory of all queries.
+    pub(crate) memory: Arc<dyn MemoryPool>,
 }
 
 impl Fetch {
@@ -226,8 +237,12 @@ impl Fetch {
         loop {
             let snapshot = view.snapshot();
             let (ingester, problem) = match self.fetch(&snapshot, needs).await? {
-                Ok(fresh) => {
-                    *view.state.write() = State { snapshot, fresh };
+                Ok((fresh, budget)) => {
+                    *view.state.write() = State {
+                        snapshot,
+                        fresh,
+                        _budget: Some(budget),
+                    };
                     return Ok(replans);
                 }
                 Err(lost) => lost,
@@ -252,7 +267,8 @@ impl Fetch {
         &self,
         snapshot: &Snapshot,
         needs: &Needs,
-    ) -> Result<Result<BTreeMap<TableId, FreshRows>, (Ingester, RecentRowsError)>, Error> {
+    ) -> Result<Result<Fetched, (Ingester, RecentRowsError)>, Error> {
+        let budget = Budget::of(&self.memory);
         let mut calls = Vec::new();
         let mut fresh = BTreeMap::new();
         for (id, need) in needs {
@@ -265,7 +281,7 @@ impl Fetch {
                 .map_err(|source| Error::WrongSchema { source })?;
             for ingester in &snapshot.ingesters {
                 let after = held.watermark(ingester.id);
-                calls.push(self.ask(ingester, &held.table, need, after, columns.clone()));
+                calls.push(self.ask(ingester, &held.table, need, after, columns.clone(), &budget));
             }
             fresh.insert(
                 *id,
@@ -284,6 +300,9 @@ impl Fetch {
                     ingester: ingester.name,
                     source,
                 });
+            }
+            Err((_, RecentRowsError::MemoryExhausted { source })) => {
+                return Err(self.sorter.sort("fetching fresh rows", *source));
             }
             Err(lost) => return Ok(Err(lost)),
         };
@@ -304,7 +323,7 @@ impl Fetch {
                 rows.batches.push(batches);
             }
         }
-        Ok(Ok(fresh))
+        Ok(Ok((fresh, budget)))
     }
 
     async fn ask(
@@ -314,12 +333,20 @@ impl Fetch {
         need: &Need,
         after: SequenceNumber,
         columns: Vec<usize>,
+        budget: &Budget,
     ) -> Result<(TableId, String, Vec<RecordBatch>), (Ingester, RecentRowsError)> {
         let all = columns.len() == need.schema.fields().len();
         let projection = (!all).then_some(columns.as_slice());
         let rows = self
             .recent
-            .recent_rows(ingester, table, Arc::clone(&need.schema), after, projection)
+            .recent_rows(
+                ingester,
+                table,
+                Arc::clone(&need.schema),
+                after,
+                projection,
+                budget,
+            )
             .await
             .map_err(|problem| (ingester.clone(), problem))?;
         Ok((table.id, ingester.name.clone(), rows))

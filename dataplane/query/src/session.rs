@@ -43,6 +43,8 @@ pub(crate) struct SessionOptions<'a> {
     pub(crate) batch_rows: usize,
     pub(crate) memory_bytes: usize,
     pub(crate) spill_dir: &'a Path,
+    pub(crate) spill_bytes: u64,
+    pub(crate) footer_cache_bytes: usize,
     pub(crate) store: Arc<dyn ObjectStore>,
 }
 
@@ -99,12 +101,15 @@ fn config(threads: usize, batch_rows: usize) -> SessionConfig {
 fn runtime_env(options: &SessionOptions<'_>) -> Result<Arc<RuntimeEnv>, DataFusionError> {
     let named = NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(NonZeroUsize::MIN);
     let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_bytes), named);
-    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![
-        options.spill_dir.to_path_buf(),
-    ]));
+    let disk = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![
+            options.spill_dir.to_path_buf(),
+        ]))
+        .with_max_temp_directory_size(options.spill_bytes);
     RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(pool))
         .with_disk_manager_builder(disk)
+        .with_metadata_cache_limit(options.footer_cache_bytes)
         .with_object_store_registry(Arc::new(OneStore(Arc::clone(&options.store))))
         .build_arc()
 }

@@ -12,6 +12,9 @@ use tokio::task::JoinError;
 
 use crate::{Error, Location};
 
+/// How the engine says that the files of all queries on the scratch disk are too large.
+const SPILLED_TOO_MUCH: &str = "The used disk space during the spilling process";
+
 /// Turns the engine's errors into ours; knows the size of the memory pool for the message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sorter {
@@ -40,10 +43,21 @@ impl Sorter {
             DataFusionError::Execution(message) => Error::Value {
                 message: message.clone(),
             },
+            // What is spilled is written by the library of batches, which wraps the error.
+            DataFusionError::ArrowError(arrow, _) if matches!(&**arrow, ArrowError::IoError(text, _) if text.starts_with(SPILLED_TOO_MUCH)) => {
+                Error::ScratchExhausted {
+                    source: Box::new(error),
+                }
+            }
             DataFusionError::ArrowError(arrow, _) => match user_mistake(arrow) {
                 Some(message) => Error::Value { message },
                 None => by_chain(doing, error),
             },
+            DataFusionError::ResourcesExhausted(text) if text.starts_with(SPILLED_TOO_MUCH) => {
+                Error::ScratchExhausted {
+                    source: Box::new(error),
+                }
+            }
             DataFusionError::ResourcesExhausted(_) => Error::MemoryExhausted {
                 limit_bytes: self.memory_bytes,
                 source: Box::new(error),

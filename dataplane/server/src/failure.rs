@@ -81,7 +81,9 @@ impl From<flightcluster_query::Error> for Failure {
             Error::DatabaseExists { .. } => ErrorCode::DatabaseExists,
             Error::AccessDenied { .. } => ErrorCode::PermissionDenied,
             Error::QueueFull { .. } => ErrorCode::QueueFull,
-            Error::MemoryExhausted { .. } => ErrorCode::MemoryExhausted,
+            Error::MemoryExhausted { .. } | Error::ScratchExhausted { .. } => {
+                ErrorCode::MemoryExhausted
+            }
             Error::Cancelled => ErrorCode::Cancelled,
             Error::DeadlineExceeded => ErrorCode::DeadlineExceeded,
             Error::IngesterUnavailable { .. } => ErrorCode::IngesterUnavailable,

@@ -89,9 +89,9 @@ impl FlightService for InternalService {
         )
         .map_err(|error| match error {
             RecentRowsError::TooOld { .. } => Status::out_of_range(error.to_string()),
-            RecentRowsError::Unreachable { .. } | RecentRowsError::BadAnswer { .. } => {
-                Status::internal(chain(&error))
-            }
+            RecentRowsError::Unreachable { .. }
+            | RecentRowsError::BadAnswer { .. }
+            | RecentRowsError::MemoryExhausted { .. } => Status::internal(chain(&error)),
         })?;
         let schema = match &asked.projection {
             Some(columns) => Arc::new(

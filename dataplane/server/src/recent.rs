@@ -15,7 +15,7 @@ use flightcluster_catalog::{
     Epoch, Ingester, IngesterId, SchemaBytes, SequenceNumber, Table, TableId,
 };
 use flightcluster_ingest::Ingest;
-use flightcluster_query::ports::{RecentRows, RecentRowsError};
+use flightcluster_query::ports::{Budget, RecentRows, RecentRowsError};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
@@ -58,6 +58,7 @@ impl RecentRows for FreshRows {
         schema: SchemaRef,
         after: SequenceNumber,
         projection: Option<&[usize]>,
+        budget: &Budget,
     ) -> Result<Vec<RecordBatch>, RecentRowsError> {
         let local = self
             .local
@@ -66,7 +67,7 @@ impl RecentRows for FreshRows {
         match local {
             Some(local) => local_rows(local, ingester.epoch, table.id, &schema, after, projection),
             None => {
-                self.remote_rows(ingester, table, &schema, after, projection)
+                self.remote_rows(ingester, table, &schema, after, projection, budget)
                     .await
             }
         }
@@ -133,6 +134,7 @@ impl FreshRows {
         schema: &Schema,
         after: SequenceNumber,
         projection: Option<&[usize]>,
+        budget: &Budget,
     ) -> Result<Vec<RecordBatch>, RecentRowsError> {
         let unreachable =
             |source: Box<dyn std::error::Error + Send + Sync>| RecentRowsError::Unreachable {
@@ -164,17 +166,22 @@ impl FreshRows {
         pass_on_request_id(&mut request);
         let response = client.do_get(request).await.map_err(failed)?;
         let messages = response.into_inner().map_err(FlightError::from);
-        FlightRecordBatchStream::new_from_flight_data(messages)
-            .try_filter(|batch| std::future::ready(batch.num_rows() > 0))
-            .try_collect()
-            .await
-            .map_err(|error| match error {
-                FlightError::Tonic(status) => failed(*status),
-                other => RecentRowsError::BadAnswer {
-                    ingester: ingester.name.clone(),
-                    source: other.into(),
-                },
-            })
+        let unusable = |error: FlightError| match error {
+            FlightError::Tonic(status) => failed(*status),
+            other => RecentRowsError::BadAnswer {
+                ingester: ingester.name.clone(),
+                source: other.into(),
+            },
+        };
+        let mut answer = FlightRecordBatchStream::new_from_flight_data(messages);
+        let mut rows = Vec::new();
+        while let Some(batch) = answer.try_next().await.map_err(unusable)? {
+            if batch.num_rows() > 0 {
+                budget.take(&batch)?;
+                rows.push(batch);
+            }
+        }
+        Ok(rows)
     }
 }
 

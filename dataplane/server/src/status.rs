@@ -189,10 +189,10 @@ error_codes! {
     Overloaded = "OVERLOADED", Unavailable, Any,
         client: "Retry after the delay; the batch was not stored.",
         owner: "Check flushes and the object store; add ingesters or raise `ingest.buffer_bytes`.";
-    /// The query needs more memory than it may have.
+    /// The query needs more memory, or more scratch disk, than it may have.
     MemoryExhausted = "MEMORY_EXHAUSTED", ResourceExhausted, Never,
         client: "Ask for less at once.",
-        owner: "Raise `query.memory_bytes` or the memory limit of the pod.";
+        owner: "Raise the setting the message names, or the memory limit of the pod.";
     /// A message is larger than the server accepts, or one row is larger than it may send.
     MessageTooLarge = "MESSAGE_TOO_LARGE", ResourceExhausted, Never,
         client: "Send smaller batches.",

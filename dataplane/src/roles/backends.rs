@@ -10,9 +10,9 @@ use axum::Router;
 use flightcluster_catalog::Catalog;
 use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions};
 use flightcluster_catalog::sql::SqliteCatalog;
-use flightcluster_config::{Config, ObjectStoreKind, Role};
+use flightcluster_config::{ByteSize, Config, ObjectStoreKind, Role};
 use flightcluster_ingest::{Clock, Ingest, IngestOptions, NoPeers};
-use flightcluster_objectstore::RemoteEndpoint;
+use flightcluster_objectstore::{CacheOptions, CachedStore, RemoteEndpoint};
 use flightcluster_query::{Engine, EngineOptions};
 use flightcluster_server::status::chain;
 use flightcluster_server::{
@@ -35,6 +35,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Share of the memory limit that queries may use when nothing is configured.
 const QUERY_MEMORY_PERCENT: u64 = 60;
 
+/// Share of the memory limit for blocks of stored files when nothing is configured.
+const CACHE_MEMORY_PERCENT: u64 = 10;
+
+/// Most bytes of stored files on disk when nothing is configured: the volume may have a limit that
+/// can't be seen, such as that of an `emptyDir`.
+const CACHE_DISK_MOST_BYTES: u64 = 16 << 30;
+
 /// Memory assumed where no limit can be read.
 const FALLBACK_MEMORY_BYTES: u64 = 4 << 30;
 
@@ -49,6 +56,8 @@ pub(crate) struct Parts {
     pub(crate) ingest: Option<Arc<Ingest>>,
     /// The query engine of this process.
     pub(crate) engine: Option<Engine>,
+    /// What its queries read of the stored files, if it is kept.
+    pub(crate) cache: Option<CachedStore>,
     /// Compaction and deletion, when this process does them.
     pub(crate) upkeep: Option<Upkeep>,
     /// What the internal port serves.
@@ -245,27 +254,83 @@ async fn open_ingest(
         .context("the ingester can't start")
 }
 
+/// The engine, and the cache it reads through where there is one.
 fn open_engine(
     config: &Config,
     catalog: &Arc<dyn Catalog>,
     store: &Arc<dyn ObjectStore>,
     recent: FreshRows,
     writes: &Arc<dyn Writes>,
-) -> anyhow::Result<Engine> {
+) -> anyhow::Result<(Engine, Option<CachedStore>)> {
+    let limit = memory_limit_bytes().unwrap_or(FALLBACK_MEMORY_BYTES);
     let memory_bytes = match config.query.memory_bytes.as_u64() {
-        0 => memory_limit_bytes().unwrap_or(FALLBACK_MEMORY_BYTES) / 100 * QUERY_MEMORY_PERCENT,
+        0 => limit / 100 * QUERY_MEMORY_PERCENT,
         bytes => bytes,
     };
+    let data_dir = &config.storage.data_dir;
+    std::fs::create_dir_all(data_dir)
+        .with_context(|| format!("can't create {}", data_dir.display()))?;
+    let free_bytes = free_bytes(data_dir)
+        .with_context(|| format!("can't tell how much is free in {}", data_dir.display()))?;
+    let cache = open_cache(config, store, limit, free_bytes)?;
+    let store = match &cache {
+        Some(cache) => Arc::new(cache.clone()),
+        None => Arc::clone(store),
+    };
+    let spill_bytes = config.query.spill_bytes;
     let engine = Engine::new(EngineOptions {
         config: config.query.clone(),
         catalog: Arc::clone(catalog),
-        store: Arc::clone(store),
+        store,
         recent: Arc::new(recent),
         writer: Some(Arc::new(InsertedRows(Arc::clone(writes)))),
         memory_bytes,
-        spill_dir: config.storage.data_dir.join("scratch"),
+        spill_dir: data_dir.join("scratch"),
+        spill_bytes: spill_bytes.map_or(free_bytes / 2, ByteSize::as_u64),
     })?;
-    Ok(engine)
+    Ok((engine, cache))
+}
+
+/// Keeps what queries read of the store, where that is worth it.
+fn open_cache(
+    config: &Config,
+    store: &Arc<dyn ObjectStore>,
+    memory_limit_bytes: u64,
+    free_bytes: u64,
+) -> anyhow::Result<Option<CachedStore>> {
+    let far = match config.storage.object_store.kind {
+        ObjectStoreKind::S3 | ObjectStoreKind::Gcs | ObjectStoreKind::Azure => true,
+        ObjectStoreKind::Embedded => config.catalog.url.is_some(),
+        ObjectStoreKind::Local | ObjectStoreKind::Memory => false,
+    };
+    let or = |configured: Option<ByteSize>, otherwise: u64| match (configured, far) {
+        (Some(bytes), _) => bytes.as_u64(),
+        (None, true) => otherwise,
+        (None, false) => 0,
+    };
+    let query = &config.query;
+    let of_memory = memory_limit_bytes / 100 * CACHE_MEMORY_PERCENT;
+    let memory_bytes = or(query.cache_memory_bytes, of_memory);
+    let of_disk = (free_bytes / 4).min(CACHE_DISK_MOST_BYTES);
+    let disk_bytes = or(query.cache_disk_bytes, of_disk);
+    if memory_bytes == 0 && disk_bytes == 0 {
+        return Ok(None);
+    }
+    let directory = config.storage.data_dir.join("cache");
+    let options = CacheOptions {
+        memory_bytes,
+        disk: (disk_bytes > 0).then_some((directory, disk_bytes)),
+    };
+    tracing::info!(memory_bytes, disk_bytes, "stored files are cached");
+    let cache = CachedStore::new(Arc::clone(store), options)
+        .context("can't use the directory of cached files below storage.data_dir")?;
+    Ok(Some(cache))
+}
+
+/// Bytes this process may still write to the volume of `path`.
+fn free_bytes(path: &std::path::Path) -> std::io::Result<u64> {
+    let volume = rustix::fs::statvfs(path)?;
+    Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
 }
 
 fn catalog_parts(config: &Config, catalog: Arc<dyn Catalog>, store: Arc<dyn ObjectStore>) -> Parts {
@@ -282,6 +347,7 @@ fn catalog_parts(config: &Config, catalog: Arc<dyn Catalog>, store: Arc<dyn Obje
         backends: None,
         ingest: None,
         engine: None,
+        cache: None,
         upkeep: None,
         internal_router: Box::new(internal),
     }
@@ -333,6 +399,7 @@ fn ingester_parts(
         }),
         ingest: Some(ingest),
         engine: None,
+        cache: None,
         upkeep: None,
         internal_router: Box::new(internal),
     }
@@ -351,8 +418,8 @@ fn querier_parts(
     ));
     let uploads = uploads(config, &catalog, None, Arc::clone(&peers));
     let recent = FreshRows { local: None, peers };
-    let engine = open_engine(config, &catalog, &store, recent, &writes)?;
-    Ok(public_only(catalog, engine, writes, None, uploads))
+    let (engine, cache) = open_engine(config, &catalog, &store, recent, &writes)?;
+    Ok(public_only(catalog, engine, cache, writes, None, uploads))
 }
 
 fn standalone_parts(
@@ -368,13 +435,21 @@ fn standalone_parts(
         local: Some(Arc::clone(&ingest)),
         peers,
     };
-    let engine = open_engine(config, &catalog, &store, recent, &writes)?;
-    Ok(public_only(catalog, engine, writes, Some(ingest), uploads))
+    let (engine, cache) = open_engine(config, &catalog, &store, recent, &writes)?;
+    Ok(public_only(
+        catalog,
+        engine,
+        cache,
+        writes,
+        Some(ingest),
+        uploads,
+    ))
 }
 
 fn public_only(
     catalog: Arc<dyn Catalog>,
     engine: Engine,
+    cache: Option<CachedStore>,
     writes: Arc<dyn Writes>,
     ingest: Option<Arc<Ingest>>,
     uploads: Uploads,
@@ -388,6 +463,7 @@ fn public_only(
         }),
         ingest,
         engine: Some(engine),
+        cache,
         upkeep: None,
         internal_router: Box::new(|_, _| Router::new()),
     }

@@ -158,6 +158,7 @@ async fn run(
         backends,
         ingest,
         engine,
+        cache,
         upkeep,
         internal_router,
     } = tokio::select! {
@@ -178,7 +179,7 @@ async fn run(
         };
         tokio::spawn(listener.serve(stop.internal.clone()))
     });
-    observe::sample(&metrics, ingest.clone(), engine, background.clone());
+    observe::sample(&metrics, ingest.clone(), engine, cache, background.clone());
     if let Some(backends) = backends {
         service.ready(backends);
     }

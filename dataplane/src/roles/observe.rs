@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use flightcluster_config::{Config, MALLOC_CONF_ENV};
 use flightcluster_ingest::{Ingest, Observer};
+use flightcluster_objectstore::{CacheStats, CachedStore};
 use flightcluster_query::Engine;
-use flightcluster_telemetry::metrics::{IngestMetrics, Metrics, WalMetrics};
+use flightcluster_telemetry::metrics::{CacheMetrics, IngestMetrics, Metrics, WalMetrics};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -95,9 +96,11 @@ pub(crate) fn sample(
     metrics: &Metrics,
     ingest: Option<Arc<Ingest>>,
     engine: Option<Engine>,
+    cache: Option<CachedStore>,
     stop: CancellationToken,
 ) {
     let metrics = metrics.clone();
+    let mut cached = CacheStats::default();
     let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     tokio::spawn(async move {
         loop {
@@ -119,8 +122,33 @@ pub(crate) fn sample(
                 metrics.query.running.set(gauge(stats.running as u64));
                 metrics.query.queued.set(gauge(stats.queued as u64));
             }
+            if let Some(cache) = &cache {
+                let now = cache.stats();
+                count_cache(&metrics.query.cache, cached, now);
+                cached = now;
+            }
         }
     });
+}
+
+fn count_cache(metrics: &CacheMetrics, before: CacheStats, now: CacheStats) {
+    let CacheStats {
+        memory_hit_bytes,
+        disk_hit_bytes,
+        miss_bytes,
+        memory_bytes,
+        disk_bytes,
+        damaged,
+    } = now;
+    let since = |now: u64, before: u64| now.saturating_sub(before);
+    let hits = since(memory_hit_bytes, before.memory_hit_bytes);
+    metrics.memory_hits.inc_by(hits);
+    let hits = since(disk_hit_bytes, before.disk_hit_bytes);
+    metrics.disk_hits.inc_by(hits);
+    metrics.misses.inc_by(since(miss_bytes, before.miss_bytes));
+    metrics.damaged.inc_by(since(damaged, before.damaged));
+    metrics.memory.set(gauge(memory_bytes));
+    metrics.disk.set(gauge(disk_bytes));
 }
 
 /// Tells gRPC health checks what `/ready` tells, for the whole server and for Flight.

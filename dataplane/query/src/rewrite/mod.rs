@@ -39,6 +39,9 @@ use output::Outputs;
 /// Rows of a batch while rewriting.
 const BATCH_ROWS: usize = 8192;
 
+/// Most bytes of sorting on disk: more than any rewrite of bounded inputs needs.
+const SPILL_BYTES: u64 = 100 << 30;
+
 /// What a [`Rewriter`] is made of.
 #[derive(Debug)]
 pub struct RewriterOptions {
@@ -219,6 +222,9 @@ impl Rewriter {
             batch_rows: BATCH_ROWS,
             memory_bytes: memory,
             spill_dir: &spill_dir,
+            spill_bytes: SPILL_BYTES,
+            // Each file is read once.
+            footer_cache_bytes: 0,
             store: Arc::clone(&store),
         })
         .map_err(|error| failed(Sorter { memory_bytes }.sort("starting", error)))?;

@@ -20,7 +20,7 @@ use flightcluster_catalog::{
     Catalog, CreateTable, FlushCommit, IfExists, Ingester, NewFile, Registration, SequenceNumber,
     Table, TableId, TableName,
 };
-use flightcluster_config::QueryConfig;
+use flightcluster_config::{ByteSize, QueryConfig};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -31,7 +31,7 @@ use tempfile::TempDir;
 use super::reads::CountedStore;
 use crate::recent::Patience;
 use crate::{
-    Access, BatchStream, Engine, EngineOptions, Error, ExecuteOptions, Plan, QueryRequest,
+    Access, BatchStream, Budget, Engine, EngineOptions, Error, ExecuteOptions, Plan, QueryRequest,
     RecentRows, RecentRowsError, TableWriter, decode_schema, encode_schema,
 };
 
@@ -199,6 +199,7 @@ impl RecentRows for Ingesters {
         schema: SchemaRef,
         after: SequenceNumber,
         projection: Option<&[usize]>,
+        budget: &Budget,
     ) -> Result<Vec<RecordBatch>, RecentRowsError> {
         let fault = {
             let mut all = self.held.lock();
@@ -240,9 +241,12 @@ impl RecentRows for Ingesters {
             .rows
             .iter()
             .filter(|(seq, id, _)| *id == table.id && *seq > after);
-        Ok(mine
-            .map(|(_, _, batch)| shape(batch, &schema, projection))
-            .collect())
+        // As if they came over the network.
+        mine.map(|(_, _, batch)| {
+            let batch = shape(batch, &schema, projection);
+            budget.take(&batch).map(|()| batch)
+        })
+        .collect()
     }
 }
 
@@ -375,6 +379,7 @@ impl Cluster {
             ingesters: Arc::clone(&ingesters),
             seen: Mutex::default(),
         };
+        let spill_bytes = config.spill_bytes.map_or(1 << 40, ByteSize::as_u64);
         let options = EngineOptions {
             config,
             catalog: Arc::clone(&catalog),
@@ -383,6 +388,7 @@ impl Cluster {
             writer: Some(Arc::new(writer)),
             memory_bytes,
             spill_dir: directory.path().join("spill"),
+            spill_bytes,
         };
         let patience = Patience {
             total: Duration::from_millis(200),

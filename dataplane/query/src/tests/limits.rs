@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use flightcluster_config::QueryConfig;
+use flightcluster_config::{ByteSize, QueryConfig};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
-use super::fixture::{Cluster, config};
+use super::fixture::{Cluster, config, points, points_schema};
 use crate::{BatchStream, Error, ExecuteOptions};
 
 /// Runs for hours and gives rows all the time.
@@ -232,6 +232,42 @@ async fn a_sort_larger_than_memory_goes_to_the_scratch_disk_and_leaves_nothing_t
         left.extend(std::fs::read_dir(directory.unwrap().path()).unwrap());
     }
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_query_that_needs_more_scratch_disk_than_there_is_fails_and_names_the_setting() {
+    let config = QueryConfig {
+        spill_bytes: Some(ByteSize(1024 * 1024)),
+        ..config()
+    };
+    let cluster = Cluster::with(config, 24 * 1024 * 1024).await;
+    let sql = "SELECT value, repeat('x', 100) AS text \
+               FROM generate_series(1, 200000) ORDER BY text, value DESC";
+    let error = cluster.query(sql).await.unwrap_err();
+    assert_eq!(error.category(), "scratch_exhausted", "{error:?}");
+    assert!(error.to_string().contains("query.spill_bytes"), "{error}");
+    all_memory_is_given_back(&cluster).await;
+}
+
+#[tokio::test]
+async fn fresh_rows_count_as_memory_of_the_query_until_it_ends() {
+    let cluster = Cluster::with(config(), 2 * 1024 * 1024).await;
+    let table = cluster.create("t", &points_schema()).await;
+    cluster.ingesters.write("a", &table, points(1..=40_000));
+    let sql = "SELECT city FROM t WHERE id > 0 LIMIT 40000";
+    let mut rows = begin(&cluster, sql, "fits").await;
+    rows.next().await.unwrap().unwrap();
+    let held = cluster.engine.stats().memory_reserved_bytes;
+    assert!(held > 500_000, "{held}");
+    drop(rows);
+    all_memory_is_given_back(&cluster).await;
+
+    for _ in 0..5 {
+        cluster.ingesters.write("b", &table, points(1..=40_000));
+    }
+    let error = cluster.query(sql).await.unwrap_err();
+    assert_eq!(error.category(), "memory_exhausted", "{error:?}");
+    all_memory_is_given_back(&cluster).await;
 }
 
 #[tokio::test]

@@ -432,6 +432,56 @@ pub struct QueryMetrics {
     pub running: Gauge,
     /// Rows of results.
     pub rows: Counter,
+    /// What became of bytes of stored files that queries asked for.
+    pub cache: CacheMetrics,
+}
+
+/// Stored files kept near.
+#[derive(Debug, Clone)]
+pub struct CacheMetrics {
+    /// Bytes found in memory.
+    pub memory_hits: Counter,
+    /// Bytes found on disk.
+    pub disk_hits: Counter,
+    /// Bytes read from the object store.
+    pub misses: Counter,
+    /// Damaged blocks found on disk.
+    pub damaged: Counter,
+    /// Bytes in memory.
+    pub memory: Gauge,
+    /// Bytes on disk.
+    pub disk: Gauge,
+}
+
+impl CacheMetrics {
+    fn declare(declare: &mut Declarer) -> Self {
+        Self {
+            memory_hits: declare.counter(
+                "flightcluster_cache_memory_hit_bytes_total",
+                "Bytes of stored files that queries found in memory",
+            ),
+            disk_hits: declare.counter(
+                "flightcluster_cache_disk_hit_bytes_total",
+                "Bytes of stored files that queries found in the cache on disk",
+            ),
+            misses: declare.counter(
+                "flightcluster_cache_miss_bytes_total",
+                "Bytes of stored files that had to be read from the object store",
+            ),
+            damaged: declare.counter(
+                "flightcluster_cache_damaged_blocks_total",
+                "Blocks in the cache on disk that were damaged and read again",
+            ),
+            memory: declare.gauge(
+                "flightcluster_cache_memory_bytes",
+                "Bytes of stored files kept in memory",
+            ),
+            disk: declare.gauge(
+                "flightcluster_cache_disk_bytes",
+                "Bytes of stored files kept in the cache on disk",
+            ),
+        }
+    }
 }
 
 impl QueryMetrics {
@@ -448,6 +498,7 @@ impl QueryMetrics {
             ),
             running: declare.gauge("flightcluster_query_running", "Queries that run"),
             rows: declare.counter("flightcluster_query_rows_total", "Rows queries returned"),
+            cache: CacheMetrics::declare(declare),
         }
     }
 }
