@@ -100,9 +100,7 @@ def compacted(tmp_path_factory):
                         [pa.array(numbers, pa.int32()), values], ["row", "v"]
                     )
                     put(client, "d", name_of(kind), [batch])
-                wait_until(
-                    lambda h=half: all_in_files(client, h + 1), "everything is in files", 60
-                )
+                wait_until(lambda h=half: all_in_files(client, h + 1), "everything is in files", 60)
             wait_until(lambda: all_compacted(client), "everything is compacted", 60)
             for kind in TYPES:
                 try:
