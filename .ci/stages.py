@@ -178,6 +178,9 @@ def setup(log):
             raise StageFailed(f"{program} is missing: {advice}")
     if not has_module("ensurepip"):
         install_debian_packages(log, "python3-venv")
+    # The tests start servers of their own; a package that starts one as well does no harm.
+    if not pathlib.Path("/usr/lib/postgresql").is_dir():
+        install_debian_packages(log, "postgresql")
     log.run(["bash", "e2e/setup.sh"])
     install_python_packages(log)
     log.run(["cargo", "fetch", "--locked", "--target", host_platform()])

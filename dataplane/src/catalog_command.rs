@@ -1,7 +1,7 @@
 //! `flightcluster catalog COMMAND`: what the operator of a cluster does to a catalog by hand.
 //!
 //! A catalog is reached as the roles reach it: with `catalog.url` through the internal port of the
-//! catalog process, else as the file below the data directory.
+//! catalog process, else in Postgres or as the file below the data directory.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,13 +11,13 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use flightcluster_catalog::Catalog;
 use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions};
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_config::Config;
 use flightcluster_wal::{RealDisk, WalDirectory};
 
 use crate::cli::ServerArgs;
 use crate::config_command::{load_only, refuse};
-use crate::roles::{catalog_file, peer_tls, wal_directory};
+use crate::roles::{catalog_file, peer_tls, postgres_options, wal_directory};
 
 /// A task on a catalog.
 #[derive(Debug, Subcommand)]
@@ -86,6 +86,9 @@ async fn open(
             RemoteOptions { tls, timeout },
         )?));
     }
+    if let Some(options) = postgres_options(config) {
+        return Ok(Arc::new(SqlCatalog::open_postgres(options).await?));
+    }
     let file = catalog_file(config);
     anyhow::ensure!(
         file.exists(),
@@ -93,7 +96,7 @@ async fn open(
          with --set catalog.url=https://HOST:17002",
         file.display()
     );
-    let catalog = SqliteCatalog::open(&file).await;
+    let catalog = SqlCatalog::open_sqlite(&file).await;
     let catalog = catalog.with_context(|| format!("can't open the catalog {}", file.display()))?;
     Ok(Arc::new(catalog))
 }

@@ -16,7 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use contract::{Subject, commit, content, create, file, register};
 use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions, router};
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{Catalog as _, Error};
 use http::StatusCode;
 use tempfile::TempDir;
@@ -56,7 +56,7 @@ async fn open() -> Fixture {
 /// Opens with something between the network and the catalog.
 async fn open_with(wrap: impl FnOnce(Router) -> Router) -> Fixture {
     let directory = TempDir::new().unwrap();
-    let inner = SqliteCatalog::open(&directory.path().join("catalog.sqlite"))
+    let inner = SqlCatalog::open_sqlite(&directory.path().join("catalog.sqlite"))
         .await
         .unwrap();
     let (address, server) = serve(wrap(router(Arc::new(inner)))).await;
@@ -149,7 +149,7 @@ async fn a_server_that_never_answers_is_unavailable_after_the_timeout() {
 async fn the_catalog_is_found_again_after_it_was_restarted() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("catalog.sqlite");
-    let inner = Arc::new(SqliteCatalog::open(&path).await.unwrap());
+    let inner = Arc::new(SqlCatalog::open_sqlite(&path).await.unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -162,7 +162,7 @@ async fn the_catalog_is_found_again_after_it_was_restarted() {
     server.await.unwrap();
     inner.close().await;
 
-    let reopened = Arc::new(SqliteCatalog::open(&path).await.unwrap());
+    let reopened = Arc::new(SqlCatalog::open_sqlite(&path).await.unwrap());
     let listener = TcpListener::bind(address).await.unwrap();
     let server =
         tokio::spawn(async move { axum::serve(listener, router(reopened)).await.unwrap() });
@@ -173,7 +173,7 @@ async fn the_catalog_is_found_again_after_it_was_restarted() {
 #[tokio::test]
 async fn a_catalog_that_is_closing_is_unavailable() {
     let directory = TempDir::new().unwrap();
-    let inner = SqliteCatalog::open(&directory.path().join("catalog.sqlite"))
+    let inner = SqlCatalog::open_sqlite(&directory.path().join("catalog.sqlite"))
         .await
         .unwrap();
     let (address, server) = serve(router(Arc::new(inner.clone()))).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions, router};
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{Catalog as _, Error};
 use flightcluster_tls::{ca_client_config, client_config};
 use mutual_tls::{Ca, Pod, serve};
@@ -28,9 +28,9 @@ fn remote(url: &str, pod: &Pod) -> RemoteCatalog {
     .unwrap()
 }
 
-async fn catalog(directory: &TempDir) -> Arc<SqliteCatalog> {
+async fn catalog(directory: &TempDir) -> Arc<SqlCatalog> {
     Arc::new(
-        SqliteCatalog::open(&directory.path().join("catalog.sqlite"))
+        SqlCatalog::open_sqlite(&directory.path().join("catalog.sqlite"))
             .await
             .unwrap(),
     )

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::{Subject, commit, content, create, file, flush_of, register, request};
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{Catalog as _, CreateTable, Error, IfExists, TableName};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection as _, Row as _};
@@ -36,7 +36,7 @@ impl Fixture {
 async fn open() -> Fixture {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("catalog/deep/catalog.sqlite");
-    let catalog = Arc::new(SqliteCatalog::open(&path).await.unwrap());
+    let catalog = Arc::new(SqlCatalog::open_sqlite(&path).await.unwrap());
     Fixture { catalog, directory }
 }
 
@@ -71,7 +71,7 @@ async fn everything_is_there_after_a_drop_without_close() {
         std::fs::copy(path.with_file_name(name), copy.path().join(name)).unwrap();
     }
     for path in [copy.path().join("catalog.sqlite"), path] {
-        let reopened = SqliteCatalog::open(&path).await.unwrap();
+        let reopened = SqlCatalog::open_sqlite(&path).await.unwrap();
         assert_eq!(reopened.snapshot(&names).await.unwrap(), before);
         let registration = reopened.register_ingester("ingester-0", "").await.unwrap();
         assert_eq!(registration.ingester.epoch.0, 2);
@@ -117,7 +117,7 @@ async fn a_newer_layout_is_refused_with_the_cure() {
         .execute(&mut connection)
         .await
         .unwrap();
-    let error = SqliteCatalog::open(&fixture.file()).await.unwrap_err();
+    let error = SqlCatalog::open_sqlite(&fixture.file()).await.unwrap_err();
     let text = chain(&error);
     assert!(text.contains("layout 99"), "{text}");
     assert!(text.contains("start a newer program"), "{text}");
@@ -137,9 +137,9 @@ async fn a_path_that_is_no_database_is_refused_by_name() {
         "this is a text file, and long enough to have a database header".repeat(9),
     )
     .unwrap();
-    let error = SqliteCatalog::open(&path).await.unwrap_err();
+    let error = SqlCatalog::open_sqlite(&path).await.unwrap_err();
     assert!(matches!(error, Error::Store { .. }), "{}", chain(&error));
-    let error = SqliteCatalog::open(&path.join("below-a-file"))
+    let error = SqlCatalog::open_sqlite(&path.join("below-a-file"))
         .await
         .unwrap_err();
     assert!(
@@ -191,7 +191,7 @@ VALUES ('snapshot', 0), ('database', 0), ('table', 0), ('file', 0), ('ingester',
     }
     old.close().await.unwrap();
 
-    let catalog = SqliteCatalog::open(&path).await.unwrap();
+    let catalog = SqlCatalog::open_sqlite(&path).await.unwrap();
     let snapshot = catalog
         .snapshot(&[TableName::public("default", "kept")])
         .await

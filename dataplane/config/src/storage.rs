@@ -99,9 +99,27 @@ impl ObjectStoreKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CatalogConfig {
-    /// URL of the catalog process, such as `https://catalog:17002`. Unset: a SQLite file of this
-    /// process, `catalog/catalog.sqlite` below the data directory.
+    /// URL of the catalog process, such as `https://catalog:17002`. Unset, as is
+    /// `postgres_url_file`: a SQLite file of this process, `catalog/catalog.sqlite` below the data
+    /// directory.
     pub url: Option<String>,
+    /// File with the URL of a Postgres database, `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, that
+    /// this process keeps the catalog in. Every process of a cluster may do so; no catalog process
+    /// is needed then. Off this machine the server is verified (`sslmode=verify-full`).
+    #[schemars(extend("format" = "path"))]
+    pub postgres_url_file: Option<PathBuf>,
+    /// File with the password for Postgres, when the URL has none.
+    #[schemars(extend("format" = "path"))]
+    pub postgres_password_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of the authorities that the certificate of Postgres may be
+    /// from. Unset: the public ones.
+    #[schemars(extend("format" = "path"))]
+    pub postgres_ca_file: Option<PathBuf>,
+    /// Accepts a Postgres URL whose `sslmode` sends the catalog in plaintext or to a server nobody
+    /// verified.
+    pub postgres_allow_insecure: bool,
+    /// Most connections this process has to Postgres: one writes, the others read.
+    pub postgres_max_connections: u32,
     /// Time one catalog call may take.
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
@@ -112,6 +130,11 @@ impl Default for CatalogConfig {
     fn default() -> Self {
         Self {
             url: None,
+            postgres_url_file: None,
+            postgres_password_file: None,
+            postgres_ca_file: None,
+            postgres_allow_insecure: false,
+            postgres_max_connections: 5,
             request_timeout: Duration::from_secs(10),
         }
     }

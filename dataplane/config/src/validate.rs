@@ -294,15 +294,40 @@ impl Check<'_> {
     }
 
     fn catalog(&mut self) {
-        if let Some(url) = &self.config.catalog.url {
+        let catalog = &self.config.catalog;
+        if let Some(url) = &catalog.url {
             self.peer_url("catalog.url", url);
-        } else if matches!(self.role, Role::Querier | Role::Ingester) {
+            if catalog.postgres_url_file.is_some() {
+                let message = "is set although catalog.postgres_url_file is; a catalog process or \
+                               Postgres, not both";
+                self.problem("catalog.url", message);
+            }
+        } else if matches!(self.role, Role::Querier | Role::Ingester)
+            && catalog.postgres_url_file.is_none()
+        {
             let message = format!(
                 "is missing; role {} needs the URL of the catalog process, such as \
-                 https://catalog:17002",
+                 https://catalog:17002, or catalog.postgres_url_file",
                 self.role
             );
             self.problem("catalog.url", message);
+        }
+        if catalog.postgres_url_file.is_none() {
+            for (setting, file) in [
+                (
+                    "catalog.postgres_password_file",
+                    &catalog.postgres_password_file,
+                ),
+                ("catalog.postgres_ca_file", &catalog.postgres_ca_file),
+            ] {
+                if file.is_some() {
+                    self.problem(setting, "is of no use without catalog.postgres_url_file");
+                }
+            }
+        }
+        if catalog.postgres_max_connections < 2 {
+            let message = "must be at least 2: one writes, the others read";
+            self.problem("catalog.postgres_max_connections", message);
         }
     }
 
@@ -336,7 +361,7 @@ impl Check<'_> {
                 if self.role != Role::Catalog && self.config.catalog.url.is_none() =>
             {
                 let message = "embedded objects are served by the catalog process; set \
-                               catalog.url, or use kind local";
+                               catalog.url, or use kind s3, gcs, azure or a shared directory";
                 self.problem("storage.object_store.kind", message);
             }
             ObjectStoreKind::Memory if self.role != Role::Standalone => {

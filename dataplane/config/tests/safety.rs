@@ -478,3 +478,40 @@ fn loopback_is_recognised_by_address_not_by_hope() {
         assert!(!is_loopback(host), "{host}");
     }
 }
+
+#[test]
+fn postgres_takes_the_place_of_a_catalog_process() {
+    let postgres = |config: &mut Config| {
+        config.catalog.url = None;
+        config.catalog.postgres_url_file = Some("/secrets/url".into());
+        config.storage.object_store.kind = ObjectStoreKind::Local;
+    };
+    for role in Role::ALL {
+        assert!(complaints(role, postgres).is_empty(), "{role}");
+    }
+    let both = complaints(Role::Querier, |config| {
+        config.catalog.postgres_url_file = Some("/secrets/url".into());
+    });
+    assert_eq!(both, ["catalog.url"]);
+    // Nobody serves embedded objects where nobody is the catalog process.
+    let embedded = complaints(Role::Ingester, |config| {
+        postgres(config);
+        config.storage.object_store.kind = ObjectStoreKind::Embedded;
+    });
+    assert_eq!(embedded, ["storage.object_store.kind"]);
+    let few = standalone(|config| {
+        postgres(config);
+        config.catalog.postgres_max_connections = 1;
+    });
+    assert_eq!(few, ["catalog.postgres_max_connections"]);
+}
+
+#[test]
+fn files_for_postgres_without_postgres_are_a_mistake() {
+    let found = standalone(|config| {
+        config.catalog.postgres_password_file = Some("/secrets/password".into());
+        config.catalog.postgres_ca_file = Some("/secrets/ca.crt".into());
+    });
+    let expected = ["catalog.postgres_password_file", "catalog.postgres_ca_file"];
+    assert_eq!(found, expected);
+}

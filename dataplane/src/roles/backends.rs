@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use flightcluster_catalog::Catalog;
 use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions};
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::{PostgresOptions, SqlCatalog};
+use flightcluster_catalog::{Catalog, Error as CatalogError};
 use flightcluster_config::{ByteSize, Config, ObjectStoreKind, Role};
 use flightcluster_ingest::{Clock, Ingest, IngestOptions, NoPeers};
 use flightcluster_objectstore::{CacheOptions, CachedStore, RemoteEndpoint};
@@ -152,9 +152,13 @@ async fn open_catalog(
     metrics: &Metrics,
 ) -> anyhow::Result<Arc<dyn Catalog>> {
     let metrics = metrics.catalog.clone();
+    if let Some(options) = postgres_options(config) {
+        let catalog = open_postgres(options).await?;
+        return Ok(Arc::new(MeasuredCatalog { catalog, metrics }));
+    }
     let Some(url) = &config.catalog.url else {
         let path = catalog_file(config);
-        let catalog = SqliteCatalog::open(&path)
+        let catalog = SqlCatalog::open_sqlite(&path)
             .await
             .with_context(|| format!("can't open the catalog {}", path.display()))?;
         return Ok(Arc::new(MeasuredCatalog { catalog, metrics }));
@@ -173,6 +177,36 @@ async fn open_catalog(
         tokio::time::sleep(RETRY_PAUSE).await;
     }
     Ok(Arc::new(MeasuredCatalog { catalog, metrics }))
+}
+
+/// How to reach the catalog in Postgres, when it is there.
+pub(crate) fn postgres_options(config: &Config) -> Option<PostgresOptions> {
+    let catalog = &config.catalog;
+    Some(PostgresOptions {
+        url_file: catalog.postgres_url_file.clone()?,
+        password_file: catalog.postgres_password_file.clone(),
+        ca_file: catalog.postgres_ca_file.clone(),
+        allow_insecure: catalog.postgres_allow_insecure,
+        max_connections: catalog.postgres_max_connections,
+        timeout: catalog.request_timeout,
+    })
+}
+
+/// Opens the catalog in Postgres; waits for a server that can't be reached.
+async fn open_postgres(options: PostgresOptions) -> anyhow::Result<SqlCatalog> {
+    let mut told = false;
+    loop {
+        match SqlCatalog::open_postgres(options.clone()).await {
+            Ok(catalog) => return Ok(catalog),
+            Err(error @ CatalogError::Unavailable { .. }) if !told => {
+                tracing::warn!(error = %chain(&error), "waiting for the catalog");
+                told = true;
+            }
+            Err(CatalogError::Unavailable { .. }) => {}
+            Err(error) => return Err(error).context("can't open the catalog in Postgres"),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
 }
 
 async fn open_store(

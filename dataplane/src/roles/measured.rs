@@ -247,7 +247,7 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use flightcluster_catalog::sql::SqliteCatalog;
+    use flightcluster_catalog::sql::SqlCatalog;
     use flightcluster_telemetry::metrics::{BuildLabels, Metrics};
 
     use super::*;
@@ -260,7 +260,7 @@ mod tests {
             revision: "0",
         });
         let catalog = MeasuredCatalog {
-            catalog: SqliteCatalog::open(&folder.path().join("c.sqlite"))
+            catalog: SqlCatalog::open_sqlite(&folder.path().join("c.sqlite"))
                 .await
                 .unwrap(),
             metrics: metrics.catalog.clone(),

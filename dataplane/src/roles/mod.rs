@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::ServerArgs;
 use crate::config_command::{read, refuse};
 use backends::Parts;
-pub(crate) use backends::{catalog_file, wal_directory};
+pub(crate) use backends::{catalog_file, postgres_options, wal_directory};
 use identity::Identities;
 pub(crate) use identity::peer_tls;
 use ports::Ports;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 
-use super::sqlite::Connection;
+use super::dialect::{Connection, Row};
 use super::value::{json, now_millis, stored, unsigned};
 use super::{Failure, garbage, ingester, producer, snapshot};
 use crate::{
@@ -144,7 +144,7 @@ async fn sort_tables(
     for table in named {
         let end = sqlx::query("SELECT end_snapshot FROM tables WHERE id = $1")
             .bind(stored(table.0)?)
-            .try_map(|row| row.try_get::<Option<i64>, _>("end_snapshot"))
+            .try_map(|row: Row| row.try_get::<Option<i64>, _>("end_snapshot"))
             .fetch_optional(&mut *c)
             .await?;
         match end {

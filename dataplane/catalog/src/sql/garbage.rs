@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
-use super::sqlite::{Connection, Row};
+use super::dialect::{Connection, Row};
 use super::value::{now_millis, stored, unsigned};
 use super::{Failure, snapshot};
 use crate::{Garbage, GarbageQueue, HistoryForgotten, Lease};

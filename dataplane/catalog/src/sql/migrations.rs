@@ -1,12 +1,12 @@
 //! The layout of the catalog's tables and its versions.
 //!
 //! Each version is one SQL file, applied once and in order, each in its own transaction. What has
-//! been applied is recorded in the table `migrations`. A database with a version this program does
+//! been applied is recorded in the table `migrations`. Processes that start together take turns. A database with a version this program does
 //! not know is refused: an older program must not write into a newer layout.
 
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use super::sqlite::{BEGIN_WRITE, BYTES_TYPE, Connection};
+use super::dialect::{Connection, Dialect};
 use super::value::{now_millis, stored};
 
 struct Migration {
@@ -54,16 +54,18 @@ pub(super) enum Error {
 }
 
 /// Brings the layout up to date, or says why not.
-pub(super) async fn apply(connection: &mut Connection) -> Result<(), Error> {
-    apply_list(connection, MIGRATIONS).await
+pub(super) async fn apply(connection: &mut Connection, dialect: &Dialect) -> Result<(), Error> {
+    apply_list(connection, dialect, MIGRATIONS).await
 }
 
-async fn apply_list(connection: &mut Connection, list: &[Migration]) -> Result<(), Error> {
-    let created = "CREATE TABLE IF NOT EXISTS migrations (
-        version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at_millis BIGINT NOT NULL)";
-    sqlx::query(created).execute(&mut *connection).await?;
+async fn apply_list(
+    connection: &mut Connection,
+    dialect: &Dialect,
+    list: &[Migration],
+) -> Result<(), Error> {
+    create_record(connection, dialect).await?;
     for migration in list {
-        apply_one(connection, migration).await?;
+        apply_one(connection, dialect, migration).await?;
     }
     let found: Option<i64> = sqlx::query_scalar("SELECT MAX(version) FROM migrations")
         .fetch_one(&mut *connection)
@@ -76,9 +78,29 @@ async fn apply_list(connection: &mut Connection, list: &[Migration]) -> Result<(
     }
 }
 
+/// Creates the table of what has been applied. Looks first: a user that may not create tables can
+/// use those that are there.
+async fn create_record(connection: &mut Connection, dialect: &Dialect) -> Result<(), Error> {
+    let mut transaction = connection.begin_with(dialect.begin_layout).await?;
+    let there: i64 = sqlx::query_scalar(dialect.count_tables)
+        .bind("migrations")
+        .fetch_one(&mut *transaction)
+        .await?;
+    if there == 0 {
+        let created = "CREATE TABLE migrations (
+            version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at_millis BIGINT NOT NULL)";
+        sqlx::query(created).execute(&mut *transaction).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
 /// Applies one migration unless it or a later one is recorded.
-async fn apply_one(connection: &mut Connection, migration: &Migration) -> Result<(), Error> {
-    let mut transaction = connection.begin_with(BEGIN_WRITE).await?;
+async fn apply_one(
+    connection: &mut Connection,
+    dialect: &Dialect,
+    migration: &Migration,
+) -> Result<(), Error> {
+    let mut transaction = connection.begin_with(dialect.begin_layout).await?;
     let done: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM migrations WHERE version >= $1")
         .bind(stored(migration.version)?)
         .fetch_one(&mut *transaction)
@@ -86,7 +108,10 @@ async fn apply_one(connection: &mut Connection, migration: &Migration) -> Result
     if done > 0 {
         return Ok(transaction.rollback().await?);
     }
-    let statements = migration.statements.replace("{bytes}", BYTES_TYPE);
+    let statements = migration
+        .statements
+        .replace(" TEXT", &format!(" {}", dialect.text_type))
+        .replace("{bytes}", dialect.bytes_type);
     sqlx::raw_sql(AssertSqlSafe(statements))
         .execute(&mut *transaction)
         .await?;
@@ -105,6 +130,7 @@ mod tests {
 
     use sqlx::Connection as _;
 
+    use super::super::sqlite::DIALECT;
     use super::*;
 
     const FIRST: Migration = Migration {
@@ -124,6 +150,7 @@ mod tests {
     };
 
     async fn connect() -> Connection {
+        sqlx::any::install_default_drivers();
         Connection::connect("sqlite::memory:").await.unwrap()
     }
 
@@ -144,13 +171,17 @@ mod tests {
     #[tokio::test]
     async fn an_older_layout_is_brought_up_to_date_and_keeps_its_rows() {
         let mut connection = connect().await;
-        apply_list(&mut connection, &[FIRST]).await.unwrap();
+        apply_list(&mut connection, &DIALECT, &[FIRST])
+            .await
+            .unwrap();
         sqlx::query("INSERT INTO a (x) VALUES ('kept')")
             .execute(&mut connection)
             .await
             .unwrap();
         for _ in 0..2 {
-            apply_list(&mut connection, &[FIRST, SECOND]).await.unwrap();
+            apply_list(&mut connection, &DIALECT, &[FIRST, SECOND])
+                .await
+                .unwrap();
             assert_eq!(tables(&mut connection).await, ["a", "b", "migrations"]);
             assert_eq!(versions(&mut connection).await, [1, 2]);
         }
@@ -164,7 +195,7 @@ mod tests {
     #[tokio::test]
     async fn a_migration_that_fails_leaves_nothing_of_itself() {
         let mut connection = connect().await;
-        let error = apply_list(&mut connection, &[FIRST, SECOND, BROKEN])
+        let error = apply_list(&mut connection, &DIALECT, &[FIRST, SECOND, BROKEN])
             .await
             .unwrap_err();
         assert!(matches!(error, Error::Sql(_)), "{error}");

@@ -1,42 +1,45 @@
-//! The catalog in SQL tables: SQLite in this process.
+//! The catalog in SQL tables: a SQLite file of this process, or a Postgres database.
 //!
 //! # Consistency
-//! Writers are serial, each call is one transaction, readers see one state. Ids of every kind come
-//! from the table `counters`. Every change of what [`Catalog::snapshot`] shows makes a new snapshot
+//! Writers are serial, over all processes, each call is one transaction, readers see one state. Ids
+//! of every kind come from the table `counters`. Every change of what [`Catalog::snapshot`] shows makes a new snapshot
 //! id, registering an ingester included.
 //!
 //! # Crash
-//! A call that returned is on disk (`synchronous = FULL`, directories synced when created). A crash
-//! in the middle of a call leaves all or nothing of it.
+//! A call that returned is on disk (SQLite: `synchronous = FULL`, directories synced when created;
+//! Postgres: `synchronous_commit`). A crash in the middle of a call leaves all or nothing of it.
+//! While Postgres restarts or another server takes its place, calls wait up to their time-out. A
+//! call that breaks off during its commit answers [`Error::Unavailable`] and may have taken effect.
 //!
 //! # Cancellation
 //! The transaction runs in its own task: a caller that goes away stops waiting, the call is still
 //! carried out, and the connection is clean for the next.
 //!
-//! What differs between SQL databases is in `sqlite`; the statements elsewhere are shared SQL.
+//! What differs between the databases is in `sqlite` and `postgres`, what both must give in `dialect`;
+//! the statements elsewhere are shared SQL.
 
 mod database;
+mod dialect;
 mod directory;
 mod flush;
 mod garbage;
 mod ingester;
 mod migrations;
+mod postgres;
 mod producer;
 mod replace;
 mod snapshot;
 mod sqlite;
+mod store;
 mod table;
 mod upload;
 mod value;
 
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Connection as _;
-use tracing::Instrument as _;
 
 use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
@@ -45,55 +48,29 @@ use crate::{
     Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
     TableName, Upload,
 };
-use sqlite::{BEGIN_READ, BEGIN_WRITE, Connection, Pool, Pools};
+use dialect::Connection;
+pub use postgres::PostgresOptions;
+use store::{Failure, Store, Work, store_error};
 
-/// A catalog in one SQLite file.
+/// A catalog in one SQL database.
 ///
-/// Cloning is cheap and gives the same catalog. One process at a time should write to a file; a
-/// second one is safe but waits for locks.
+/// Cloning is cheap and gives the same catalog. Any number of processes may use one Postgres
+/// database. One process at a time should write to a SQLite file; a second one is safe but waits for
+/// locks.
 #[derive(Debug, Clone)]
-pub struct SqliteCatalog {
+pub struct SqlCatalog {
     store: Arc<Store>,
 }
 
-#[derive(Debug)]
-struct Store {
-    /// The file, for messages.
-    place: PathBuf,
-    pools: Pools,
-}
-
-/// Why the work of a transaction ended without a commit.
-enum Failure {
-    /// The call is not allowed; the database is fine.
-    Refused(Error),
-    /// The database failed, or holds what it should not.
-    Sql(sqlx::Error),
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Refused(error)
-    }
-}
-
-type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'c>>;
-
-impl SqliteCatalog {
-    /// Opens the catalog in `file`, creating it and its directory when missing, and brings its
-    /// tables up to date.
+impl SqlCatalog {
+    /// Opens the catalog in a SQLite file, creating it and its directory when missing, and brings
+    /// its tables up to date.
     ///
     /// - Errors: [`Error::Store`] when the directory or file can't be used, or when a newer program
     ///   has written it; nothing was changed then.
-    pub async fn open(file: &Path) -> Result<Self, Error> {
+    pub async fn open_sqlite(file: &Path) -> Result<Self, Error> {
         const DOING: &str = "opening the catalog file";
-        let place = file.to_owned();
+        sqlx::any::install_default_drivers();
         let directory = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
@@ -101,126 +78,101 @@ impl SqliteCatalog {
         directory::create(&directory)
             .await
             .map_err(|error| store_error(DOING, error))?;
-        let pools = sqlite::open(file)
+        let (writer, readers) = sqlite::open(file)
             .await
             .map_err(|error| store_error(DOING, error))?;
-        let mut connection = pools
-            .writer
+        let mut connection = writer
             .acquire()
             .await
             .map_err(|error| store_error(DOING, error))?;
-        migrations::apply(&mut connection)
+        migrations::apply(&mut connection, &sqlite::DIALECT)
             .await
             .map_err(|error| store_error(DOING, error))?;
         drop(connection);
         directory::sync(&directory)
             .await
             .map_err(|error| store_error(DOING, error))?;
+        Self::new(Store {
+            place: file.display().to_string(),
+            dialect: &sqlite::DIALECT,
+            writer,
+            readers,
+            postgres: None,
+        })
+        .await
+    }
+
+    /// Opens the catalog in a Postgres database and brings its tables up to date. Other processes
+    /// may do the same at the same time.
+    ///
+    /// - Errors: [`Error::Unavailable`] when the server can't be reached or is not ready, so that
+    ///   waiting may help; [`Error::Store`] when the files can't be read, the server refuses the
+    ///   user, would lose commits, or when a newer program has written the tables. Nothing was
+    ///   changed then.
+    pub async fn open_postgres(options: PostgresOptions) -> Result<Self, Error> {
+        const DOING: &str = "opening the catalog in Postgres";
+        sqlx::any::install_default_drivers();
+        let (connect, place) = options.read().map_err(|error| store_error(DOING, error))?;
+        let place = place.to_string();
+        let mut connection = match postgres::connect(&connect, options.timeout).await {
+            Ok(connection) => connection,
+            Err(error) if error.passes() => {
+                return Err(Error::Unavailable {
+                    place,
+                    source: Box::new(error),
+                });
+            }
+            Err(error) => return Err(store_error(DOING, error)),
+        };
+        migrations::apply(&mut connection, &postgres::DIALECT)
+            .await
+            .map_err(|error| store_error(DOING, error))?;
+        drop(connection);
+        let (writer, readers) = postgres::pools(&connect, options.max_connections, options.timeout);
+        Self::new(Store {
+            place,
+            dialect: &postgres::DIALECT,
+            writer,
+            readers,
+            postgres: Some(options),
+        })
+        .await
+    }
+
+    async fn new(store: Store) -> Result<Self, Error> {
         let catalog = Self {
-            store: Arc::new(Store { place, pools }),
+            store: Arc::new(store),
         };
         catalog.create_database(database::DEFAULT, true).await?;
         Ok(catalog)
     }
 
     /// Ends all connections after the calls under way. Not needed for safety: it only saves the next
-    /// start from reading the journal.
+    /// start of SQLite from reading the journal.
     pub async fn close(&self) {
-        self.store.pools.readers.close().await;
-        self.store.pools.writer.close().await;
+        self.store.readers.close().await;
+        self.store.writer.close().await;
     }
 
     async fn write<T, W>(&self, doing: &'static str, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
     {
-        let pool = self.store.pools.writer.clone();
-        self.run(doing, pool, BEGIN_WRITE, work).await
+        self.store.write(doing, work).await
     }
 
     async fn read<T, W>(&self, doing: &'static str, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
     {
-        let pool = self.store.pools.readers.clone();
-        self.run(doing, pool, BEGIN_READ, work).await
-    }
-
-    async fn run<T, W>(
-        &self,
-        doing: &'static str,
-        pool: Pool,
-        begin: &'static str,
-        work: W,
-    ) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
-    {
-        let task = tokio::spawn(transact(pool, begin, work).in_current_span());
-        match task.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(Failure::Refused(error))) => Err(error),
-            Ok(Err(Failure::Sql(error))) if sqlite::passes(&error) => Err(Error::Unavailable {
-                place: self.store.place.display().to_string(),
-                source: Box::new(error),
-            }),
-            Ok(Err(Failure::Sql(error))) => Err(store_error(doing, error)),
-            Err(error) => Err(store_error(doing, error)),
-        }
-    }
-}
-
-/// Runs `work` in one transaction. A connection that saw the database fail is not used again.
-async fn transact<T, W>(pool: Pool, begin: &'static str, work: W) -> Result<T, Failure>
-where
-    W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send,
-{
-    let mut connection = pool.acquire().await?;
-    let result = begin_and_end(&mut connection, begin, work).await;
-    if let Err(Failure::Sql(_)) = &result {
-        connection.close_on_drop();
-    }
-    result
-}
-
-async fn begin_and_end<T, W>(
-    connection: &mut Connection,
-    begin: &'static str,
-    work: W,
-) -> Result<T, Failure>
-where
-    W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send,
-{
-    let mut transaction = connection.begin_with(begin).await?;
-    match work(&mut transaction).await {
-        Ok(value) => {
-            transaction.commit().await?;
-            Ok(value)
-        }
-        Err(Failure::Refused(error)) => {
-            transaction.rollback().await?;
-            Err(Failure::Refused(error))
-        }
-        // The connection is closed, which rolls back.
-        Err(Failure::Sql(error)) => Err(Failure::Sql(error)),
-    }
-}
-
-fn store_error(
-    doing: &'static str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> Error {
-    Error::Store {
-        doing,
-        source: Box::new(error),
+        self.store.read(doing, work).await
     }
 }
 
 #[async_trait]
-impl Catalog for SqliteCatalog {
+impl Catalog for SqlCatalog {
     async fn create_database(&self, name: &str, if_not_exists: bool) -> Result<Database, Error> {
         let name = name.to_owned();
         self.write("creating a database", move |c| {

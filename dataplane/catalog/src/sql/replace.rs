@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 
-use super::sqlite::{Connection, Row};
+use super::dialect::{Connection, Row};
 use super::value::{now_millis, stored, unsigned};
 use super::{Failure, flush, garbage, snapshot, table};
 use crate::{

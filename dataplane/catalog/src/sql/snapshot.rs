@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::sqlite::{Connection, Row};
+use super::dialect::{Connection, Row};
 use super::value::{now_millis, optional, stored, unsigned};
 use super::{Failure, ingester, table};
 use crate::{
@@ -147,7 +147,7 @@ async fn read_files(
         FileChoice::AtMost(most) => {
             let more: i64 = sqlx::query_scalar(
                 "SELECT COUNT(*) FROM (SELECT 1 FROM files
-                 WHERE table_id = $1 AND end_snapshot IS NULL LIMIT $2) AS some",
+                 WHERE table_id = $1 AND end_snapshot IS NULL LIMIT $2) AS found",
             )
             .bind(table)
             .bind(i64::from(most) + 1)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::Row as _;
 
-use super::sqlite::{Connection, Row};
+use super::dialect::{Connection, Row};
 use super::value::{json, now_millis, stored, unsigned};
 use super::{Failure, database, snapshot};
 use crate::{

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
-use super::sqlite::{Connection, Row};
+use super::dialect::{Connection, Row};
 use super::value::{now_millis, stored, unsigned};
 use super::{Failure, ingester, snapshot, table};
 use crate::{

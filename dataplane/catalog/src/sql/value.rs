@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sqlx::Row as _;
 
-use super::sqlite::Row;
+use super::dialect::Row;
 
 /// A number as SQL keeps it. Fails above `i64::MAX`.
 pub(super) fn stored(value: impl Into<u64>) -> Result<i64, sqlx::Error> {

@@ -22,7 +22,7 @@ use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{Catalog, File, SchemaVersion, SequenceNumber, TableName};
 use flightcluster_config::{ByteSize, IngestConfig};
 use flightcluster_wal::RealDisk;
@@ -45,7 +45,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let sqlite = SqliteCatalog::open(&directory.path().join("catalog.sqlite"))
+        let sqlite = SqlCatalog::open_sqlite(&directory.path().join("catalog.sqlite"))
             .await
             .unwrap();
         let (clock, hand) = Clock::manual();

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::FunctionRegistry as _;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
     Catalog, CreateTable, FlushCommit, IfExists, Ingester, NewFile, Registration, SequenceNumber,
     Table, TableId, TableName,
@@ -363,7 +363,7 @@ impl Cluster {
     pub(super) async fn with(config: QueryConfig, memory_bytes: u64) -> Self {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("catalog.sqlite");
-        let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&file).await.unwrap());
+        let catalog: Arc<dyn Catalog> = Arc::new(SqlCatalog::open_sqlite(&file).await.unwrap());
         catalog.create_database(DATABASE, true).await.unwrap();
         let counted = Arc::new(CountedStore::default());
         let store: Arc<dyn ObjectStore> = Arc::clone(&counted) as _;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{JobKind, Lease};
 use tokio::sync::Notify;
 
@@ -187,7 +187,7 @@ async fn a_closed_catalog_leaves_the_files_as_they_are() {
     let mut world = World::new().await;
     world.flushes(6).await;
     let folder = TempDir::new().unwrap();
-    let closed = SqliteCatalog::open(&folder.path().join("c.sqlite"))
+    let closed = SqlCatalog::open_sqlite(&folder.path().join("c.sqlite"))
         .await
         .unwrap();
     closed.close().await;

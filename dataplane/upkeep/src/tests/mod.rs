@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flightcluster_catalog::sql::SqliteCatalog;
+use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
     Catalog, CreateTable, FlushCommit, IfExists, Ingester, NewFile, SchemaBytes, SequenceNumber,
     Table, TableName,
@@ -44,7 +44,7 @@ impl World {
     async fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("c.sqlite");
-        let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&file).await.unwrap());
+        let catalog: Arc<dyn Catalog> = Arc::new(SqlCatalog::open_sqlite(&file).await.unwrap());
         let request = CreateTable {
             name: TableName::public("default", "t"),
             schema: SchemaBytes(vec![1]),

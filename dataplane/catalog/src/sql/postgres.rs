@@ -1,0 +1,267 @@
+//! What is particular to Postgres: how to connect, how to begin a transaction, which errors pass.
+//!
+//! # Order of commits
+//! Every transaction that writes locks the row of the snapshot counter first and then reads what is
+//! committed (`READ COMMITTED`), so writers of all processes run one after the other and see each
+//! other's work; the lock is given up when the commit is visible. Reads see one state (`REPEATABLE
+//! READ`), on the server that takes the writes: a connection to a standby is refused.
+//!
+//! # Frozen processes
+//! A process that stops in the middle of a transaction would hold the lock for ever. The server ends
+//! such a transaction by itself.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{AnyConnection, Connection as _};
+
+use super::dialect::{Dialect, Pool, Verdict};
+
+/// The limits end what a frozen process or a lost network left behind; the locks of others are
+/// waited for within the time a caller waits. A commit is on disk when it returns, whatever the
+/// server's default is.
+macro_rules! begin {
+    ($kind:literal, $then:literal) => {
+        concat!(
+            "BEGIN ISOLATION LEVEL ",
+            $kind,
+            "; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
+               SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '8s'",
+            $then
+        )
+    };
+}
+
+pub(super) const DIALECT: Dialect = Dialect {
+    bytes_type: "BYTEA",
+    text_type: "TEXT COLLATE \"C\"",
+    begin_write: begin!(
+        "READ COMMITTED",
+        "; SET LOCAL synchronous_commit = 'on'; \
+           SELECT value FROM counters WHERE kind = 'snapshot' FOR UPDATE"
+    ),
+    begin_read: begin!("REPEATABLE READ READ ONLY", ""),
+    // The number is ours alone: the first letters of this project in ASCII.
+    begin_layout: begin!(
+        "READ COMMITTED",
+        "; SET LOCAL synchronous_commit = 'on'; \
+           SELECT pg_advisory_xact_lock(7236833097206292)"
+    ),
+    count_tables: "SELECT COUNT(*) FROM pg_catalog.pg_tables
+                   WHERE schemaname = current_schema() AND tablename = $1",
+    judge,
+};
+
+/// How to reach a Postgres database.
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    /// File with a URL, `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, in the form of libpq. It is
+    /// read again when the server refuses the password.
+    pub url_file: PathBuf,
+    /// File with the password, when it is not in the URL.
+    pub password_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of the authorities the server's certificate may be from.
+    pub ca_file: Option<PathBuf>,
+    /// Accept a connection over the network that is in plaintext or whose server is not verified.
+    pub allow_insecure: bool,
+    /// Most connections of this process: one that writes, the others read. At least 2.
+    pub max_connections: u32,
+    /// Longest time of one call, with its repeats.
+    pub timeout: Duration,
+}
+
+/// Why Postgres can't be used as it is set up. Never holds a part of the URL but host and database.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("can't read {}", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "{} does not hold a URL of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE",
+        path.display()
+    )]
+    Url { path: PathBuf },
+    #[error(
+        "sslmode {mode} to {host} lets everyone on the way read or answer; use sslmode=verify-full \
+         (the default) with the CA of the server, or accept it with catalog.postgres_allow_insecure"
+    )]
+    Insecure { mode: String, host: String },
+    #[error(
+        "the server runs with fsync = off: commits would not survive a power failure; switch it on"
+    )]
+    NotDurable,
+    #[error("the server is a standby that takes no writes; name the primary")]
+    Standby,
+    #[error("can't connect")]
+    Connect(#[source] sqlx::Error),
+}
+
+impl Error {
+    /// Whether waiting may help.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::Standby => true,
+            Self::Connect(error) => matches!(judge(error), Verdict::Repeat | Verdict::Passes),
+            Self::Read { .. } | Self::Url { .. } | Self::Insecure { .. } | Self::NotDurable => {
+                false
+            }
+        }
+    }
+}
+
+/// Host, port and database: what messages may say of a URL.
+#[derive(Debug, Clone)]
+pub(super) struct Place(String);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl PostgresOptions {
+    /// Reads the files and checks what can be checked without the server.
+    pub(super) fn read(&self) -> Result<(AnyConnectOptions, Place), Error> {
+        let bad = || Error::Url {
+            path: self.url_file.clone(),
+        };
+        let text = read_secret(&self.url_file)?;
+        let mut options: AnyConnectOptions = text.parse().map_err(|_| bad())?;
+        let url = &mut options.database_url;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(bad());
+        }
+        let mut host = url.host_str().unwrap_or_default().replace("%2F", "/");
+        let mut mode = None;
+        for (key, value) in url.query_pairs() {
+            match &*key {
+                "host" | "hostaddr" => host = value.into_owned(),
+                "sslmode" | "ssl-mode" => mode = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        if host.is_empty() {
+            return Err(bad());
+        }
+        let place = Place(format!(
+            "postgres {host}:{}{}",
+            url.port().unwrap_or(5432),
+            url.path()
+        ));
+        let local = host.starts_with('/') || is_loopback(&host);
+        match mode {
+            // The driver's own default falls back to plaintext.
+            None if !local => {
+                url.query_pairs_mut().append_pair("sslmode", "verify-full");
+            }
+            Some(mode) if !local && mode != "verify-full" && !self.allow_insecure => {
+                return Err(Error::Insecure { mode, host });
+            }
+            _ => {}
+        }
+        if let Some(file) = &self.ca_file {
+            let file = file.display().to_string();
+            url.query_pairs_mut().append_pair("sslrootcert", &file);
+        }
+        if let Some(file) = &self.password_file {
+            let password = read_secret(file)?;
+            url.set_password(Some(&password)).map_err(|()| bad())?;
+        }
+        Ok((options, place))
+    }
+}
+
+fn read_secret(path: &std::path::Path) -> Result<String, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(source) => Err(Error::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Connects once, to learn what is wrong in its own words, and checks the server.
+pub(super) async fn connect(
+    options: &AnyConnectOptions,
+    timeout: Duration,
+) -> Result<AnyConnection, Error> {
+    let mut connection = tokio::time::timeout(timeout, AnyConnection::connect_with(options))
+        .await
+        .map_err(|_| Error::Connect(timed_out()))?
+        .map_err(Error::Connect)?;
+    let fsync: String = sqlx::query_scalar("SHOW fsync")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(Error::Connect)?;
+    if fsync == "off" {
+        return Err(Error::NotDurable);
+    }
+    if is_standby(&mut connection).await.map_err(Error::Connect)? {
+        return Err(Error::Standby);
+    }
+    Ok(connection)
+}
+
+async fn is_standby(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_is_in_recovery()")
+        .fetch_one(connection)
+        .await
+}
+
+/// One connection that writes and some that read. They connect when they are needed.
+pub(super) fn pools(options: &AnyConnectOptions, max: u32, timeout: Duration) -> (Pool, Pool) {
+    let pool = |connections| {
+        AnyPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(timeout)
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    match is_standby(connection).await? {
+                        true => Err(sqlx::Error::Configuration(Box::new(Error::Standby))),
+                        false => Ok(()),
+                    }
+                })
+            })
+            .connect_lazy_with(options.clone())
+    };
+    (pool(1), pool(max.saturating_sub(1).max(1)))
+}
+
+/// A call that took too long.
+pub(super) fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut))
+}
+
+/// Error codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn judge(error: &sqlx::Error) -> Verdict {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::BeginFailed => Verdict::Repeat,
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Verdict::Passes,
+        sqlx::Error::Database(database) => match database.code().as_deref() {
+            // Another writer was first, or a deadlock with somebody who is not us.
+            Some("40001" | "40P01") => Verdict::Repeat,
+            // The server stops, crashed, starts, or gave its place to another one.
+            Some("57P01" | "57P02" | "57P03" | "25006" | "25P03") => Verdict::Repeat,
+            Some(code) if code.starts_with("08") => Verdict::Repeat,
+            Some("28P01" | "28000") => Verdict::Reconnect,
+            // A lock, a statement or the disk; too many connections; an administrator cancelled.
+            Some("55P03" | "57014" | "58030") => Verdict::Passes,
+            Some(code) if code.starts_with("53") => Verdict::Passes,
+            _ => Verdict::Broken,
+        },
+        _ => Verdict::Broken,
+    }
+}

@@ -1,0 +1,214 @@
+//! Transactions: begin, do, commit; what a failure means and when the work is done again.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::dialect::{Connection, Dialect, Pool, Verdict};
+use super::postgres::{self, PostgresOptions};
+use crate::Error;
+
+/// First and longest pause before a call is repeated.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Why the work of a transaction ended without a commit.
+pub(super) enum Failure {
+    /// The call is not allowed; the database is fine.
+    Refused(Error),
+    /// The database failed, or holds what it should not.
+    Sql(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// The work of one transaction.
+pub(super) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'c>>;
+
+/// How one attempt of a call ended, if not well.
+enum Ended {
+    /// Nothing of it is in the database.
+    Undone(Failure),
+    /// The commit had begun: it may have taken effect or not.
+    Unknown(sqlx::Error),
+}
+
+impl<E: Into<Failure>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Undone(error.into())
+    }
+}
+
+/// An open database.
+#[derive(Debug)]
+pub(super) struct Store {
+    /// File, or host and database, for messages.
+    pub(super) place: String,
+    pub(super) dialect: &'static Dialect,
+    pub(super) writer: Pool,
+    pub(super) readers: Pool,
+    /// Where the credentials come from, if the database asks for some.
+    pub(super) postgres: Option<PostgresOptions>,
+}
+
+impl Store {
+    /// Runs `work` in a transaction that writes.
+    pub(super) async fn write<T, W>(&self, doing: &'static str, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
+    {
+        self.run(doing, &self.writer, self.dialect.begin_write, work)
+            .await
+    }
+
+    /// Runs `work` in a transaction that reads.
+    pub(super) async fn read<T, W>(&self, doing: &'static str, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
+    {
+        self.run(doing, &self.readers, self.dialect.begin_read, work)
+            .await
+    }
+
+    async fn run<T, W>(
+        &self,
+        doing: &'static str,
+        pool: &Pool,
+        begin: &'static str,
+        work: W,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
+    {
+        let limit = self.postgres.as_ref().map(|options| options.timeout);
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut pause = PAUSES.0;
+        loop {
+            let attempt = transact(pool.clone(), begin, deadline, work.clone());
+            let failed = match tokio::spawn(attempt.in_current_span()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(Ended::Undone(Failure::Refused(error)))) => return Err(error),
+                Ok(Err(Ended::Unknown(error))) => return Err(self.error(doing, error)),
+                Ok(Err(Ended::Undone(Failure::Sql(error)))) => error,
+                Err(error) => return Err(store_error(doing, error)),
+            };
+            match (self.dialect.judge)(&failed) {
+                Verdict::Repeat => {}
+                Verdict::Reconnect => self.read_credentials()?,
+                Verdict::Passes | Verdict::Broken => return Err(self.error(doing, failed)),
+            }
+            if deadline.is_none_or(|deadline| Instant::now() + pause >= deadline) {
+                return Err(self.error(doing, failed));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    fn error(&self, doing: &'static str, error: sqlx::Error) -> Error {
+        match (self.dialect.judge)(&error) {
+            Verdict::Broken => store_error(doing, error),
+            Verdict::Repeat | Verdict::Reconnect | Verdict::Passes => Error::Unavailable {
+                place: self.place.clone(),
+                source: Box::new(error),
+            },
+        }
+    }
+
+    /// New connections use what the files say now.
+    fn read_credentials(&self) -> Result<(), Error> {
+        let Some(options) = &self.postgres else {
+            return Ok(());
+        };
+        let (options, _) = options
+            .read()
+            .map_err(|error| store_error("reading the credentials of the catalog", error))?;
+        self.writer.set_connect_options(options.clone());
+        self.readers.set_connect_options(options);
+        Ok(())
+    }
+}
+
+/// Runs `work` in one transaction, until `deadline`. A connection that saw the database fail is not
+/// used again.
+async fn transact<T, W>(
+    pool: Pool,
+    begin: &'static str,
+    deadline: Option<Instant>,
+    work: W,
+) -> Result<T, Ended>
+where
+    W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send,
+{
+    let mut connection = pool.acquire().await?;
+    let mut committing = false;
+    let attempt = begin_and_end(&mut connection, begin, &mut committing, work);
+    let result = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, attempt)
+            .await
+            .unwrap_or_else(|_| Err(Failure::Sql(postgres::timed_out()))),
+        None => attempt.await,
+    };
+    match result {
+        Ok(value) => Ok(value),
+        Err(Failure::Refused(error)) => Err(Ended::Undone(Failure::Refused(error))),
+        Err(Failure::Sql(error)) => {
+            connection.close_on_drop();
+            Err(match committing {
+                true => Ended::Unknown(error),
+                false => Ended::Undone(Failure::Sql(error)),
+            })
+        }
+    }
+}
+
+async fn begin_and_end<T, W>(
+    connection: &mut Connection,
+    begin: &'static str,
+    committing: &mut bool,
+    work: W,
+) -> Result<T, Failure>
+where
+    W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send,
+{
+    let mut transaction = connection.begin_with(begin).await?;
+    match work(&mut transaction).await {
+        Ok(value) => {
+            *committing = true;
+            transaction.commit().await?;
+            Ok(value)
+        }
+        Err(Failure::Refused(error)) => {
+            transaction.rollback().await?;
+            Err(Failure::Refused(error))
+        }
+        // The connection is closed, which rolls back.
+        Err(Failure::Sql(error)) => Err(Failure::Sql(error)),
+    }
+}
+
+/// A failure of the database that nobody but its owner can mend.
+pub(super) fn store_error(
+    doing: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
+    Error::Store {
+        doing,
+        source: Box::new(error),
+    }
+}
