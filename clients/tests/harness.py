@@ -35,13 +35,14 @@ def wait_until(condition, what, seconds=20, pause=0.02):
 
 
 class Server:
-    """One `flightcluster standalone` with its own folder.
+    """One `flightcluster` server with its own folder: standalone, or a role of a cluster.
 
     A log line with level WARN or ERROR that the test did not announce by `expect_log` fails the
     test that stops the server.
     """
 
-    def __init__(self, folder, config=None, tls=None):
+    def __init__(self, folder, config=None, tls=None, role="standalone"):
+        self.role = role
         self.folder = pathlib.Path(folder)
         self.data = self.folder / "data"
         self.port_file = self.folder / "ports.json"
@@ -57,9 +58,11 @@ class Server:
     def start(self):
         self.config_file.write_text(yaml.safe_dump(self.config))
         self.port_file.unlink(missing_ok=True)
-        command = [BINARY, "standalone", "--config", self.config_file, "--data-dir", self.data]
+        command = [BINARY, self.role, "--config", self.config_file, "--data-dir", self.data]
         command += ["--port-file", self.port_file]
         command += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        if self.role != "standalone":
+            command += ["--internal-listen", "127.0.0.1:0"]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(word) for word in command],

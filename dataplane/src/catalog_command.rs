@@ -15,6 +15,7 @@ use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_config::Config;
 use flightcluster_wal::{RealDisk, WalDirectory};
 
+use crate::catalog_copies::{self, CopyArgs, RestoreArgs};
 use crate::cli::ServerArgs;
 use crate::config_command::{load_only, refuse};
 use crate::roles::{catalog_file, peer_tls, postgres_options, wal_directory};
@@ -24,6 +25,22 @@ use crate::roles::{catalog_file, peer_tls, postgres_options, wal_directory};
 pub(crate) enum CatalogCommand {
     /// Give up an ingester that never comes back, so that queries no longer wait for it.
     Retire(RetireArgs),
+    /// Copy the catalog into the object store now. Running servers are not disturbed.
+    Backup(CopyArgs),
+    /// Fill an empty catalog from a backup.
+    Restore(RestoreArgs),
+    /// Compare the catalog with the objects; exit code 1 when rows are lost or wrong.
+    Check(CopyArgs),
+}
+
+impl CatalogCommand {
+    fn server(&self) -> &ServerArgs {
+        match self {
+            Self::Retire(args) => &args.server,
+            Self::Backup(args) | Self::Check(args) => &args.server,
+            Self::Restore(args) => &args.server,
+        }
+    }
 }
 
 /// Which ingester, and of which catalog.
@@ -43,17 +60,27 @@ pub(crate) struct RetireArgs {
 
 /// Runs a task; the exit code is 2 when the configuration is wrong.
 pub(crate) async fn run(command: CatalogCommand) -> anyhow::Result<ExitCode> {
-    let CatalogCommand::Retire(args) = command;
-    let config = match load_only(&args.server) {
+    let config = match load_only(command.server()) {
         Ok(config) => config,
         Err(problem) => return Ok(refuse(&problem)),
     };
-    let tls = match peer_tls(&config) {
-        Ok(tls) => tls,
-        Err(problem) => return Ok(refuse(&problem)),
-    };
-    retire(&args, &config, tls).await?;
-    Ok(ExitCode::SUCCESS)
+    match command {
+        CatalogCommand::Retire(args) => {
+            let tls = match peer_tls(&config) {
+                Ok(tls) => tls,
+                Err(problem) => return Ok(refuse(&problem)),
+            };
+            retire(&args, &config, tls).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        CatalogCommand::Backup(_) => catalog_copies::back_up(&config).await,
+        CatalogCommand::Restore(args) => {
+            // A standalone server that runs here would go on with what it remembers.
+            let _log = lock_log(&wal_directory(&config))?;
+            catalog_copies::restore(&args, &config).await
+        }
+        CatalogCommand::Check(_) => catalog_copies::check(&config).await,
+    }
 }
 
 async fn retire(

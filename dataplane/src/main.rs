@@ -2,7 +2,9 @@
 //!
 //! Here: allocator, crypto provider, exit codes. What a role is made of is in [`roles`].
 
+mod backup;
 mod catalog_command;
+mod catalog_copies;
 mod cli;
 mod client;
 mod config_command;

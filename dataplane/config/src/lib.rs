@@ -38,7 +38,7 @@ pub use reference::{reference_page, sample};
 pub use role::{Role, UnknownRole};
 pub use security::{AuthConfig, AuthMode, ClientAuth, TlsConfig, TlsVersion};
 pub use setting::{ENV_PREFIX, Kind, Section, Setting, sections, settings};
-pub use storage::{CatalogConfig, ObjectStoreConfig, ObjectStoreKind, StorageConfig};
+pub use storage::{BackupConfig, CatalogConfig, ObjectStoreConfig, ObjectStoreKind, StorageConfig};
 pub use units::{
     ByteSize, UnitError, duration, format_duration, optional_duration, parse_duration,
 };

@@ -95,6 +95,36 @@ impl ObjectStoreKind {
     }
 }
 
+/// Copies of the catalog in the object store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackupConfig {
+    /// Whether the process that keeps the catalog (standalone, the catalog process, ingesters on
+    /// Postgres) backs it up.
+    pub enabled: bool,
+    /// Time from one backup to the next.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub interval: Duration,
+    /// Most backups that are kept.
+    pub keep_count: u32,
+    /// Time a backup is kept. The newest is kept always.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub keep_for: Duration,
+}
+
+impl Default for BackupConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: Duration::from_secs(60 * 60),
+            keep_count: 48,
+            keep_for: Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+}
+
 /// Where the catalog is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -120,6 +150,8 @@ pub struct CatalogConfig {
     pub postgres_allow_insecure: bool,
     /// Most connections this process has to Postgres: one writes, the others read.
     pub postgres_max_connections: u32,
+    /// Copies of the catalog in the object store.
+    pub backup: BackupConfig,
     /// Time one catalog call may take.
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
@@ -135,6 +167,7 @@ impl Default for CatalogConfig {
             postgres_ca_file: None,
             postgres_allow_insecure: false,
             postgres_max_connections: 5,
+            backup: BackupConfig::default(),
             request_timeout: Duration::from_secs(10),
         }
     }

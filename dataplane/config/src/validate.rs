@@ -444,6 +444,8 @@ impl Check<'_> {
             ("tls.reload_interval", tls.reload_interval),
             ("auth.reload_interval", auth.reload_interval),
             ("catalog.request_timeout", catalog.request_timeout),
+            ("catalog.backup.interval", catalog.backup.interval),
+            ("catalog.backup.keep_for", catalog.backup.keep_for),
             ("ingest.flush_interval", ingest.flush_interval),
             ("ingest.flushed_grace", ingest.flushed_grace),
             ("ingest.producer_window", ingest.producer_window),
@@ -508,9 +510,14 @@ impl Check<'_> {
             ingest,
             query,
             log,
+            catalog,
             ..
         } = self.config;
         for (setting, number) in [
+            (
+                "catalog.backup.keep_count",
+                u64::from(catalog.backup.keep_count),
+            ),
             (
                 "server.max_concurrent_streams",
                 u64::from(server.max_concurrent_streams),

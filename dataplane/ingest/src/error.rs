@@ -96,7 +96,7 @@ pub enum Error {
     #[error("table exists already: {0}")]
     TableExists(TableName),
     /// A producer id that can't be used (the caller's mistake).
-    #[error("a producer id has 1 to {limit} bytes, not {bytes}")]
+    #[error("a producer id has 1 to {limit} bytes, none of them 0; this one has {bytes}")]
     ProducerId {
         /// Bytes of the id.
         bytes: usize,

@@ -45,7 +45,8 @@ pub struct Producer {
 impl Producer {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bytes = self.id.len();
-        if (1..=MAX_ID_BYTES).contains(&bytes) {
+        // Postgres keeps no text with a zero byte: the flush would fail for ever.
+        if (1..=MAX_ID_BYTES).contains(&bytes) && !self.id.contains('\0') {
             return Ok(());
         }
         Err(Error::ProducerId {
@@ -374,6 +375,23 @@ mod tests {
     fn hold(producers: &Producers, table: TableId, position: Option<u64>) {
         let before = producers.hold(table, "p");
         assert!(producers.held(table, "p", position, before, Instant::now()));
+    }
+
+    #[test]
+    fn an_id_that_no_catalog_keeps_is_refused() {
+        let check = |id: &str| {
+            let id = id.to_owned();
+            Producer { id, sequence: 1 }.check()
+        };
+        for good in ["p", "ünï/1", &"x".repeat(256)] {
+            check(good).unwrap();
+        }
+        for bad in ["", "a\0b", &"x".repeat(257)] {
+            assert!(
+                matches!(check(bad), Err(Error::ProducerId { .. })),
+                "{bad:?}"
+            );
+        }
     }
 
     fn begin(producers: &Producers, sequence: u64) -> Result<Result<(), Decision>, Error> {

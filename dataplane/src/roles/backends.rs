@@ -60,6 +60,8 @@ pub(crate) struct Parts {
     pub(crate) cache: Option<CachedStore>,
     /// Compaction and deletion, when this process does them.
     pub(crate) upkeep: Option<Upkeep>,
+    /// The catalog, where this process keeps it and backs it up.
+    pub(crate) backed_up: Option<(SqlCatalog, Arc<dyn ObjectStore>)>,
     /// What the internal port serves.
     pub(crate) internal_router: InternalRouter,
 }
@@ -74,8 +76,11 @@ pub(crate) async fn open(
     identities: &Identities,
     metrics: &Metrics,
 ) -> anyhow::Result<Parts> {
-    let catalog = open_catalog(config, identities, metrics).await?;
+    let (catalog, kept) = open_catalog(config, identities, metrics).await?;
     let store = open_store(role, config, identities).await?;
+    // A querier owns nothing, and there may be many.
+    let kept = kept.filter(|_| role != Role::Querier);
+    let backed_up = kept.map(|catalog| (catalog, Arc::clone(&store)));
     // The name an ingester has, or would have.
     let node_name = match (&config.server.node_name, role) {
         // Its data may move to another machine, or into a container with another host name.
@@ -103,6 +108,7 @@ pub(crate) async fn open(
     );
     Ok(Parts {
         upkeep,
+        backed_up,
         ..parts.await?
     })
 }
@@ -146,22 +152,26 @@ pub(crate) fn wal_directory(config: &Config) -> PathBuf {
     config.storage.data_dir.join("wal")
 }
 
+/// Opens the catalog; also as the database it is in, when this process opened that itself.
 async fn open_catalog(
     config: &Config,
     identities: &Identities,
     metrics: &Metrics,
-) -> anyhow::Result<Arc<dyn Catalog>> {
+) -> anyhow::Result<(Arc<dyn Catalog>, Option<SqlCatalog>)> {
     let metrics = metrics.catalog.clone();
+    let kept = |catalog: SqlCatalog, metrics| -> (Arc<dyn Catalog>, _) {
+        let itself = Some(catalog.clone());
+        (Arc::new(MeasuredCatalog { catalog, metrics }), itself)
+    };
     if let Some(options) = postgres_options(config) {
-        let catalog = open_postgres(options).await?;
-        return Ok(Arc::new(MeasuredCatalog { catalog, metrics }));
+        return Ok(kept(open_postgres(options).await?, metrics));
     }
     let Some(url) = &config.catalog.url else {
         let path = catalog_file(config);
         let catalog = SqlCatalog::open_sqlite(&path)
             .await
             .with_context(|| format!("can't open the catalog {}", path.display()))?;
-        return Ok(Arc::new(MeasuredCatalog { catalog, metrics }));
+        return Ok(kept(catalog, metrics));
     };
     let options = RemoteOptions {
         tls: identities.peer_tls.clone(),
@@ -176,7 +186,7 @@ async fn open_catalog(
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
-    Ok(Arc::new(MeasuredCatalog { catalog, metrics }))
+    Ok((Arc::new(MeasuredCatalog { catalog, metrics }), None))
 }
 
 /// How to reach the catalog in Postgres, when it is there.
@@ -383,6 +393,7 @@ fn catalog_parts(config: &Config, catalog: Arc<dyn Catalog>, store: Arc<dyn Obje
         engine: None,
         cache: None,
         upkeep: None,
+        backed_up: None,
         internal_router: Box::new(internal),
     }
 }
@@ -435,6 +446,7 @@ fn ingester_parts(
         engine: None,
         cache: None,
         upkeep: None,
+        backed_up: None,
         internal_router: Box::new(internal),
     }
 }
@@ -499,6 +511,7 @@ fn public_only(
         engine: Some(engine),
         cache,
         upkeep: None,
+        backed_up: None,
         internal_router: Box::new(|_, _| Router::new()),
     }
 }

@@ -35,6 +35,7 @@ use flightcluster_telemetry::metrics::{BuildLabels, Metrics, RpcMetrics};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::backup;
 use crate::cli::ServerArgs;
 use crate::config_command::{read, refuse};
 use backends::Parts;
@@ -160,6 +161,7 @@ async fn run(
         engine,
         cache,
         upkeep,
+        backed_up,
         internal_router,
     } = tokio::select! {
         parts = opening => parts?,
@@ -180,6 +182,16 @@ async fn run(
         tokio::spawn(listener.serve(stop.internal.clone()))
     });
     observe::sample(&metrics, ingest.clone(), engine, cache, background.clone());
+    if let Some((catalog, store)) = backed_up.filter(|_| config.catalog.backup.enabled) {
+        let (settings, metrics) = (config.catalog.backup.clone(), metrics.backup.clone());
+        tokio::spawn(backup::keep(
+            catalog,
+            store,
+            settings,
+            metrics,
+            background.clone(),
+        ));
+    }
     if let Some(backends) = backends {
         service.ready(backends);
     }

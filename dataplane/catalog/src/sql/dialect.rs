@@ -28,6 +28,10 @@ pub(super) struct Dialect {
     pub(super) begin_layout: &'static str,
     /// Counts the tables with the name `$1`: 0 or 1.
     pub(super) count_tables: &'static str,
+    /// The columns of the table `$1` in the order they were made, as `name` and `kind`, both text.
+    pub(super) list_columns: &'static str,
+    /// Said in a transaction that may take long: no time limits.
+    pub(super) unhurried: &'static str,
     /// What to do about an error.
     pub(super) judge: fn(&sqlx::Error) -> Verdict,
 }

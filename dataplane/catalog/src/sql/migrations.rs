@@ -39,7 +39,7 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// The newest layout this program knows.
-const NEWEST: u64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+pub(super) const NEWEST: u64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
 /// Why the layout could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -101,27 +101,56 @@ async fn apply_one(
     migration: &Migration,
 ) -> Result<(), Error> {
     let mut transaction = connection.begin_with(dialect.begin_layout).await?;
+    apply_here(&mut transaction, dialect, migration).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// Brings the layout to `version`, as part of a transaction that is under way.
+pub(super) async fn apply_until(
+    c: &mut Connection,
+    dialect: &Dialect,
+    version: u64,
+) -> Result<(), sqlx::Error> {
+    for migration in MIGRATIONS.iter().filter(|each| each.version <= version) {
+        apply_here(c, dialect, migration).await?;
+    }
+    Ok(())
+}
+
+/// The version of the present layout.
+pub(super) async fn newest(c: &mut Connection) -> Result<u64, sqlx::Error> {
+    let version: i64 = sqlx::query_scalar("SELECT MAX(version) FROM migrations")
+        .fetch_one(c)
+        .await?;
+    u64::try_from(version).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+async fn apply_here(
+    c: &mut Connection,
+    dialect: &Dialect,
+    migration: &Migration,
+) -> Result<(), sqlx::Error> {
     let done: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM migrations WHERE version >= $1")
         .bind(stored(migration.version)?)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut *c)
         .await?;
     if done > 0 {
-        return Ok(transaction.rollback().await?);
+        return Ok(());
     }
     let statements = migration
         .statements
         .replace(" TEXT", &format!(" {}", dialect.text_type))
         .replace("{bytes}", dialect.bytes_type);
     sqlx::raw_sql(AssertSqlSafe(statements))
-        .execute(&mut *transaction)
+        .execute(&mut *c)
         .await?;
     sqlx::query("INSERT INTO migrations (version, name, applied_at_millis) VALUES ($1, $2, $3)")
         .bind(stored(migration.version)?)
         .bind(migration.name)
         .bind(now_millis())
-        .execute(&mut *transaction)
+        .execute(c)
         .await?;
-    Ok(transaction.commit().await?)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,9 +18,11 @@
 //! What differs between the databases is in `sqlite` and `postgres`, what both must give in `dialect`;
 //! the statements elsewhere are shared SQL.
 
+mod backup;
 mod database;
 mod dialect;
 mod directory;
+mod examine;
 mod flush;
 mod garbage;
 mod ingester;
@@ -28,10 +30,12 @@ mod migrations;
 mod postgres;
 mod producer;
 mod replace;
+mod restore;
 mod snapshot;
 mod sqlite;
 mod store;
 mod table;
+mod tables;
 mod upload;
 mod value;
 
@@ -48,8 +52,11 @@ use crate::{
     Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
     TableName, Upload,
 };
+pub use backup::{Backup, BackupError, Header};
 use dialect::Connection;
+pub use examine::Examination;
 pub use postgres::PostgresOptions;
+pub use restore::Restored;
 use store::{Failure, Store, Work, store_error};
 
 /// A catalog in one SQL database.
@@ -152,6 +159,41 @@ impl SqlCatalog {
     pub async fn close(&self) {
         self.store.readers.close().await;
         self.store.writer.close().await;
+    }
+
+    /// Reads the whole catalog, as it is at one moment, into a file that [`SqlCatalog::restore`] takes
+    /// on any database. Calls go on meanwhile.
+    pub async fn back_up(&self) -> Result<Backup, Error> {
+        let dialect = self.store.dialect;
+        self.store
+            .long("backing up the catalog", false, move |c| {
+                Box::pin(async move { Ok(backup::read(c, dialect).await?) })
+            })
+            .await
+    }
+
+    /// Fills this catalog, which must be empty, from a backup. All or nothing.
+    ///
+    /// Numbers of every kind go on far above those of the backup, so that none is given twice.
+    ///
+    /// - Errors: [`Error::Store`] when the catalog is not empty, the file is no whole backup, or a
+    ///   newer program wrote it; nothing was changed then.
+    pub async fn restore(&self, backup: Vec<u8>) -> Result<Restored, Error> {
+        let (dialect, bytes): (_, Arc<[u8]>) = (self.store.dialect, backup.into());
+        self.store
+            .long("restoring a backup", true, move |c| {
+                Box::pin(restore::restore(c, dialect, bytes))
+            })
+            .await
+    }
+
+    /// Looks for contradictions in the whole catalog and lists its objects.
+    pub async fn examine(&self) -> Result<Examination, Error> {
+        self.store
+            .long("examining the catalog", false, |c| {
+                Box::pin(async move { Ok(examine::read(c).await?) })
+            })
+            .await
     }
 
     async fn write<T, W>(&self, doing: &'static str, work: W) -> Result<T, Error>

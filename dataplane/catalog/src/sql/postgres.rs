@@ -51,6 +51,12 @@ pub(super) const DIALECT: Dialect = Dialect {
     ),
     count_tables: "SELECT COUNT(*) FROM pg_catalog.pg_tables
                    WHERE schemaname = current_schema() AND tablename = $1",
+    list_columns: "SELECT CAST(column_name AS TEXT) AS name, CAST(data_type AS TEXT) AS kind
+                   FROM information_schema.columns
+                   WHERE table_schema = current_schema() AND table_name = $1
+                   ORDER BY ordinal_position",
+    unhurried: "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+                SET LOCAL idle_in_transaction_session_timeout = '60s'",
     judge,
 };
 

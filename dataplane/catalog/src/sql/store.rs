@@ -84,6 +84,39 @@ impl Store {
             .await
     }
 
+    /// Runs work on the whole catalog, which may take long, once: in the layout's own transaction if
+    /// it `writes`.
+    pub(super) async fn long<T, W>(
+        &self,
+        doing: &'static str,
+        writes: bool,
+        work: W,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send + 'static,
+    {
+        let (pool, begin) = match writes {
+            true => (self.writer.clone(), self.dialect.begin_layout),
+            false => (self.readers.clone(), self.dialect.begin_read),
+        };
+        let unhurried = self.dialect.unhurried;
+        let attempt = transact(pool, begin, None, move |c| {
+            Box::pin(async move {
+                sqlx::raw_sql(unhurried).execute(&mut *c).await?;
+                work(c).await
+            })
+        });
+        match tokio::spawn(attempt.in_current_span()).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(Ended::Undone(Failure::Refused(error)))) => Err(error),
+            Ok(Err(Ended::Unknown(error) | Ended::Undone(Failure::Sql(error)))) => {
+                Err(self.error(doing, error))
+            }
+            Err(error) => Err(store_error(doing, error)),
+        }
+    }
+
     async fn run<T, W>(
         &self,
         doing: &'static str,

@@ -4,6 +4,11 @@
 //! a value with a field `catalog: Arc<dyn Catalog>` over empty storage.
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests")]
+#![allow(
+    unused_macros,
+    unused_imports,
+    reason = "not every binary runs the contract"
+)]
 
 pub mod flushes;
 pub mod ingesters;

@@ -6,6 +6,7 @@
 //! are cheap to clone and the clones count together. The reference page is generated from the
 //! declarations.
 
+mod backup;
 mod declare;
 mod guard;
 mod reference;
@@ -22,6 +23,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+pub use backup::BackupMetrics;
 use declare::Declarer;
 pub use declare::{Declaration, HistogramFamily, Labels, MemoryMetrics};
 pub use guard::{GaugeGuard, RpcCall};
@@ -518,6 +520,8 @@ pub struct Metrics {
     pub ingest: IngestMetrics,
     /// Catalog.
     pub catalog: CatalogMetrics,
+    /// Backups of the catalog.
+    pub backup: BackupMetrics,
     /// Queries.
     pub query: QueryMetrics,
     /// Compaction and deletion.
@@ -540,6 +544,7 @@ impl Metrics {
         let wal = WalMetrics::declare(&mut declare);
         let ingest = IngestMetrics::declare(&mut declare);
         let catalog = CatalogMetrics::declare(&mut declare);
+        let backup = BackupMetrics::declare(&mut declare);
         let query = QueryMetrics::declare(&mut declare);
         let upkeep = UpkeepMetrics::declare(&mut declare);
         let exposition = Exposition(Arc::new(declare.registry));
@@ -550,6 +555,7 @@ impl Metrics {
             wal,
             ingest,
             catalog,
+            backup,
             query,
             upkeep,
             exposition,

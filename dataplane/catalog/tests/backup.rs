@@ -1,0 +1,314 @@
+//! Backup, restore and examination: from each database into each, only whole and only into nothing.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+#[allow(dead_code, reason = "the contract itself runs in other binaries")]
+mod contract;
+#[allow(dead_code, reason = "nothing is killed here")]
+mod postgres_server;
+
+use std::error::Error as _;
+use std::sync::Arc;
+
+use contract::{commit, content, create, file, flush_of, register};
+use flightcluster_catalog::sql::SqlCatalog;
+use flightcluster_catalog::{
+    Catalog as _, ClaimProducer, Error, FlushCommit, ProducerClaim, ProducerPosition, Snapshot,
+    Table, TableName,
+};
+use postgres_server::Server;
+use sqlx::Connection as _;
+use tempfile::TempDir;
+
+/// A catalog and what must stay while it is used.
+struct Place {
+    catalog: SqlCatalog,
+    _directory: Option<TempDir>,
+    _server: Option<Arc<Server>>,
+}
+
+impl Place {
+    async fn sqlite() -> Self {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("catalog.sqlite");
+        Self {
+            catalog: SqlCatalog::open_sqlite(&file).await.unwrap(),
+            _directory: Some(directory),
+            _server: None,
+        }
+    }
+
+    async fn postgres() -> Self {
+        let (server, options) = postgres_server::shared().await;
+        Self {
+            catalog: SqlCatalog::open_postgres(options).await.unwrap(),
+            _directory: None,
+            _server: Some(server),
+        }
+    }
+
+    async fn snapshot(&self, table: &Table) -> Snapshot {
+        let names = [table.name.clone()];
+        self.catalog.snapshot(&names).await.unwrap()
+    }
+}
+
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Puts something into every kind of table.
+async fn fill(place: &Place) -> (Table, flightcluster_catalog::Ingester) {
+    let catalog: contract::Subject = Arc::new(place.catalog.clone());
+    catalog
+        .create_database("Ünïcode 日本", false)
+        .await
+        .unwrap();
+    let table = create(&catalog, "kept").await;
+    let dropped = create(&catalog, "dropped").await;
+    let ingester = register(&catalog, "ingester-0").await;
+    commit(&catalog, &ingester, file(dropped.id, "d", 1, 1)).await;
+    catalog.drop_table(&dropped.name, false).await.unwrap();
+    let mut timed = file(table.id, "a", 2, 3);
+    timed.time_range_nanos = Some((i64::MIN, i64::MAX));
+    let flush = FlushCommit {
+        producers: vec![ProducerPosition {
+            table: table.id,
+            producer: "p\"1\"\n".to_owned(),
+            sequence: u64::MAX,
+        }],
+        ..flush_of(&ingester, vec![timed, file(table.id, "b", 2, 3)])
+    };
+    catalog.commit_flush(flush).await.unwrap();
+    (table, ingester)
+}
+
+async fn is_the_same_after(from: Place, to: Place) {
+    let (table, ingester) = fill(&from).await;
+    let before = from.snapshot(&table).await;
+    let backup = from.catalog.back_up().await.unwrap();
+    assert_eq!(backup.header.snapshot, before.id);
+    let restored = to.catalog.restore(backup.bytes.clone()).await.unwrap();
+    assert_eq!(restored.rows, backup.rows);
+    let after = to.snapshot(&table).await;
+    assert_eq!(after.tables, before.tables);
+    assert_eq!(
+        to.catalog.list_databases().await.unwrap(),
+        from.catalog.list_databases().await.unwrap()
+    );
+    // Nothing that was given out after the backup is given again, and nobody goes on as if.
+    assert!(after.id.0 > before.id.0 + 100_000);
+    let catalog: contract::Subject = Arc::new(to.catalog.clone());
+    let late = flush_of(&ingester, vec![file(table.id, "late", 4, 4)]);
+    let fenced = catalog.commit_flush(late).await;
+    assert!(matches!(fenced, Err(Error::Fenced { .. })), "{fenced:?}");
+    let registration = catalog.register_ingester("ingester-0", "u").await.unwrap();
+    assert_eq!(registration.ingester.id, ingester.id);
+    assert!(registration.ingester.epoch.0 > ingester.epoch.0 + 100_000);
+    let claim = ClaimProducer {
+        ingester: ingester.id,
+        epoch: registration.ingester.epoch,
+        table: table.id,
+        producer: "p\"1\"\n".to_owned(),
+        released: None,
+    };
+    let held = ProducerClaim::Held {
+        position: Some(u64::MAX),
+    };
+    assert_eq!(catalog.claim_producer(claim).await.unwrap(), held);
+    let next = create(&catalog, "next").await;
+    assert!(next.id.0 > table.id.0 + 100_000);
+    commit(&catalog, &registration.ingester, file(table.id, "c", 4, 5)).await;
+    assert_eq!(content(&catalog, &table).await.0, ["a", "b", "c"]);
+    assert_eq!(to.catalog.examine().await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_backup_of_sqlite_fills_sqlite() {
+    is_the_same_after(Place::sqlite().await, Place::sqlite().await).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_sqlite_fills_postgres() {
+    is_the_same_after(Place::sqlite().await, Place::postgres().await).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_postgres_fills_postgres() {
+    is_the_same_after(Place::postgres().await, Place::postgres().await).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_postgres_fills_sqlite() {
+    is_the_same_after(Place::postgres().await, Place::sqlite().await).await;
+}
+
+#[tokio::test]
+async fn many_rows_are_backed_up_while_others_are_committed() {
+    let (from, to) = (Place::sqlite().await, Place::postgres().await);
+    let catalog: contract::Subject = Arc::new(from.catalog.clone());
+    let table = create(&catalog, "t").await;
+    let ingester = register(&catalog, "ingester-0").await;
+    let files = (1..=3_000).map(|n| file(table.id, &format!("f{n}"), n, n));
+    let flush = flush_of(&ingester, files.collect());
+    catalog.commit_flush(flush).await.unwrap();
+    let (backup, _) = tokio::join!(from.catalog.back_up(), async {
+        for n in 3_001..3_020 {
+            commit(&catalog, &ingester, file(table.id, &format!("f{n}"), n, n)).await;
+        }
+    });
+    let backup = backup.unwrap();
+    to.catalog.restore(backup.bytes).await.unwrap();
+    let files = to.snapshot(&table).await.tables[0].files.clone();
+    assert!(files.len() >= 3_000);
+    // One moment: every file up to the watermark, none above.
+    let restored: contract::Subject = Arc::new(to.catalog.clone());
+    let (paths, watermarks) = content(&restored, &table).await;
+    assert_eq!(u64::try_from(paths.len()).unwrap(), watermarks[0].1);
+    assert_eq!(to.catalog.examine().await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_catalog_that_is_not_empty_is_not_restored_into() {
+    for place in [Place::sqlite().await, Place::postgres().await] {
+        let (table, _) = fill(&place).await;
+        let backup = place.catalog.back_up().await.unwrap();
+        let before = place.snapshot(&table).await;
+        let error = place.catalog.restore(backup.bytes).await.unwrap_err();
+        assert!(chain(&error).contains("not empty"), "{}", chain(&error));
+        assert_eq!(place.snapshot(&table).await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_backup_is_refused_and_changes_nothing() {
+    let (from, to) = (Place::sqlite().await, Place::sqlite().await);
+    fill(&from).await;
+    let whole = from.catalog.back_up().await.unwrap().bytes;
+    let plain = zstd::decode_all(&*whole).unwrap();
+    let text = String::from_utf8(plain).unwrap();
+    let pack = |text: &str| zstd::encode_all(text.as_bytes(), 1).unwrap();
+    let without_end = &text[..text.trim_end().rfind('\n').unwrap() + 1];
+    for (damaged, word) in [
+        (whole[..whole.len() / 2].to_vec(), "cut off"),
+        (b"no backup at all".to_vec(), "cut off"),
+        (pack(&text.replace("kept", "lost")), "damaged"),
+        (pack(without_end), "format"),
+        (pack(&format!("{text}{{}}\n")), "damaged"),
+        (
+            pack(&text.replacen("\"format\":1", "\"format\":2", 1)),
+            "newer",
+        ),
+        (
+            pack(&text.replacen("\"layout\":", "\"layout\":99", 1)),
+            "newer",
+        ),
+    ] {
+        let error = to.catalog.restore(damaged).await.unwrap_err();
+        assert!(chain(&error).contains(word), "{word}: {}", chain(&error));
+    }
+    assert!(to.catalog.list_tables(None).await.unwrap().is_empty());
+    to.catalog.restore(whole).await.unwrap();
+    assert_eq!(to.catalog.list_tables(None).await.unwrap().len(), 1);
+}
+
+/// A backup of each layout, as the program of its time wrote it. `UPDATE_EXPECT=1` adds that of the
+/// present layout when it is missing.
+#[tokio::test]
+async fn stored_backups_of_older_layouts_are_restored() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/backups");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        let place = Place::sqlite().await;
+        fill(&place).await;
+        let backup = place.catalog.back_up().await.unwrap();
+        let file = format!("{folder}/layout-{}.jsonl.zst", backup.header.layout);
+        if !std::fs::exists(&file).unwrap() {
+            std::fs::write(file, backup.bytes).unwrap();
+        }
+    }
+    let mut restored = 0;
+    for stored in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(stored.unwrap().path()).unwrap();
+        for place in [Place::sqlite().await, Place::postgres().await] {
+            place.catalog.restore(bytes.clone()).await.unwrap();
+            let name = TableName::public("default", "kept");
+            let snapshot = place.catalog.snapshot(&[name]).await.unwrap();
+            let files = snapshot.tables[0].files.iter();
+            let paths: Vec<_> = files.map(|file| &*file.file.path).collect();
+            assert_eq!(paths, ["a", "b"]);
+            restored += 1;
+        }
+    }
+    assert!(restored > 0);
+}
+
+#[tokio::test]
+async fn every_table_of_the_layout_is_in_a_backup() {
+    let place = Place::sqlite().await;
+    let backup = place.catalog.back_up().await.unwrap();
+    let text = String::from_utf8(zstd::decode_all(&*backup.bytes).unwrap()).unwrap();
+    let directory = place
+        ._directory
+        .as_ref()
+        .unwrap()
+        .path()
+        .join("catalog.sqlite");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(directory);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'migrations'",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    assert!(tables.len() >= 11);
+    for table in tables {
+        let line = format!("{{\"table\":\"{table}\",");
+        assert!(
+            text.contains(&line),
+            "add {table} to TABLES in sql/tables.rs"
+        );
+    }
+}
+
+#[tokio::test]
+async fn contradictions_are_found() {
+    let (server, options) = postgres_server::shared().await;
+    let catalog = SqlCatalog::open_postgres(options.clone()).await.unwrap();
+    let place = Place {
+        catalog: catalog.clone(),
+        _directory: None,
+        _server: Some(server),
+    };
+    fill(&place).await;
+    assert_eq!(catalog.examine().await.unwrap().problems, [""; 0]);
+    let url = std::fs::read_to_string(&options.url_file).unwrap();
+    let mut connection = sqlx::PgConnection::connect(url.trim()).await.unwrap();
+    for (damage, word) in [
+        ("UPDATE watermarks SET sequence = 1", "above the watermark"),
+        (
+            "UPDATE files SET first_sequence = 9 WHERE path = 'a'",
+            "after their end",
+        ),
+        (
+            "UPDATE counters SET value = 0 WHERE kind = 'file'",
+            "not given yet",
+        ),
+        (
+            "UPDATE files SET end_snapshot = NULL WHERE path = 'd'",
+            "were dropped",
+        ),
+    ] {
+        sqlx::query(damage).execute(&mut connection).await.unwrap();
+        let problems = catalog.examine().await.unwrap().problems.join("; ");
+        assert!(problems.contains(word), "{problems}");
+    }
+}
