@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use flightcluster_crds::v1alpha1::{
-    AuthMode, AuthSpec, FlightCluster, FlightClusterSpec, ImageSpec, IngesterSpec, ObjectStoreSpec,
-    S3Spec, SelfSignedSpec, StorageSpec, TlsSpec,
+    AuthMode, AuthSpec, CatalogSpec, EmbeddedCatalogSpec, FlightCluster, FlightClusterSpec,
+    ImageSpec, IngesterSpec, ObjectStoreSpec, PostgresSpec, S3Spec, SelfSignedSpec, StorageSpec,
+    TlsSpec,
 };
 use flightcluster_crds::{
     KEEP_ANNOTATION, MAX_DEFINITION_BYTES, chart_template, definition, definition_yaml,
@@ -14,12 +15,14 @@ use kube::core::cel::{validate_cel, validate_cel_update};
 use serde_json::Value;
 
 /// Every CEL rule of the API: a rule that silently leaves the definition is found here.
-const RULES: [&str; 13] = [
+const RULES: [&str; 15] = [
     "metadata.name must have at most 40 characters",
     "metadata.name must start with a letter and hold only lower case letters, digits and '-', because Services are named after it",
     "auth.mode None lets everybody read and write: set auth.allowInsecure: true to accept that",
     "tls.enabled: false sends tokens and rows in clear text: set auth.allowInsecure: true to accept that",
     "objectStore can't be switched between embedded and s3: the stored files would no longer be found",
+    "catalog.postgres has no catalog pod, which the embedded object store needs: set objectStore.s3",
+    "catalog: give embedded or postgres, not both",
     "image: give tag or digest, not both",
     "storage.storageClassName can't be changed: a volume stays in the class it was made in",
     "objectStore: give embedded or s3, not both",
@@ -298,6 +301,31 @@ fn plain_http_to_the_object_store_needs_a_clear_yes() {
     assert!(refusal(&with(&s3)).contains("allowHttp"));
     s3.allow_http = true;
     validate_cel(&with(&s3)).unwrap();
+}
+
+#[test]
+fn a_catalog_in_postgres_needs_a_bucket_and_is_no_embedded_one() {
+    let mut spec = FlightClusterSpec {
+        catalog: Some(CatalogSpec {
+            embedded: None,
+            postgres: Some(PostgresSpec {
+                secret_name: "db".into(),
+                ..PostgresSpec::default()
+            }),
+        }),
+        ..FlightClusterSpec::default()
+    };
+    assert!(refusal(&cluster(spec.clone())).contains("objectStore.s3"));
+    spec.object_store = Some(ObjectStoreSpec {
+        s3: Some(S3Spec {
+            bucket: "rows".into(),
+            ..S3Spec::default()
+        }),
+        embedded: None,
+    });
+    validate_cel(&cluster(spec.clone())).unwrap();
+    spec.catalog.as_mut().unwrap().embedded = Some(EmbeddedCatalogSpec::default());
+    assert!(refusal(&cluster(spec)).contains("not both"));
 }
 
 fn visit(value: &Value, found: &mut dyn FnMut(&str, &Value)) {

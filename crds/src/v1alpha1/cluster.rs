@@ -50,7 +50,9 @@ pub type Settings = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
     validation = Rule::new("!has(self.tls) || !has(self.tls.enabled) || self.tls.enabled || (has(self.auth) && has(self.auth.allowInsecure) && self.auth.allowInsecure)")
         .message("tls.enabled: false sends tokens and rows in clear text: set auth.allowInsecure: true to accept that"),
     validation = Rule::new("(has(self.objectStore) && has(self.objectStore.s3)) == (has(oldSelf.objectStore) && has(oldSelf.objectStore.s3))")
-        .message("objectStore can't be switched between embedded and s3: the stored files would no longer be found")
+        .message("objectStore can't be switched between embedded and s3: the stored files would no longer be found"),
+    validation = Rule::new("!has(self.catalog) || !has(self.catalog.postgres) || (has(self.objectStore) && has(self.objectStore.s3))")
+        .message("catalog.postgres has no catalog pod, which the embedded object store needs: set objectStore.s3")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FlightClusterSpec {

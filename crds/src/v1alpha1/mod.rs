@@ -20,7 +20,7 @@ pub use cluster::{
 pub use condition::{CONDITION_TYPES, ConditionType, reason};
 pub use role::{
     CatalogSpec, EmbeddedCatalogSpec, IngesterSpec, MallocPreset, MallocSpec, PodTemplate,
-    QuerierSpec,
+    PostgresSpec, QuerierSpec,
 };
 pub use status::{EndpointsStatus, FlightClusterStatus, RoleStatus, TlsStatus};
 pub use storage::{EmbeddedStoreSpec, ObjectStoreSpec, S3Spec, ScratchSpec, StorageSpec};

@@ -69,11 +69,45 @@ pub struct IngesterSpec {
 
 /// Where tables, files and watermarks are recorded.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!(has(self.embedded) && has(self.postgres))")
+        .message("catalog: give embedded or postgres, not both")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct CatalogSpec {
     /// One pod with an SQLite database on its volume, served to the other pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedded: Option<EmbeddedCatalogSpec>,
+
+    /// A Postgres database of yours; there is no catalog pod then. What is in an embedded catalog
+    /// does not move by itself: see backup and restore in the operations guide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresSpec>,
+}
+
+/// A Postgres database that queriers and ingesters keep the catalog in.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresSpec {
+    /// The Secret with the URL, `postgres://USER:PASSWORD@HOST:PORT/DATABASE`. The database should
+    /// hold nothing else. A new password is read without a restart.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+
+    /// The key of the URL in that Secret; default: url.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_key: Option<String>,
+
+    /// The Secret whose key `ca.crt` holds the authorities of the server's certificate; default:
+    /// the public ones.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<String>,
+
+    /// Whether the URL may ask for a connection that is not encrypted or not verified.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_insecure: bool,
 }
 
 /// The embedded catalog: one pod with one volume.

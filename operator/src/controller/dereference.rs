@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use flightcluster_config::Role;
-use flightcluster_crds::v1alpha1::{FlightCluster, TlsSpec};
+use flightcluster_crds::v1alpha1::{FlightCluster, FlightClusterSpec, TlsSpec};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::api::ListParams;
@@ -16,6 +16,15 @@ use super::build::names::Names;
 /// The roles of a cluster in the order in which their objects are written: the catalog first,
 /// because the others wait for it.
 pub const ROLES: [Role; 3] = [Role::Catalog, Role::Ingester, Role::Querier];
+
+/// The roles that `spec` asks for: a catalog in Postgres has no pod.
+#[must_use]
+pub fn wanted_roles(spec: &FlightClusterSpec) -> Vec<Role> {
+    let catalog = spec.catalog.as_ref();
+    let has_pod = catalog.is_none_or(|catalog| catalog.postgres.is_none());
+    let wanted = |role: &Role| *role != Role::Catalog || has_pod;
+    ROLES.into_iter().filter(wanted).collect()
+}
 
 /// What a spec names and what earlier passes made.
 #[derive(Clone, Debug, Default)]
@@ -141,6 +150,12 @@ pub fn named_secrets(cluster: &FlightCluster) -> Vec<String> {
         .as_ref()
         .and_then(|store| store.s3.as_ref());
     names.extend(s3.and_then(|s3| s3.credentials_secret.clone()));
+    let postgres = spec
+        .catalog
+        .as_ref()
+        .and_then(|catalog| catalog.postgres.as_ref());
+    names.extend(postgres.map(|postgres| postgres.secret_name.clone()));
+    names.extend(postgres.and_then(|postgres| postgres.ca_secret.clone()));
     names.sort();
     names.dedup();
     names

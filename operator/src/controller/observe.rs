@@ -11,7 +11,6 @@ use kube::{Api, Client, ResourceExt};
 
 use super::build::labels::CLUSTER;
 use super::build::names::Names;
-use super::dereference::ROLES;
 
 /// Characters of a container's last words that are passed on: a condition should stay readable.
 const MAX_WORDS: usize = 400;
@@ -35,6 +34,8 @@ const STUCK: [&str; 8] = [
 /// How far the pods of a cluster have come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
+    /// The roles that should have pods.
+    pub wanted: Vec<Role>,
     /// Each role whose StatefulSet exists.
     pub roles: BTreeMap<Role, ObservedRole>,
     /// Pods that can't run, in the order of their names.
@@ -93,7 +94,7 @@ impl Error {
     }
 }
 
-/// Looks at the pods of the cluster `name`; `now` decides which of them wait for too long.
+/// Looks at the pods of the `wanted` roles of the cluster `name`; `now` decides which of them wait for too long.
 ///
 /// # Errors
 /// See [`Error`]. A StatefulSet that isn't there is no error.
@@ -101,12 +102,13 @@ pub async fn observe(
     client: &Client,
     namespace: &str,
     name: &str,
+    wanted: Vec<Role>,
     now: Timestamp,
 ) -> Result<Observed, Error> {
     let stateful_sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
     let names = Names::new(name);
     let mut roles = BTreeMap::new();
-    for role in ROLES {
+    for role in wanted.iter().copied() {
         let name = names.role(role);
         let found = stateful_sets.get_opt(&name).await;
         let found = found.map_err(|source| Error::ReadStatefulSet {
@@ -125,6 +127,7 @@ pub async fn observe(
     let mut failing_pods: Vec<FailingPod> = failing.collect();
     failing_pods.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Observed {
+        wanted,
         roles,
         failing_pods,
     })

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::apply::{self, Applier, Changes, Owner};
 use super::build::build;
-use super::dereference::{self, dereference};
+use super::dereference::{self, dereference, wanted_roles};
 use super::material::{self, Material, provide};
 use super::observe::{self, observe};
 use super::resources::{Applied, Resources};
@@ -227,7 +227,8 @@ async fn pass(
     let carried = Box::pin(carry_out(cluster, context, now)).await;
     let namespace = cluster.namespace().unwrap_or_default();
     let name = cluster.name_any();
-    let observing = observe(&context.client, &namespace, &name, now);
+    let wanted = wanted_roles(&cluster.spec);
+    let observing = observe(&context.client, &namespace, &name, wanted, now);
     let observed = match (
         context.observer.step(Step::Observe, observing).await,
         &carried,

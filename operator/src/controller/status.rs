@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::build::connection::uri;
+use super::dereference::ROLES;
 use super::material::{Material, Validity, validity};
 use super::observe::{Observed, ObservedRole};
 use super::resources::{Applied, Resources};
@@ -511,14 +512,13 @@ fn role_status(role: Option<&ObservedRole>) -> Option<RoleStatus> {
 fn roles(
     observed: Option<&Observed>,
 ) -> impl Iterator<Item = (&'static str, Option<&ObservedRole>)> {
-    [Role::Catalog, Role::Ingester, Role::Querier]
-        .into_iter()
-        .map(move |role| {
-            (
-                role.as_str(),
-                observed.and_then(|observed| observed.roles.get(&role)),
-            )
-        })
+    let wanted = observed.map_or(&ROLES[..], |observed| &observed.wanted);
+    wanted.iter().copied().map(move |role| {
+        (
+            role.as_str(),
+            observed.and_then(|observed| observed.roles.get(&role)),
+        )
+    })
 }
 
 fn list(problems: &[Problem]) -> String {

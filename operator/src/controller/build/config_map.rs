@@ -13,7 +13,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use super::labels::role_metadata;
 use super::pod::mounts;
 use super::pod::ports;
-use crate::controller::validate::{Auth, ObjectStore, Tls, ValidatedCluster, ValidatedRole};
+use crate::controller::validate::{
+    Auth, ObjectStore, POSTGRES_URL, Tls, ValidatedCluster, ValidatedRole,
+};
 
 /// The key of the ConfigMap, and the name of the file in the pod.
 pub const CONFIG_KEY: &str = "config.yaml";
@@ -89,10 +91,7 @@ fn config(cluster: &ValidatedCluster, role: &ValidatedRole) -> Config {
             data_dir: PathBuf::from(mounts::DATA_DIRECTORY),
             object_store: object_store(cluster),
         },
-        catalog: CatalogConfig {
-            url: catalog_url(cluster, role.role),
-            ..user.catalog
-        },
+        catalog: catalog(cluster, role.role, user.catalog),
         ..user
     }
 }
@@ -151,8 +150,21 @@ fn object_store(cluster: &ValidatedCluster) -> ObjectStoreConfig {
     }
 }
 
-/// The catalog is the only role that opens the database itself.
-fn catalog_url(cluster: &ValidatedCluster, role: Role) -> Option<String> {
+/// The catalog's pod is the only one that opens its database; one in Postgres is opened by all.
+fn catalog(cluster: &ValidatedCluster, role: Role, user: CatalogConfig) -> CatalogConfig {
+    if let Some(postgres) = &cluster.postgres {
+        let key = postgres.url_key.as_deref().unwrap_or(POSTGRES_URL);
+        let has_ca = postgres.ca_secret.is_some();
+        return CatalogConfig {
+            postgres_url_file: Some(mounts::postgres_file(key)),
+            postgres_ca_file: has_ca.then(|| mounts::postgres_file("ca/ca.crt")),
+            postgres_allow_insecure: postgres.allow_insecure,
+            ..user
+        };
+    }
     let host = cluster.dns().client_service(Role::Catalog);
-    (role != Role::Catalog).then(|| format!("https://{host}:{}", ports::INTERNAL))
+    CatalogConfig {
+        url: (role != Role::Catalog).then(|| format!("https://{host}:{}", ports::INTERNAL)),
+        ..user
+    }
 }

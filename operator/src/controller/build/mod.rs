@@ -53,7 +53,7 @@ pub fn build(cluster: &ValidatedCluster, material: &Material) -> Resources<Desir
         .collect();
     config_maps.extend(connection::build_ca(cluster, material));
     let mut services = Vec::new();
-    for role in roles {
+    for role in &roles {
         services.push(service::build_headless(cluster, role));
         services.push(service::build_client(cluster, role));
     }

@@ -5,7 +5,7 @@ use flightcluster_crds::v1alpha1::{AuthSpec, FlightCluster, FlightClusterSpec, T
 
 use super::*;
 use crate::controller::build::build;
-use crate::controller::dereference::{KeptSecrets, Referenced};
+use crate::controller::dereference::{KeptSecrets, ROLES, Referenced};
 use crate::controller::material::provide;
 use crate::controller::observe::FailingPod;
 use crate::controller::validate::{Defaults, validate};
@@ -62,6 +62,7 @@ fn pods(catalog: i32, ingester: i32, querier: i32) -> Observed {
         rolled_out: replicas == ready,
     };
     Observed {
+        wanted: ROLES.to_vec(),
         roles: [
             (Role::Catalog, role(1, catalog)),
             (Role::Ingester, role(2, ingester)),
@@ -85,6 +86,25 @@ fn status_of(
         observed,
         now: time(now),
     })
+}
+
+#[test]
+fn a_cluster_on_postgres_is_ready_without_a_catalog_pod() {
+    let case = case();
+    let mut observed = pods(1, 2, 3);
+    observed.roles.remove(&Role::Catalog);
+    let waiting = status_of(case.applied(), Some(&observed), None, NOON);
+    observed.wanted.retain(|role| *role != Role::Catalog);
+    let ready = status_of(case.applied(), Some(&observed), None, NOON);
+    let is_ready = |status: &FlightClusterStatus| {
+        let ready = status.conditions.iter().find(|each| each.type_ == "Ready");
+        ready.unwrap().status.clone()
+    };
+    assert_eq!(
+        (is_ready(&waiting), is_ready(&ready)),
+        ("False".into(), "True".into())
+    );
+    assert_eq!(ready.catalog, None);
 }
 
 /// `Type=Status Reason` of each condition.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use flightcluster_config::{Config, Role};
 use flightcluster_crds::v1alpha1::{
     AuthMode, FlightCluster, FlightClusterSpec, ImagePullPolicy, MAX_NAME_LENGTH, MallocSpec,
-    PodTemplate, StorageSpec,
+    PodTemplate, PostgresSpec, StorageSpec,
 };
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use kube::ResourceExt;
@@ -27,7 +27,7 @@ use super::build::names::{DnsNames, Names};
 use super::dereference::Referenced;
 use super::material::{SIGNING_KEY, SIGNING_KEY_BYTES};
 
-pub use stores::{ObjectStore, S3};
+pub use stores::{ObjectStore, POSTGRES_URL, S3};
 pub use unknown::unknown_fields;
 
 /// The size of a volume or of scratch space when the spec names none.
@@ -100,8 +100,10 @@ pub struct ValidatedCluster {
     pub allow_insecure: bool,
     /// Where Parquet files are kept.
     pub object_store: ObjectStore,
-    /// The catalog.
-    pub catalog: ValidatedRole,
+    /// The catalog's pod; without one the catalog is in Postgres.
+    pub catalog: Option<ValidatedRole>,
+    /// The database of the catalog, when it has no pod.
+    pub postgres: Option<PostgresSpec>,
     /// The ingesters.
     pub ingester: ValidatedRole,
     /// The queriers.
@@ -111,8 +113,9 @@ pub struct ValidatedCluster {
 impl ValidatedCluster {
     /// The roles in the order in which their objects are written.
     #[must_use]
-    pub fn roles(&self) -> [&ValidatedRole; 3] {
-        [&self.catalog, &self.ingester, &self.querier]
+    pub fn roles(&self) -> Vec<&ValidatedRole> {
+        let catalog = self.catalog.iter();
+        catalog.chain([&self.ingester, &self.querier]).collect()
     }
 
     /// The DNS names of this cluster.
@@ -231,6 +234,7 @@ pub fn validate(
     let names = Names::new(&name);
     let auth = validate_auth(spec, &names, referenced, allow_insecure, &mut problems);
     let object_store = stores::validate(spec, referenced, &mut problems);
+    let postgres = stores::validate_postgres(spec, &object_store, referenced, &mut problems);
     let config = settings::validate(&spec.config, &mut problems);
     let asked = asked_roles(spec);
     let mut roles = asked.map(|asked| validate_role(asked, &config, referenced, &mut problems));
@@ -254,7 +258,8 @@ pub fn validate(
         auth,
         allow_insecure,
         object_store,
-        catalog: catalog.clone(),
+        catalog: postgres.is_none().then(|| catalog.clone()),
+        postgres,
         ingester: ingester.clone(),
         querier: querier.clone(),
     };

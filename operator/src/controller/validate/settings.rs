@@ -10,7 +10,7 @@ use crate::controller::build::config_map::effective_config;
 /// Settings that follow from the rest of the spec: by prefix, the field to use instead.
 ///
 /// A setting that the user and the operator both wrote would be decided silently by one of them.
-const OWNED: [(&str, &str); 19] = [
+const OWNED: [(&str, &str); 23] = [
     ("server.node_name", "it is the name of the pod"),
     ("server.listen_host", "pods listen on all addresses"),
     (
@@ -46,6 +46,13 @@ const OWNED: [(&str, &str); 19] = [
     ("auth.token_files", "use auth.tokenSecrets"),
     ("auth.allow_insecure", "use auth.allowInsecure of the spec"),
     ("catalog.url", "it is the catalog's Service"),
+    ("catalog.postgres_url_file", "use catalog.postgres"),
+    ("catalog.postgres_password_file", "use catalog.postgres"),
+    ("catalog.postgres_ca_file", "use catalog.postgres.caSecret"),
+    (
+        "catalog.postgres_allow_insecure",
+        "use catalog.postgres.allowInsecure",
+    ),
     (
         "storage",
         "use objectStore, ingester.storage and catalog.embedded.storage",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flightcluster_crds::v1alpha1::{FlightClusterSpec, S3Spec};
+use flightcluster_crds::v1alpha1::{FlightClusterSpec, PostgresSpec, S3Spec};
 use k8s_openapi::api::core::v1::Secret;
 use sha2::{Digest, Sha256};
 
@@ -61,6 +61,47 @@ pub(super) fn validate(
         spec: s3,
         credentials_digest,
     }))
+}
+
+/// The key of a Postgres URL in its Secret, when the spec names none.
+pub const POSTGRES_URL: &str = "url";
+
+/// Checks the database of the catalog, if there is one.
+pub(super) fn validate_postgres(
+    spec: &FlightClusterSpec,
+    object_store: &ObjectStore,
+    referenced: &Referenced,
+    problems: &mut Problems,
+) -> Option<PostgresSpec> {
+    let catalog = spec.catalog.as_ref()?;
+    let postgres = catalog.postgres.clone()?;
+    if catalog.embedded.is_some() {
+        let message = "give embedded or postgres, not both";
+        problems.push(Problem::new("catalog", message));
+    }
+    if *object_store == ObjectStore::Embedded {
+        let message =
+            "has no catalog pod, which the embedded object store needs; set objectStore.s3";
+        problems.push(Problem::new("catalog.postgres", message));
+    }
+    let key = postgres.url_key.as_deref().unwrap_or(POSTGRES_URL);
+    let field = "catalog.postgres.secretName";
+    let url = values(&postgres.secret_name, [key], referenced, field, problems);
+    let is_url = |url: &[u8]| url.starts_with(b"postgres://") || url.starts_with(b"postgresql://");
+    if url.is_some_and(|[url]| !is_url(url.trim_ascii())) {
+        // What stands there may be a password: it is not shown.
+        let message = format!(
+            "the key {key} of Secret {} holds no URL; expected \
+             postgres://USER:PASSWORD@HOST:PORT/DATABASE",
+            postgres.secret_name
+        );
+        problems.push(Problem::new(field, message));
+    }
+    if let Some(name) = &postgres.ca_secret {
+        let field = "catalog.postgres.caSecret";
+        values(name, ["ca.crt"], referenced, field, problems);
+    }
+    Some(postgres)
 }
 
 /// Checks the user's Secret with the certificate that clients see.

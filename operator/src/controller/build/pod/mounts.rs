@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::controller::build::config_map::CONFIG_KEY;
 use crate::controller::validate::{
-    Auth, ObjectStore, Tls, ValidatedCluster, ValidatedRole, Volume as RoleVolume,
+    Auth, ObjectStore, POSTGRES_URL, Tls, ValidatedCluster, ValidatedRole, Volume as RoleVolume,
 };
 
 /// Where the data plane keeps what it writes.
@@ -64,6 +64,11 @@ pub(crate) fn signing_key_file() -> PathBuf {
 /// A credential of the object store.
 pub(crate) fn object_store_file(key: &str) -> PathBuf {
     file(&format!("object-store/{key}"))
+}
+
+/// A file for the connection to Postgres.
+pub(crate) fn postgres_file(key: &str) -> PathBuf {
+    file(&format!("postgres/{key}"))
 }
 
 fn file(path: &str) -> PathBuf {
@@ -138,6 +143,12 @@ fn sources(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<VolumeProjec
             &[ACCESS_KEY_ID, SECRET_ACCESS_KEY],
             "object-store/",
         ));
+    }
+    if let Some(postgres) = &cluster.postgres {
+        let key = postgres.url_key.as_deref().unwrap_or(POSTGRES_URL);
+        sources.push(secret(&postgres.secret_name, &[key], "postgres/"));
+        let ca = postgres.ca_secret.iter();
+        sources.extend(ca.map(|name| secret(name, &["ca.crt"], "postgres/ca/")));
     }
     if !role.role.is_public() {
         return sources;
