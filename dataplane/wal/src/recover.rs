@@ -369,7 +369,10 @@ impl Recovery {
                 if cut {
                     open.truncate(length)?;
                 }
-                open.sync()
+                open.sync()?;
+                // Its creation may have been interrupted before this: a power cut during the creation
+                // of the next segment must not leave that one without this.
+                self.directory.sync()
             }),
         };
         result.map_err(|source| Error::Segment {

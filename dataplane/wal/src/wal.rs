@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
@@ -247,7 +248,11 @@ impl Wal {
             };
             let file = self.shared.directory.segment_path(first.number);
             // Synced one by one: a crash must not leave a hole between older and newer segments.
-            let removed = self.shared.directory.disk.remove(&file);
+            let removed = match self.shared.directory.disk.remove(&file) {
+                // Removed before, and the sync of the directory failed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            };
             let removed = removed.and_then(|()| self.shared.directory.sync());
             removed.map_err(|source| Error::Segment {
                 doing: "remove",

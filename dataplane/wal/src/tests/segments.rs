@@ -86,6 +86,39 @@ async fn each_removal_is_durable_before_the_next() {
 }
 
 #[tokio::test]
+async fn a_removal_whose_sync_failed_does_not_stop_later_ones() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, small());
+    write(&wal, 1..=30).await;
+    disk.fail("sync_directory", std::io::ErrorKind::Other);
+    assert!(wal.truncate_up_to(SequenceNumber(30)).is_err());
+    wal.truncate_up_to(SequenceNumber(30)).unwrap();
+    assert_eq!(wal.size().0, 1);
+}
+
+/// Found by the history checker: a process is killed while it makes a segment, the power fails while
+/// the next process makes the one after it, and only the second one is on the disk.
+#[tokio::test]
+async fn a_segment_whose_creation_was_interrupted_is_durable_before_the_next() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, small());
+    disk.fail("sync_directory", std::io::ErrorKind::Other);
+    for number in 1.. {
+        if wal.append(append(number), Box::new(|_| ())).await.is_err() {
+            break;
+        }
+    }
+    drop(wal);
+    let killed = disk.copy();
+    killed.fail("create", std::io::ErrorKind::Other);
+    let started = recovery(&killed).unwrap();
+    assert!(started.finish(small(), Arc::new(NoObserver)).is_err());
+    let left = killed.after_power_cut(|| false);
+    assert_eq!(left.files(), killed.files());
+    assert_eq!(left.files().len(), 2);
+}
+
+#[tokio::test]
 async fn a_new_segment_is_durable_before_a_record_is_written_to_it() {
     let disk = FakeDisk::default();
     let wal = open(&disk, small());
