@@ -9,6 +9,7 @@
 mod backup;
 mod declare;
 mod guard;
+mod query;
 mod reference;
 mod upkeep;
 
@@ -27,6 +28,7 @@ pub use backup::BackupMetrics;
 use declare::Declarer;
 pub use declare::{Declaration, HistogramFamily, Labels, MemoryMetrics};
 pub use guard::{GaugeGuard, RpcCall};
+pub use query::{CacheMetrics, QueryMetrics};
 pub use reference::reference_page;
 pub use upkeep::UpkeepMetrics;
 
@@ -419,88 +421,6 @@ impl CatalogMetrics {
                 "flightcluster_catalog_call_failures_total",
                 "Calls to the catalog that failed, by method",
             ),
-        }
-    }
-}
-
-/// Queries.
-#[derive(Debug, Clone)]
-pub struct QueryMetrics {
-    /// Seconds of a query, waiting included.
-    pub duration: Histogram,
-    /// Queries that wait.
-    pub queued: Gauge,
-    /// Queries that run.
-    pub running: Gauge,
-    /// Rows of results.
-    pub rows: Counter,
-    /// What became of bytes of stored files that queries asked for.
-    pub cache: CacheMetrics,
-}
-
-/// Stored files kept near.
-#[derive(Debug, Clone)]
-pub struct CacheMetrics {
-    /// Bytes found in memory.
-    pub memory_hits: Counter,
-    /// Bytes found on disk.
-    pub disk_hits: Counter,
-    /// Bytes read from the object store.
-    pub misses: Counter,
-    /// Damaged blocks found on disk.
-    pub damaged: Counter,
-    /// Bytes in memory.
-    pub memory: Gauge,
-    /// Bytes on disk.
-    pub disk: Gauge,
-}
-
-impl CacheMetrics {
-    fn declare(declare: &mut Declarer) -> Self {
-        Self {
-            memory_hits: declare.counter(
-                "flightcluster_cache_memory_hit_bytes_total",
-                "Bytes of stored files that queries found in memory",
-            ),
-            disk_hits: declare.counter(
-                "flightcluster_cache_disk_hit_bytes_total",
-                "Bytes of stored files that queries found in the cache on disk",
-            ),
-            misses: declare.counter(
-                "flightcluster_cache_miss_bytes_total",
-                "Bytes of stored files that had to be read from the object store",
-            ),
-            damaged: declare.counter(
-                "flightcluster_cache_damaged_blocks_total",
-                "Blocks in the cache on disk that were damaged and read again",
-            ),
-            memory: declare.gauge(
-                "flightcluster_cache_memory_bytes",
-                "Bytes of stored files kept in memory",
-            ),
-            disk: declare.gauge(
-                "flightcluster_cache_disk_bytes",
-                "Bytes of stored files kept in the cache on disk",
-            ),
-        }
-    }
-}
-
-impl QueryMetrics {
-    fn declare(declare: &mut Declarer) -> Self {
-        Self {
-            duration: declare.histogram(
-                "flightcluster_query_duration_seconds",
-                "Time of one query from its first question to its last batch, waiting included",
-                call_seconds,
-            ),
-            queued: declare.gauge(
-                "flightcluster_query_queued",
-                "Queries that wait for their turn",
-            ),
-            running: declare.gauge("flightcluster_query_running", "Queries that run"),
-            rows: declare.counter("flightcluster_query_rows_total", "Rows queries returned"),
-            cache: CacheMetrics::declare(declare),
         }
     }
 }

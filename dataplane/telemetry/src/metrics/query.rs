@@ -1,0 +1,90 @@
+//! Metrics of queries and of the stored files they keep near.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::call_seconds;
+use super::declare::Declarer;
+
+/// Queries.
+#[derive(Debug, Clone)]
+pub struct QueryMetrics {
+    /// Seconds of a query, waiting included.
+    pub duration: Histogram,
+    /// Queries that wait.
+    pub queued: Gauge,
+    /// Queries that run.
+    pub running: Gauge,
+    /// Rows of results.
+    pub rows: Counter,
+    /// What became of bytes of stored files that queries asked for.
+    pub cache: CacheMetrics,
+}
+
+/// Stored files kept near.
+#[derive(Debug, Clone)]
+pub struct CacheMetrics {
+    /// Bytes found in memory.
+    pub memory_hits: Counter,
+    /// Bytes found on disk.
+    pub disk_hits: Counter,
+    /// Bytes read from the object store.
+    pub misses: Counter,
+    /// Damaged blocks found on disk.
+    pub damaged: Counter,
+    /// Bytes in memory.
+    pub memory: Gauge,
+    /// Bytes on disk.
+    pub disk: Gauge,
+}
+
+impl CacheMetrics {
+    fn declare(declare: &mut Declarer) -> Self {
+        Self {
+            memory_hits: declare.counter(
+                "flightcluster_cache_memory_hit_bytes_total",
+                "Bytes of stored files that queries found in memory",
+            ),
+            disk_hits: declare.counter(
+                "flightcluster_cache_disk_hit_bytes_total",
+                "Bytes of stored files that queries found in the cache on disk",
+            ),
+            misses: declare.counter(
+                "flightcluster_cache_miss_bytes_total",
+                "Bytes of stored files that had to be read from the object store",
+            ),
+            damaged: declare.counter(
+                "flightcluster_cache_damaged_blocks_total",
+                "Blocks in the cache on disk that were damaged and read again",
+            ),
+            memory: declare.gauge(
+                "flightcluster_cache_memory_bytes",
+                "Bytes of stored files kept in memory",
+            ),
+            disk: declare.gauge(
+                "flightcluster_cache_disk_bytes",
+                "Bytes of stored files kept in the cache on disk",
+            ),
+        }
+    }
+}
+
+impl QueryMetrics {
+    pub(super) fn declare(declare: &mut Declarer) -> Self {
+        Self {
+            duration: declare.histogram(
+                "flightcluster_query_duration_seconds",
+                "Time of one query from its first question to its last batch, waiting included",
+                call_seconds,
+            ),
+            queued: declare.gauge(
+                "flightcluster_query_queued",
+                "Queries that wait for their turn",
+            ),
+            running: declare.gauge("flightcluster_query_running", "Queries that run"),
+            rows: declare.counter("flightcluster_query_rows_total", "Rows queries returned"),
+            cache: CacheMetrics::declare(declare),
+        }
+    }
+}
