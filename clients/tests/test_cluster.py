@@ -131,6 +131,16 @@ def test_a_repeat_at_another_ingester_is_stored_once_whatever_became_of_the_firs
     assert cluster.numbers("t") == [1, 2, 3, 4]
 
 
+def test_an_upload_without_a_batch_makes_an_empty_table_through_a_querier_too(cluster):
+    """The querier reads to the end of it while it looks for a producer."""
+    with cluster.querier.connect() as client:
+        writer, reader = begin(client, "no_rows")
+        with writer:
+            writer.done_writing()
+            assert reader.read() is None
+    assert cluster.numbers("no_rows") == []
+
+
 def test_queriers_pass_a_producer_on_to_the_same_ingester(cluster):
     """Otherwise it would move with every stream, and with every move somebody has to be asked."""
     for sequence in range(1, 7):

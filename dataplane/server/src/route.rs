@@ -10,6 +10,7 @@ use arrow_flight::FlightData;
 use flightcluster_catalog::{Ingester, TableName};
 use flightcluster_wire::decode::is_before_batches;
 use futures::StreamExt as _;
+use futures::stream::Fuse;
 
 use crate::status::Failure;
 use crate::writes::{Messages, PutTarget, producer_of};
@@ -19,10 +20,11 @@ use crate::writes::{Messages, PutTarget, producer_of};
 const MAX_HELD: usize = 64;
 const MAX_HELD_BYTES: usize = 4 << 20;
 
-/// The producer of an upload, if it has one, and the messages that were read to find out.
+/// The producer of an upload, if it has one, and the messages that were read to find out: all of
+/// them, when there is no batch.
 pub(crate) async fn producer(
     target: &PutTarget,
-    messages: &mut Messages,
+    messages: &mut Fuse<Messages>,
 ) -> Result<(Vec<FlightData>, Option<String>), Failure> {
     let mut held = Vec::new();
     let mut bytes = 0;

@@ -25,7 +25,7 @@ use flightcluster_wire::{
     BatchEncoder, DecodeLimits, Decoded, EncodeLimits, StreamDecoder, plain_batch_bytes,
 };
 use futures::future::BoxFuture;
-use futures::stream::FuturesOrdered;
+use futures::stream::{Fuse, FuturesOrdered};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -383,7 +383,9 @@ impl ForwardedWrites {
 
 #[async_trait]
 impl Writes for ForwardedWrites {
-    async fn put(&self, target: PutTarget, mut messages: Messages) -> Result<Acks, Failure> {
+    async fn put(&self, target: PutTarget, messages: Messages) -> Result<Acks, Failure> {
+        // Looking for the producer may reach the end, and the ingester's stream asks again.
+        let mut messages = messages.fuse();
         let (mut first, producer) = route::producer(&target, &mut messages).await?;
         // The first message carries our own descriptor instead of the client's.
         match first.first_mut() {
@@ -425,7 +427,7 @@ fn target_to_json(target: &PutTarget) -> Result<Vec<u8>, Failure> {
 /// Passes the messages on; a failure ends them and is kept, since a request stream can't carry it.
 fn keep_failure(
     first: Vec<FlightData>,
-    rest: Messages,
+    rest: Fuse<Messages>,
     failure: Arc<Mutex<Option<Failure>>>,
 ) -> impl Stream<Item = FlightData> + Send {
     let rest = rest
