@@ -407,9 +407,19 @@ fn create_segment(
     }
     .encode();
     let mut file = shared.directory.disk.create(&path)?;
-    file.append(&mut [IoSlice::new(&header)])?;
-    file.sync()?;
-    shared.directory.sync()?;
+    let written = file
+        .append(&mut [IoSlice::new(&header)])
+        .and_then(|()| file.sync())
+        .and_then(|()| shared.directory.sync());
+    if let Err(source) = written {
+        // After a failed sync the next process may read a header that is not on the disk, and build
+        // on it. This is the best that can be done.
+        let removed = shared.directory.disk.remove(&path);
+        if let Err(error) = removed.and_then(|()| shared.directory.sync()) {
+            warn!(file = %path.display(), error = %error, "can't remove an unfinished segment");
+        }
+        return Err(source);
+    }
     let length = header.len() as u64;
     Ok(ActiveSegment {
         number,
