@@ -51,6 +51,11 @@ chaos: binaries python-packages ## the history checker; SEED=N SEEDS=COUNT SECON
 		e2e/chaos/chaos.py $(if $(SEED),--seed $(SEED)) --seeds $(or $(SEEDS),10) \
 		--seconds $(or $(SECONDS),10) --topology $(or $(TOPOLOGY),both)
 
+# The same promises inside one process with simulated disks and networks: many seeds a second.
+.PHONY: histories
+histories: ## the history checker in one process; SEED=N SEEDS=COUNT, BROKEN=NAME shows that it bites
+	@SEED=$(or $(SEED),0) SEEDS=$(or $(SEEDS),1000) cargo test --locked --workspace --test histories -- no_history
+
 .PHONY: bench
 bench: binaries python-packages ## release builds against pyarrow's C++ Flight server and DataFusion, in pairs
 	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \

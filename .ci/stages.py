@@ -41,9 +41,9 @@ VENV_PYTHON = VENV / "bin" / "python"
 WORKSPACE = ["--locked", "--workspace"]
 # The tests that need a Kubernetes node are compiled only for the stage that starts one.
 NODE_TESTS = ["--features", "flightcluster-e2e/node"]
-# Of the tests in e2e/tests, the one that starts nodes itself, and the one that needs none.
+# Of the tests in e2e, the one that starts nodes itself, and those that need none.
 NODE_OUTSIDE = "runner"
-WITHOUT_NODE = "workspace"
+WITHOUT_NODE = ("workspace", "histories")
 
 # Small, and with a feature that only tests of the CRD's rules need.
 COMPILED_TWICE = ("kube", "kube-core")
@@ -275,6 +275,9 @@ def clippy(log):
 def rust_tests(log):
     """Unit, property, golden and documentation tests of every crate."""
     code = log.run(["cargo", "test", *WORKSPACE, "--no-fail-fast"], check=False)
+    # How much was checked in process, which differs from run to run.
+    for line in re.findall(r"histories, .*", log.text()):
+        print(f"    {line}", flush=True)
     return read_cargo_tests(log.text(), code)
 
 
@@ -370,7 +373,7 @@ def node_runner(log):
 
 def node_tests(log):
     """The operator, the charts and the data plane on a real one-node Kubernetes."""
-    inside = node_executables(log, lambda name: name not in (NODE_OUTSIDE, WITHOUT_NODE))
+    inside = node_executables(log, lambda name: name not in (NODE_OUTSIDE, *WITHOUT_NODE))
     # One node for all of them; each test has a Kubernetes namespace of its own.
     each = 'failed=0; for test in "$@"; do "$test" || failed=1; done; exit $failed'
     binaries = TARGET / "debug"

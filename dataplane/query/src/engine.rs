@@ -127,7 +127,11 @@ impl Engine {
         Self::with_patience(options, Patience::default())
     }
 
-    pub(crate) fn with_patience(options: EngineOptions, patience: Patience) -> Result<Self, Error> {
+    /// [`Engine::new`] with another patience with ingesters that do not answer.
+    ///
+    /// # Errors
+    /// [`Error::Start`] when a thread or the directory can't be made.
+    pub fn with_patience(options: EngineOptions, patience: Patience) -> Result<Self, Error> {
         let EngineOptions {
             config,
             catalog,

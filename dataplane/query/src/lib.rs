@@ -67,6 +67,7 @@ pub use functions::{Functions, sql_keywords};
 pub use parameters::parameters_from_json;
 pub use plan::{Plan, QueryRequest, StatementKind};
 pub use ports::{Budget, RecentRows, RecentRowsError, TableWriter};
+pub use recent::Patience;
 pub use schema::{decode_schema, encode_schema};
 
 /// A lazy, cancellable (by dropping) stream of batches of one schema.

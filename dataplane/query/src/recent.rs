@@ -44,11 +44,11 @@ use crate::times::TimeRange;
 
 /// How long fresh rows are asked for again.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub struct Patience {
     /// No new attempt begins after this time.
-    pub(crate) total: Duration,
+    pub total: Duration,
     /// Wait before the second attempt; doubles each time.
-    pub(crate) first_wait: Duration,
+    pub first_wait: Duration,
 }
 
 impl Default for Patience {

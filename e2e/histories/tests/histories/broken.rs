@@ -1,0 +1,49 @@
+//! Deliberately broken builds: each is one of the ports the product stands on, implemented wrongly in
+//! the way a defect of the product would show there. Nothing of it is in a shipped crate.
+
+/// One defect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Broken {
+    /// A sync of the log returns at once and syncs nothing.
+    AcknowledgesBeforeSync,
+    /// A flush counts as committed, and the log is truncated, before the catalog has it.
+    TruncatesBeforeCommit,
+    /// A flush says that one row more is in its files than there is.
+    WatermarkTooHigh,
+    /// A snapshot says that one row less is in its files than there is.
+    WatermarkTooLow,
+    /// An old life of an ingester may commit.
+    NoEpochCheck,
+    /// Which batches of a producer are stored is forgotten when the log is.
+    ProducersForgotten,
+    /// Replay begins one row too early.
+    ReplayOffByOne,
+    /// A question for rows that have left memory is answered without them.
+    TooOldIsEmpty,
+    /// Files and watermarks of a flush are committed one after the other.
+    TwoCommits,
+    /// A file counts as stored before the object store has it.
+    FileNotDurable,
+}
+
+impl Broken {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::AcknowledgesBeforeSync,
+        Self::TruncatesBeforeCommit,
+        Self::WatermarkTooHigh,
+        Self::WatermarkTooLow,
+        Self::NoEpochCheck,
+        Self::ProducersForgotten,
+        Self::ReplayOffByOne,
+        Self::TooOldIsEmpty,
+        Self::TwoCommits,
+        Self::FileNotDurable,
+    ];
+
+    /// The one with this name.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|each| format!("{each:?}") == name)
+    }
+}

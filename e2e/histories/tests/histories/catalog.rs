@@ -1,0 +1,361 @@
+//! The catalog as one process of a history reaches it: through calls that get lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flightcluster_catalog::*;
+use parking_lot::Mutex;
+
+use crate::broken::Broken;
+use crate::life::{Life, Port};
+
+/// What the ingesters of a [`Broken::TruncatesBeforeCommit`] world have not committed yet.
+pub(crate) type Postponed = Arc<Mutex<Vec<(Arc<Life>, FlushCommit)>>>;
+
+/// A catalog behind a network, and who calls it.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) inner: Arc<dyn Catalog>,
+    pub(crate) life: Arc<Life>,
+    pub(crate) broken: Option<Broken>,
+    pub(crate) postponed: Postponed,
+}
+
+/// A [`Line`] that can be exchanged for that of the next history.
+#[derive(Debug, Default)]
+pub(crate) struct LossyCatalog(Mutex<Option<Line>>);
+
+pub(crate) fn lost() -> Error {
+    Error::Unavailable {
+        place: "the simulation".to_owned(),
+        source: "on purpose".into(),
+    }
+}
+
+impl LossyCatalog {
+    pub(crate) fn new(line: Line) -> Self {
+        Self(Mutex::new(Some(line)))
+    }
+
+    pub(crate) fn set(&self, line: Line) {
+        *self.0.lock() = Some(line);
+    }
+
+    fn line(&self) -> Line {
+        self.0.lock().clone().unwrap()
+    }
+}
+
+impl Line {
+    async fn pass<T>(
+        &self,
+        port: Port,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        self.life.pass(port, lost, call).await
+    }
+
+    async fn commit(&self, mut commit: FlushCommit) -> Result<FlushCommitted, Error> {
+        match self.broken {
+            Some(Broken::TruncatesBeforeCommit) => {
+                let entry = (Arc::clone(&self.life), commit);
+                self.postponed.lock().push(entry);
+                return Ok(FlushCommitted {
+                    snapshot: SnapshotId(0),
+                    dropped_tables: vec![],
+                });
+            }
+            Some(Broken::WatermarkTooHigh) => {
+                for (_, watermark) in &mut commit.watermarks {
+                    watermark.0 += 1;
+                }
+            }
+            Some(Broken::NoEpochCheck) => {
+                let all = self.inner.list_ingesters().await?;
+                let current = all.iter().find(|each| each.id == commit.ingester);
+                commit.epoch = current.map_or(commit.epoch, |each| each.epoch);
+            }
+            Some(Broken::ProducersForgotten) => commit.producers.clear(),
+            Some(Broken::TwoCommits) if !commit.files.is_empty() => {
+                let files = FlushCommit {
+                    watermarks: vec![],
+                    producers: vec![],
+                    ..commit.clone()
+                };
+                self.inner.commit_flush(files).await?;
+                // Here somebody may look.
+                self.pass(Port::Lookup, async { Ok(()) }).await?;
+            }
+            _ => {}
+        }
+        self.inner.commit_flush(commit).await
+    }
+
+    async fn register(&self, name: &str, url: &str) -> Result<Registration, Error> {
+        let mut registration = self.inner.register_ingester(name, url).await?;
+        if self.broken == Some(Broken::ReplayOffByOne) {
+            for (_, watermark) in &mut registration.watermarks {
+                watermark.0 = watermark.0.saturating_sub(1);
+            }
+        }
+        Ok(registration)
+    }
+
+    async fn claim(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
+        let claim = self.inner.claim_producer(request).await?;
+        Ok(match claim {
+            ProducerClaim::Held { .. } if self.broken == Some(Broken::ProducersForgotten) => {
+                ProducerClaim::Held { position: None }
+            }
+            claim => claim,
+        })
+    }
+
+    async fn look(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
+        let mut snapshot = self.inner.read_snapshot(request).await?;
+        if self.broken == Some(Broken::WatermarkTooLow) {
+            for (_, watermark) in snapshot
+                .tables
+                .iter_mut()
+                .flat_map(|table| &mut table.watermarks)
+            {
+                watermark.0 = watermark.0.saturating_sub(1);
+            }
+        }
+        Ok(snapshot)
+    }
+}
+
+#[async_trait]
+impl Catalog for LossyCatalog {
+    async fn create_database(&self, name: &str, if_not_exists: bool) -> Result<Database, Error> {
+        let line = self.line();
+        let call = line.inner.create_database(name, if_not_exists);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn list_databases(&self) -> Result<Vec<Database>, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.list_databases()).await
+    }
+
+    async fn create_table(&self, request: CreateTable) -> Result<Table, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.create_table(request))
+            .await
+    }
+
+    async fn publish_table(
+        &self,
+        table: TableId,
+        name: &TableName,
+        if_exists: IfExists,
+    ) -> Result<Table, Error> {
+        let line = self.line();
+        let call = line.inner.publish_table(table, name, if_exists);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.drop_table(name, if_exists))
+            .await
+    }
+
+    async fn evolve_table(
+        &self,
+        table: TableId,
+        from: SchemaVersion,
+        schema: SchemaBytes,
+    ) -> Result<Table, Error> {
+        let line = self.line();
+        let call = line.inner.evolve_table(table, from, schema);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn table(&self, name: &TableName) -> Result<Option<Table>, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.table(name)).await
+    }
+
+    async fn tables_by_id(&self, ids: &[TableId]) -> Result<Vec<Table>, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.tables_by_id(ids)).await
+    }
+
+    async fn list_tables(&self, database: Option<&str>) -> Result<Vec<Table>, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.list_tables(database))
+            .await
+    }
+
+    async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
+        let line = self.line();
+        line.pass(Port::Snapshot, line.look(request)).await
+    }
+
+    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
+        let line = self.line();
+        line.pass(Port::Register, line.register(name, url)).await
+    }
+
+    async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {
+        let line = self.line();
+        let call = line.inner.drain_ingester(ingester, epoch);
+        line.pass(Port::Register, call).await
+    }
+
+    async fn retire_ingester(&self, name: &str, accept_loss: bool) -> Result<Ingester, Error> {
+        let line = self.line();
+        let call = line.inner.retire_ingester(name, accept_loss);
+        line.pass(Port::Register, call).await
+    }
+
+    async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
+        let line = self.line();
+        line.pass(Port::Claim, line.claim(request)).await
+    }
+
+    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
+        let line = self.line();
+        let call = line.inner.expire_producers(unused_for, limit);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.list_ingesters()).await
+    }
+
+    async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
+        let line = self.line();
+        line.pass(Port::Commit, line.commit(commit)).await
+    }
+
+    async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
+        let line = self.line();
+        let call = line.inner.replace_files(request);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn live_files(&self, which: LiveFiles) -> Result<Vec<File>, Error> {
+        let line = self.line();
+        let call = line.inner.live_files(which);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn small_files(
+        &self,
+        below_bytes: u64,
+        min_files: u32,
+    ) -> Result<Vec<SmallFiles>, Error> {
+        let line = self.line();
+        let call = line.inner.small_files(below_bytes, min_files);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn list_replacements(
+        &self,
+        database: &str,
+        limit: u32,
+    ) -> Result<Vec<Replacement>, Error> {
+        let line = self.line();
+        let call = line.inner.list_replacements(database, limit);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn due_garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error> {
+        let line = self.line();
+        let call = line.inner.due_garbage(grace, limit);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn garbage_deleted(&self, paths: &[String]) -> Result<(), Error> {
+        let line = self.line();
+        let call = line.inner.garbage_deleted(paths);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn garbage_queue(&self) -> Result<GarbageQueue, Error> {
+        let line = self.line();
+        let call = line.inner.garbage_queue();
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn unknown_paths(&self, paths: &[String]) -> Result<Vec<String>, Error> {
+        let line = self.line();
+        let call = line.inner.unknown_paths(paths);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn condemn_paths(&self, paths: &[String]) -> Result<u64, Error> {
+        let line = self.line();
+        let call = line.inner.condemn_paths(paths);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn lease(&self, lease: Lease) -> Result<bool, Error> {
+        let line = self.line();
+        let call = line.inner.lease(lease);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
+        let line = self.line();
+        let call = line.inner.forget_history(window);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn start_upload(
+        &self,
+        id: &str,
+        target: &TableName,
+        ttl: Duration,
+    ) -> Result<Upload, Error> {
+        let line = self.line();
+        let call = line.inner.start_upload(id, target, ttl);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn upload(&self, id: &str) -> Result<Upload, Error> {
+        let line = self.line();
+        let call = line.inner.upload(id);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn join_upload(&self, request: JoinUpload) -> Result<Table, Error> {
+        let line = self.line();
+        let call = line.inner.join_upload(request);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn seal_upload(&self, id: &str) -> Result<Upload, Error> {
+        let line = self.line();
+        let call = line.inner.seal_upload(id);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn finish_upload(&self, request: FinishUpload) -> Result<Upload, Error> {
+        let line = self.line();
+        let call = line.inner.finish_upload(request);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn abort_upload(&self, id: &str) -> Result<(), Error> {
+        let line = self.line();
+        let call = line.inner.abort_upload(id);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn expire_uploads(&self) -> Result<u64, Error> {
+        let line = self.line();
+        let call = line.inner.expire_uploads();
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.ping()).await
+    }
+}

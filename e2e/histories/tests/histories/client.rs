@@ -1,0 +1,108 @@
+//! Clients that write: what they sent, what they have to send again.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use flightcluster_catalog::TableId;
+use flightcluster_ingest::Error;
+
+use crate::history::Row;
+
+/// A batch of a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    /// A producer's number.
+    pub(crate) number: Option<u64>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) wide: bool,
+    /// The table it was last sent to.
+    pub(crate) table: Option<TableId>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    next_row: i64,
+    next_batch: u64,
+    /// Sent and not acknowledged, in order.
+    pub(crate) pending: Vec<Batch>,
+    /// Acknowledged batches of a producer.
+    pub(crate) done: Vec<Batch>,
+    /// A stream of it is open.
+    pub(crate) busy: bool,
+}
+
+impl Client {
+    /// The next batch of client `number`.
+    pub(crate) fn new_batch(
+        &mut self,
+        number: usize,
+        producer: bool,
+        rows: u8,
+        wide: bool,
+    ) -> Batch {
+        let first = ((number as i64 + 1) << 32) + self.next_row;
+        self.next_row += i64::from(rows);
+        let rows = (first..first + i64::from(rows)).map(|key| Row::new(key, wide));
+        let rows = rows.collect();
+        let number = producer.then(|| {
+            self.next_batch += 1;
+            self.next_batch
+        });
+        let table = None;
+        Batch {
+            number,
+            rows,
+            wide,
+            table,
+        }
+    }
+}
+
+pub(crate) fn schema(wide: bool) -> SchemaRef {
+    let mut fields = vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("value", DataType::Int64, true),
+        Field::new("text", DataType::Utf8, true),
+    ];
+    if wide {
+        fields.push(Field::new("extra", DataType::Int64, true));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+pub(crate) fn encode(batch: &Batch) -> RecordBatch {
+    let integers = |value: fn(&Row) -> Option<i64>| {
+        Arc::new(batch.rows.iter().map(value).collect::<Int64Array>()) as ArrayRef
+    };
+    let texts = batch
+        .rows
+        .iter()
+        .map(|row| Some(format!("row {}", row.value)));
+    let mut columns = vec![
+        integers(|row| Some(row.key)),
+        integers(|row| Some(row.value)),
+        Arc::new(texts.collect::<StringArray>()) as ArrayRef,
+    ];
+    if batch.wide {
+        columns.push(integers(|row| row.extra));
+    }
+    RecordBatch::try_new(schema(batch.wide), columns).unwrap()
+}
+
+/// Whether a failed write has certainly stored nothing. Of every other failure a client does not
+/// know.
+pub(crate) fn stored_nothing(error: &Error) -> bool {
+    use flightcluster_wal::Error as Log;
+    matches!(
+        error,
+        Error::Overloaded { .. }
+            | Error::Draining
+            | Error::OutOfService(_)
+            | Error::ProducerOrder { .. }
+            | Error::TableNotFound(_)
+            | Error::Catalog { .. }
+            | Error::Wal(Log::Full { .. })
+    )
+}

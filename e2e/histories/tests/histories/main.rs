@@ -1,0 +1,127 @@
+//! The history checker inside one process: real ingesters, a real catalog and the real query engine
+//! over simulated disks and failing networks, with faults from a seed.
+//!
+//! A seed decides everything about a history ([`program`]): how many ingesters, tables and writers,
+//! the sizes of segments and buffers, and the steps: writes (with and without producer numbers, with
+//! new columns, pipelined, repeated), flushes, crashes with and without a power cut, starts, drains,
+//! take-overs by a second life, dropped tables, moved clocks, queries, and calls that are held while
+//! all of this happens. Any call may get lost before or after its effect, or be the last one of its
+//! process. Every answer is checked ([`history`]); a bad history is made as short as it gets and
+//! printed.
+//!
+//! # What is deterministic
+//! The program of a seed, the place of each fault, and the luck of every power cut. Steps run one at a
+//! time, and what is to overlap is held at a port until the rest is done, so nothing depends on how
+//! fast anything is. Not deterministic is what goes on inside one step: the log's thread, SQLite's
+//! and the engine's are real threads, so batches sent at once may share a sync or not, and a flush
+//! that a full buffer starts runs beside the steps. A seed that fails once in a while is run again.
+//!
+//! # Switches
+//! `SEED=n SEEDS=count` runs those seeds and no others (`make histories`); `BROKEN=name` runs them with a
+//! broken build, to see what its report looks like.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod broken;
+mod catalog;
+mod client;
+mod disk;
+mod history;
+mod life;
+mod peers;
+mod program;
+mod reader;
+mod run;
+mod steps;
+mod store;
+mod world;
+
+use std::io::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use broken::Broken;
+use run::{Sum, report, run_seeds};
+
+/// Seeds that are run every time.
+const FIXED: u64 = 400;
+/// Time for them and for fresh ones.
+const TIME: Duration = Duration::from_secs(100);
+/// Seeds after which a broken build must have been caught.
+const CAUGHT_WITHIN: u64 = 400;
+
+/// Prints past the capture of the test runner: how much was checked is of interest when all is well.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn tell(what: &str, sum: &Sum, begun: Instant) {
+    let seconds = begun.elapsed().as_secs_f64();
+    let troubles: u64 = sum.counts.values().sum();
+    say(&format!(
+        "histories, {what}: {} seeds in {seconds:.1} s, {} steps, {} rows acknowledged, {} answers \
+         checked, {troubles} troubles of {} kinds",
+        sum.runs,
+        sum.steps,
+        sum.acknowledged,
+        sum.answers,
+        sum.counts.len()
+    ));
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap())
+}
+
+fn must_be_good(sum: &Sum, broken: Option<Broken>) {
+    if let Some(bad) = &sum.bad {
+        panic!("{}", report(bad, broken));
+    }
+}
+
+#[test]
+fn no_history_breaks_a_promise() {
+    let begun = Instant::now();
+    if let Some(first) = number("SEED") {
+        let count = number("SEEDS").unwrap_or(1);
+        let name = std::env::var("BROKEN").ok();
+        let broken = name.map(|name| Broken::of(&name).unwrap());
+        let sum = run_seeds(first..first + count, broken, None);
+        tell(&format!("from {first}"), &sum, begun);
+        return must_be_good(&sum, broken);
+    }
+    let sum = run_seeds(0..FIXED, None, None);
+    tell("fixed", &sum, begun);
+    must_be_good(&sum, None);
+    let missing: Vec<_> = program::all_troubles()
+        .filter(|what| !sum.counts.contains_key(what))
+        .collect();
+    assert!(missing.is_empty(), "never happened: {missing:?}");
+
+    let nanos = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
+    let fresh = 1_000_000 + (nanos as u64 % 1_000_000_000);
+    let begun_fresh = Instant::now();
+    let sum = run_seeds(fresh.., None, Some(begun + TIME));
+    tell(&format!("fresh from {fresh}"), &sum, begun_fresh);
+    must_be_good(&sum, None);
+}
+
+#[test]
+fn every_broken_build_is_caught() {
+    let mut missed = Vec::new();
+    for broken in Broken::ALL {
+        let begun = Instant::now();
+        let sum = run_seeds(0..CAUGHT_WITHIN, Some(broken), None);
+        let seconds = begun.elapsed().as_secs_f64();
+        match sum.bad {
+            Some(bad) => say(&format!(
+                "histories, {broken:?}: caught by seed {} ({:?}) after {} seeds in {seconds:.1} s",
+                bad.seed, bad.violation.kind, sum.runs
+            )),
+            None => missed.push(broken),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}

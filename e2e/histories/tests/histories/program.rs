@@ -1,0 +1,391 @@
+//! What happens in a history: settings and steps, decided by a seed before anything runs.
+//!
+//! Every step makes sense in every state (an ingester that is down refuses, a second start does
+//! nothing), so that any step can be left out to find the shortest history that still goes wrong.
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::life::{Fault, Port, Trouble};
+
+/// One thing that happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A client sends batches, several on their way at once, after those it has to repeat.
+    Write {
+        node: usize,
+        client: usize,
+        table: usize,
+        batches: u8,
+        rows: u8,
+        /// With a column that the table may not have yet.
+        wide: bool,
+        /// On a stream that may be open since long.
+        same_stream: bool,
+        faults: Vec<Fault>,
+    },
+    /// A producer sends a batch again that was acknowledged some time ago.
+    Repeat { client: usize },
+    /// Everything is put into files.
+    Flush { node: usize, faults: Vec<Fault> },
+    /// Time passes for one node.
+    Advance { node: usize, seconds: u64 },
+    /// The process ends without warning.
+    Crash { node: usize },
+    /// The process starts, after a power cut or not, with its clock somewhere.
+    Start {
+        node: usize,
+        power_cut: bool,
+        clock: u64,
+        luck: u64,
+        faults: Vec<Fault>,
+    },
+    /// The process is told to end.
+    Drain { node: usize, faults: Vec<Fault> },
+    /// The disk goes to a new process of the same name while the old one still runs.
+    TakeOver { node: usize, luck: u64 },
+    /// The old process of a node flushes what it holds.
+    FlushFormer { node: usize },
+    /// Somebody drops a table.
+    DropTable { table: usize },
+    /// A reader asks for all rows, or for their number.
+    Query {
+        table: usize,
+        count: bool,
+        faults: Vec<Fault>,
+    },
+    /// A step with a call that waits while other things happen.
+    During {
+        held: Box<Step>,
+        meanwhile: Vec<Step>,
+    },
+}
+
+/// Sizes of a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) nodes: usize,
+    pub(crate) tables: usize,
+    /// For each client: where a producer writes, the same table always and the same node mostly.
+    pub(crate) clients: Vec<Option<(usize, usize)>>,
+    pub(crate) segment_bytes: u64,
+    pub(crate) grace_seconds: u64,
+    pub(crate) flush_bytes: u64,
+    pub(crate) buffer_bytes: u64,
+    pub(crate) luck: u64,
+}
+
+/// A history to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) settings: Settings,
+    pub(crate) steps: Vec<Step>,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+impl Program {
+    /// The history of a seed.
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let nodes = chance.random_range(1..=3);
+        let tables = chance.random_range(1..=2);
+        let clients = (0..chance.random_range(2..=4))
+            .map(|client| {
+                let home = (
+                    chance.random_range(0..nodes),
+                    chance.random_range(0..tables),
+                );
+                (client % 2 == 1).then_some(home)
+            })
+            .collect();
+        let settings = Settings {
+            nodes,
+            tables,
+            clients,
+            segment_bytes: pick(&mut chance, &[KIB, KIB, 8 * KIB, 64 * MIB]),
+            grace_seconds: pick(&mut chance, &[1, 60]),
+            flush_bytes: pick(&mut chance, &[3 * KIB, 128 * MIB, 128 * MIB]),
+            buffer_bytes: pick(&mut chance, &[48 * KIB, 512 * MIB, 512 * MIB]),
+            luck: chance.random(),
+        };
+        let mut maker = Maker { chance, settings };
+        let mut steps = Vec::new();
+        for node in 0..nodes {
+            steps.push(maker.start(node, false));
+        }
+        for _ in 0..maker.chance.random_range(15..=40) {
+            maker.add(&mut steps);
+        }
+        let settings = maker.settings;
+        Self { settings, steps }
+    }
+}
+
+fn pick(chance: &mut StdRng, from: &[u64]) -> u64 {
+    from.choose(chance).copied().unwrap_or_default()
+}
+
+struct Maker {
+    chance: StdRng,
+    settings: Settings,
+}
+
+impl Maker {
+    fn add(&mut self, steps: &mut Vec<Step>) {
+        let node = self.node();
+        match self.chance.random_range(0..100) {
+            0..28 => steps.push(self.write(true)),
+            28..31 => steps.push(self.repeat()),
+            31..47 => steps.push(self.query(true)),
+            47..58 => steps.push(self.flush(node)),
+            58..64 => steps.push(self.advance()),
+            64..73 => {
+                steps.push(Step::Crash { node });
+                if self.chance.random_bool(0.7) {
+                    steps.push(self.start(node, true));
+                }
+            }
+            73..79 => steps.push(self.start(node, true)),
+            79..82 => {
+                let faults = self.some(0.15, &DRAIN_FAULTS);
+                steps.push(Step::Drain { node, faults });
+                if self.chance.random_bool(0.7) {
+                    steps.push(self.start(node, false));
+                }
+            }
+            82..86 => {
+                let luck = self.chance.random();
+                steps.push(Step::TakeOver { node, luck });
+                if self.chance.random_bool(0.6) {
+                    steps.push(Step::FlushFormer { node });
+                }
+            }
+            86..87 => {
+                let table = self.table();
+                steps.push(Step::DropTable { table });
+            }
+            _ => steps.push(self.during()),
+        }
+    }
+
+    fn node(&mut self) -> usize {
+        self.chance.random_range(0..self.settings.nodes)
+    }
+
+    fn table(&mut self) -> usize {
+        self.chance.random_range(0..self.settings.tables)
+    }
+
+    /// A few faults of these, with this probability.
+    fn some(&mut self, probability: f64, from: &[(Port, &[Trouble])]) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        while faults.len() < 3 && self.chance.random_bool(probability) {
+            faults.extend(self.one(from));
+        }
+        faults
+    }
+
+    fn one(&mut self, from: &[(Port, &[Trouble])]) -> Option<Fault> {
+        let (port, troubles) = from.choose(&mut self.chance)?;
+        let trouble = *troubles.choose(&mut self.chance)?;
+        let nth = [0, 0, 0, 1, 2].choose(&mut self.chance).copied()?;
+        let port = *port;
+        Some(Fault { port, nth, trouble })
+    }
+
+    fn write(&mut self, may_fail: bool) -> Step {
+        let client = self.chance.random_range(0..self.settings.clients.len());
+        let (node, table) = match self.settings.clients[client] {
+            // Mostly at home; an unanswered batch may be repeated to another ingester.
+            Some((_, table)) if self.chance.random_bool(0.3) => (self.node(), table),
+            Some(home) => home,
+            None => (self.node(), self.table()),
+        };
+        let faults = if may_fail {
+            self.some(0.25, &WRITE_FAULTS)
+        } else {
+            vec![]
+        };
+        Step::Write {
+            node,
+            client,
+            table,
+            batches: self.chance.random_range(1..=4),
+            rows: self.chance.random_range(1..=6),
+            wide: self.chance.random_bool(0.2),
+            same_stream: self.chance.random_bool(0.6),
+            faults,
+        }
+    }
+
+    fn repeat(&mut self) -> Step {
+        let client = self.chance.random_range(0..self.settings.clients.len());
+        Step::Repeat { client }
+    }
+
+    fn query(&mut self, may_fail: bool) -> Step {
+        let faults = if may_fail {
+            self.some(0.15, &QUERY_FAULTS)
+        } else {
+            vec![]
+        };
+        Step::Query {
+            table: self.table(),
+            count: self.chance.random_bool(0.15),
+            faults,
+        }
+    }
+
+    fn flush(&mut self, node: usize) -> Step {
+        let faults = self.some(0.3, &FLUSH_FAULTS);
+        Step::Flush { node, faults }
+    }
+
+    fn advance(&mut self) -> Step {
+        let seconds = pick(&mut self.chance, &[1, 2, 61, 3600, 100_000]);
+        let node = self.node();
+        Step::Advance { node, seconds }
+    }
+
+    fn start(&mut self, node: usize, may_fail: bool) -> Step {
+        let faults = if may_fail {
+            self.some(0.2, &START_FAULTS)
+        } else {
+            vec![]
+        };
+        Step::Start {
+            node,
+            power_cut: self.chance.random_bool(0.6),
+            clock: pick(&mut self.chance, &[0, 1000, 5000, 100_000]),
+            luck: self.chance.random(),
+            faults,
+        }
+    }
+
+    fn during(&mut self) -> Step {
+        let node = self.node();
+        let mut hold = |from: &[(Port, &[Trouble])]| self.one(from).into_iter().collect::<Vec<_>>();
+        let (held, writes, flushes) = match hold(&HOLDS) {
+            faults if faults.iter().any(|fault| fault.port == Port::Recent) => {
+                let (table, count) = (self.table(), false);
+                let held = Step::Query {
+                    table,
+                    count,
+                    faults,
+                };
+                (held, true, true)
+            }
+            faults if faults.iter().any(|fault| fault.port == Port::Sync) => {
+                let mut held = self.write(false);
+                if let Step::Write { faults: of, .. } = &mut held {
+                    *of = faults;
+                }
+                (held, false, true)
+            }
+            faults => (Step::Flush { node, faults }, true, false),
+        };
+        let busy = match &held {
+            Step::Write { node, client, .. } => (Some(*node), Some(*client)),
+            Step::Flush { node, .. } => (Some(*node), None),
+            _ => (None, None),
+        };
+        let mut meanwhile = Vec::new();
+        for _ in 0..self.chance.random_range(1..=4) {
+            let step = match self.chance.random_range(0..12) {
+                0..3 => self.query(false),
+                3..5 => self.write(false),
+                5..7 => {
+                    let (node, faults) = (self.node(), vec![]);
+                    Step::Flush { node, faults }
+                }
+                7..9 => self.advance(),
+                9 => Step::Crash { node: self.node() },
+                10 => {
+                    let (node, luck) = (self.node(), self.chance.random());
+                    Step::TakeOver { node, luck }
+                }
+                _ => {
+                    let node = self.node();
+                    self.start(node, false)
+                }
+            };
+            // The held call keeps what these would wait for.
+            let waits = match &step {
+                Step::Write { node, client, .. } => {
+                    (Some(*node) == busy.0 && !writes) || Some(*client) == busy.1
+                }
+                Step::Flush { node, .. } => Some(*node) == busy.0 && !flushes,
+                _ => false,
+            };
+            if !waits {
+                meanwhile.push(step);
+            }
+        }
+        let held = Box::new(held);
+        Step::During { held, meanwhile }
+    }
+}
+
+use Trouble::{CrashAfter, CrashBefore, Full, HoldAfter, HoldBefore, LostAnswer, LostRequest};
+
+const CRASHES: [Trouble; 2] = [CrashBefore, CrashAfter];
+const LOST: [Trouble; 4] = [LostRequest, LostAnswer, CrashBefore, CrashAfter];
+const DISK: [Trouble; 4] = [LostRequest, CrashBefore, CrashAfter, Full];
+
+const WRITE_FAULTS: [(Port, &[Trouble]); 7] = [
+    (Port::Append, &DISK),
+    (Port::Sync, &[LostRequest, CrashBefore, CrashAfter]),
+    (Port::Create, &DISK),
+    (Port::SyncDirectory, &[LostRequest, CrashBefore, CrashAfter]),
+    (Port::Lookup, &LOST),
+    (Port::Claim, &LOST),
+    (Port::Peer, &[LostRequest, LostAnswer]),
+];
+const FLUSH_FAULTS: [(Port, &[Trouble]); 6] = [
+    (Port::Commit, &LOST),
+    (Port::Commit, &LOST),
+    (Port::Put, &LOST),
+    (Port::Lookup, &LOST),
+    (Port::Remove, &[LostRequest, CrashBefore, CrashAfter]),
+    (Port::SyncDirectory, &[LostRequest, CrashBefore, CrashAfter]),
+];
+const START_FAULTS: [(Port, &[Trouble]); 5] = [
+    (Port::Register, &LOST),
+    (Port::Create, &DISK),
+    (Port::Append, &DISK),
+    (Port::Sync, &[LostRequest, CrashBefore, CrashAfter]),
+    (Port::SyncDirectory, &[LostRequest, CrashBefore, CrashAfter]),
+];
+const DRAIN_FAULTS: [(Port, &[Trouble]); 3] = [
+    (Port::Commit, &LOST),
+    (Port::Register, &LOST),
+    (Port::Put, &CRASHES),
+];
+const QUERY_FAULTS: [(Port, &[Trouble]); 3] = [
+    (Port::Snapshot, &[LostRequest]),
+    (Port::Recent, &[LostRequest, LostAnswer]),
+    (Port::Get, &[LostRequest]),
+];
+const HOLDS: [(Port, &[Trouble]); 5] = [
+    (Port::Commit, &[HoldBefore, HoldAfter]),
+    (Port::Put, &[HoldBefore, HoldAfter]),
+    (Port::Lookup, &[HoldBefore, HoldAfter]),
+    (Port::Recent, &[HoldBefore, HoldAfter]),
+    (Port::Sync, &[HoldBefore, HoldAfter]),
+];
+
+/// Every trouble that the steps of all seeds together must have had.
+pub(crate) fn all_troubles() -> impl Iterator<Item = (Port, Trouble)> {
+    let steps = [
+        &WRITE_FAULTS[..],
+        &FLUSH_FAULTS,
+        &START_FAULTS,
+        &DRAIN_FAULTS,
+    ];
+    let others = [&QUERY_FAULTS[..], &HOLDS];
+    let kinds = steps.into_iter().chain(others).flatten();
+    kinds.flat_map(|(port, troubles)| troubles.iter().map(|trouble| (*port, *trouble)))
+}

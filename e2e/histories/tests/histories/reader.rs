@@ -1,0 +1,213 @@
+//! A querier: the real engine over a catalog, a store and ingesters that are somewhere else.
+//!
+//! An engine is expensive to make and cheap to use, so one serves every history of a thread, one
+//! after the other; [`Reader::enter`] changes the world it looks at.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::{Array as _, Int64Array, RecordBatch};
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use flightcluster_catalog::*;
+use flightcluster_config::QueryConfig;
+use flightcluster_ingest::Ingest;
+use flightcluster_query::{
+    Access, Budget, Engine, EngineOptions, ExecuteOptions, Patience, QueryRequest, RecentRows,
+    RecentRowsError,
+};
+use flightcluster_server::{FreshRows, Peers};
+use futures::TryStreamExt as _;
+use object_store::ObjectStore;
+use parking_lot::Mutex;
+
+use crate::broken::Broken;
+use crate::catalog::{self, LossyCatalog};
+use crate::history::{Answer, Row};
+use crate::life::{Life, Port};
+use crate::store::{self, LossyStore};
+
+/// An answer soon, or none: what is tested is that an answer is right.
+const PATIENCE: Patience = Patience {
+    total: Duration::from_millis(15),
+    first_wait: Duration::from_millis(1),
+};
+const MEMORY_BYTES: u64 = 256 << 20;
+pub(crate) const DATABASE: &str = "history";
+
+/// An ingester that answers, as long as its life lasts.
+pub(crate) type Running = (Arc<Life>, Arc<Ingest>);
+
+/// What a reader looks at.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) catalog: catalog::Line,
+    pub(crate) store: store::Line,
+    /// The processes that run, the newest life of each ingester last.
+    pub(crate) running: Arc<Mutex<Vec<Running>>>,
+    /// Trouble of the reader itself.
+    pub(crate) life: Arc<Life>,
+    pub(crate) broken: Option<Broken>,
+}
+
+/// Asks the ingesters of the world of the moment.
+#[derive(Debug, Default)]
+struct Tails {
+    surroundings: Mutex<Option<Surroundings>>,
+    peers: Mutex<Option<Arc<Peers>>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    engine: Engine,
+    catalog: Arc<LossyCatalog>,
+    store: Arc<LossyStore>,
+    tails: Arc<Tails>,
+}
+
+impl Reader {
+    pub(crate) fn new(spill: &Path) -> Self {
+        let (catalog, store) = (Arc::<LossyCatalog>::default(), Arc::<LossyStore>::default());
+        let tails = Arc::<Tails>::default();
+        let config = QueryConfig {
+            task_threads: 1,
+            ..QueryConfig::default()
+        };
+        let options = EngineOptions {
+            config,
+            catalog: Arc::clone(&catalog) as Arc<dyn Catalog>,
+            store: Arc::clone(&store) as Arc<dyn ObjectStore>,
+            recent: Arc::clone(&tails) as Arc<dyn RecentRows>,
+            writer: None,
+            memory_bytes: MEMORY_BYTES,
+            spill_dir: spill.to_owned(),
+            spill_bytes: MEMORY_BYTES,
+        };
+        let engine = Engine::with_patience(options, PATIENCE).unwrap();
+        Self {
+            engine,
+            catalog,
+            store,
+            tails,
+        }
+    }
+
+    /// From now on everything is read from there.
+    pub(crate) fn enter(&self, surroundings: Surroundings) {
+        self.catalog.set(surroundings.catalog.clone());
+        self.store.set(surroundings.store.clone());
+        *self.tails.surroundings.lock() = Some(surroundings);
+    }
+
+    /// All rows of a table, or why there is no answer.
+    pub(crate) async fn rows(&self, table: &str) -> Result<Answer, String> {
+        let batches = self.query(format!("SELECT * FROM {table}")).await?;
+        // Without a row nothing depends on the columns.
+        let has = |batch: &RecordBatch| batch.column_by_name("extra").is_some();
+        Ok(Answer {
+            has_extra: batches.iter().all(has),
+            rows: batches.iter().flat_map(rows_of).collect(),
+        })
+    }
+
+    /// How many rows a table has.
+    pub(crate) async fn count(&self, table: &str) -> Result<u64, String> {
+        let batches = self
+            .query(format!("SELECT count(*) AS n FROM {table}"))
+            .await?;
+        Ok(integers(&batches[0], "n").unwrap().value(0) as u64)
+    }
+
+    async fn query(&self, sql: String) -> Result<Vec<RecordBatch>, String> {
+        let request = QueryRequest {
+            database: DATABASE.to_owned(),
+            sql,
+            parameters: None,
+            named: false,
+            access: Access::everything(),
+            read_only: true,
+        };
+        let text = |error: flightcluster_query::Error| format!("{error:?}");
+        let plan = self.engine.plan(request).await.map_err(text)?;
+        let rows = self.engine.execute(plan, ExecuteOptions::default());
+        rows.try_collect().await.map_err(text)
+    }
+}
+
+fn integers<'a>(batch: &'a RecordBatch, name: &str) -> Option<&'a Int64Array> {
+    batch.column_by_name(name)?.as_any().downcast_ref()
+}
+
+fn rows_of(batch: &RecordBatch) -> Vec<Row> {
+    let keys = integers(batch, "id").unwrap();
+    let values = integers(batch, "value").unwrap();
+    let extra = integers(batch, "extra");
+    let row = |at: usize| Row {
+        key: keys.value(at),
+        value: values.value(at),
+        extra: extra
+            .filter(|extra| extra.is_valid(at))
+            .map(|extra| extra.value(at)),
+    };
+    (0..batch.num_rows()).map(row).collect()
+}
+
+#[async_trait]
+impl RecentRows for Tails {
+    async fn recent_rows(
+        &self,
+        ingester: &Ingester,
+        table: &Table,
+        schema: SchemaRef,
+        after: SequenceNumber,
+        projection: Option<&[usize]>,
+        budget: &Budget,
+    ) -> Result<Vec<RecordBatch>, RecentRowsError> {
+        let unreachable = || RecentRowsError::Unreachable {
+            ingester: ingester.name.clone(),
+            url: ingester.url.clone(),
+            source: "not there".into(),
+        };
+        let surroundings = self.surroundings.lock().clone().ok_or_else(unreachable)?;
+        let broken = surroundings.broken;
+        let of_this = |(_, ingest): &&(_, Arc<Ingest>)| ingest.ingester().id == ingester.id;
+        // A name that still points to the process that was replaced.
+        let stale = surroundings.life.chance(6) == 0;
+        let ask = async {
+            // Looked up when the question arrives, not when it is sent.
+            let found = {
+                let running = surroundings.running.lock();
+                let mut all = running.iter().filter(of_this);
+                if stale { all.next() } else { all.next_back() }.cloned()
+            };
+            let (life, ingest) = found.ok_or_else(unreachable)?;
+            let mut asked = ingester.clone();
+            if broken == Some(Broken::NoEpochCheck) {
+                asked.epoch = ingest.ingester().epoch;
+            }
+            let peers = Arc::clone(
+                self.peers
+                    .lock()
+                    .get_or_insert_with(|| Arc::new(Peers::new(None))),
+            );
+            let fresh = FreshRows {
+                local: Some(ingest),
+                peers,
+            };
+            let answer = fresh.recent_rows(&asked, table, schema, after, projection, budget);
+            let answer = answer.await;
+            if life.is_dead() {
+                return Err(unreachable());
+            }
+            match answer {
+                Err(RecentRowsError::TooOld { .. }) if broken == Some(Broken::TooOldIsEmpty) => {
+                    Ok(vec![])
+                }
+                answer => answer,
+            }
+        };
+        surroundings.life.pass(Port::Recent, unreachable, ask).await
+    }
+}

@@ -1,0 +1,262 @@
+//! Runs histories: one of a program, many of many seeds, and ever shorter ones of a bad one.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flightcluster_catalog::sql::SqlCatalog;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use crate::broken::Broken;
+use crate::history::{Kind, Violation, name};
+use crate::life::Counts;
+use crate::program::Program;
+use crate::reader::Reader;
+use crate::world::{CATALOG, World};
+
+/// A history takes well under a second; one that takes this long waits for something that never
+/// happens.
+const HANGS: Duration = Duration::from_secs(60);
+/// An empty catalog.
+const TEMPLATE: &str = "template.sqlite";
+/// Time to look for a shorter history.
+const SHRINKING: Duration = Duration::from_secs(40);
+
+/// How a history went.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) counts: Counts,
+    pub(crate) acknowledged: u64,
+    pub(crate) answers: u64,
+}
+
+/// What runs the histories of one thread.
+pub(crate) struct Bench {
+    runtime: Runtime,
+    reader: Reader,
+    folder: TempDir,
+    runs: AtomicU64,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir_in(place()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        // Made once and copied: an empty catalog takes longer to make than many a history.
+        runtime.block_on(async {
+            let template = SqlCatalog::open_sqlite(&folder.path().join(TEMPLATE)).await;
+            template.unwrap().close().await;
+        });
+        let reader = {
+            let _inside = runtime.enter();
+            Reader::new(&folder.path().join("spill"))
+        };
+        Self {
+            runtime,
+            reader,
+            folder,
+            runs: AtomicU64::new(0),
+        }
+    }
+
+    /// Runs a program to its end or to the first broken promise.
+    pub(crate) fn run(&self, program: &Program, broken: Option<Broken>) -> Run {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        let folder = self.folder.path().join(number.to_string());
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::copy(self.folder.path().join(TEMPLATE), folder.join(CATALOG)).unwrap();
+        let run = self
+            .runtime
+            .block_on(self.history(program, broken, &folder));
+        std::fs::remove_dir_all(folder).unwrap();
+        run
+    }
+
+    async fn history(&self, program: &Program, broken: Option<Broken>, folder: &Path) -> Run {
+        let settings = program.settings.clone();
+        let world = World::new(settings, broken, folder, &self.reader).await;
+        let all = async {
+            for step in &program.steps {
+                world.carry_out(&self.reader, step).await?;
+                world.commit_postponed().await;
+            }
+            world.finish(&self.reader).await
+        };
+        let ended = timeout(HANGS, all).await.unwrap_or_else(|_| {
+            Err(Violation {
+                kind: Kind::Stuck,
+                text: "the history does not end".to_owned(),
+                key: None,
+            })
+        });
+        let counts = world.counts();
+        let history = std::mem::take(&mut *world.history.lock());
+        world.close().await;
+        Run {
+            violation: ended.err(),
+            notes: history.notes,
+            counts,
+            acknowledged: history.acknowledged,
+            answers: history.answers,
+        }
+    }
+
+    /// Leaves out steps as long as the same promise is broken without them.
+    pub(crate) fn shrink(&self, program: &Program, broken: Option<Broken>) -> (Program, Run) {
+        let begun = Instant::now();
+        let mut best = (program.clone(), self.run(program, broken));
+        let Some(kind) = best.1.violation.as_ref().map(|violation| violation.kind) else {
+            return best;
+        };
+        let mut size = best.0.steps.len().div_ceil(2);
+        while size > 0 {
+            let mut at = 0;
+            while at < best.0.steps.len() && begun.elapsed() < SHRINKING {
+                let mut shorter = best.0.clone();
+                let end = (at + size).min(shorter.steps.len());
+                shorter.steps.drain(at..end);
+                let run = self.run(&shorter, broken);
+                if run.violation.as_ref().map(|violation| violation.kind) == Some(kind) {
+                    best = (shorter, run);
+                } else {
+                    at += size;
+                }
+            }
+            size /= 2;
+        }
+        best
+    }
+}
+
+/// Where catalogs are: in memory when there is such a place, so that no disk is waited for.
+fn place() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// A seed that broke a promise, and what happened then.
+#[derive(Debug)]
+pub(crate) struct Bad {
+    pub(crate) seed: u64,
+    pub(crate) violation: Violation,
+    notes: Vec<String>,
+}
+
+/// What many histories came to.
+#[derive(Debug, Default)]
+pub(crate) struct Sum {
+    pub(crate) runs: u64,
+    pub(crate) steps: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) answers: u64,
+    pub(crate) counts: Counts,
+    /// The lowest seed that broke a promise.
+    pub(crate) bad: Option<Bad>,
+}
+
+impl Sum {
+    fn add(&mut self, seed: u64, program: &Program, run: Run) {
+        self.runs += 1;
+        self.steps += program.steps.len() as u64;
+        self.acknowledged += run.acknowledged;
+        self.answers += run.answers;
+        for (what, count) in run.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+        if let Some(violation) = run.violation
+            && self.bad.as_ref().is_none_or(|other| seed < other.seed)
+        {
+            let notes = run.notes;
+            self.bad = Some(Bad {
+                seed,
+                violation,
+                notes,
+            });
+        }
+    }
+}
+
+/// Runs the histories of these seeds on every core until one is bad, none is left, or `until` is
+/// over.
+pub(crate) fn run_seeds(
+    seeds: impl Iterator<Item = u64> + Send,
+    broken: Option<Broken>,
+    until: Option<Instant>,
+) -> Sum {
+    let (seeds, sum) = (Mutex::new(seeds), Mutex::new(Sum::default()));
+    let stop = AtomicBool::new(false);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        let bench = Bench::new();
+        while !stop.load(Ordering::Relaxed) && until.is_none_or(|until| Instant::now() < until) {
+            let Some(seed) = seeds.lock().next() else {
+                break;
+            };
+            let program = Program::of(seed);
+            let run = bench.run(&program, broken);
+            if run.violation.is_some() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            sum.lock().add(seed, &program, run);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    sum.into_inner()
+}
+
+/// A bad seed for people: what was broken, the shortest history that breaks it, what happened in it.
+pub(crate) fn report(bad: &Bad, broken: Option<Broken>) -> String {
+    let program = Program::of(bad.seed);
+    let (shortest, run) = Bench::new().shrink(&program, broken);
+    let mut text = String::new();
+    let mut line = |more: &str| {
+        let _ = writeln!(text, "{more}");
+    };
+    let Violation {
+        kind, text: what, ..
+    } = &bad.violation;
+    line(&format!("seed {}: {kind:?}: {what}", bad.seed));
+    let (violation, notes) = match &run.violation {
+        None => {
+            line("It did not happen again: run the seed more often.");
+            (&bad.violation, &bad.notes)
+        }
+        Some(violation) => {
+            let (few, all) = (shortest.steps.len(), program.steps.len());
+            let Violation {
+                kind, text: what, ..
+            } = violation;
+            line(&format!(
+                "{few} of its {all} steps do it too: {kind:?}: {what}"
+            ));
+            (violation, &run.notes)
+        }
+    };
+    if let Some(key) = violation.key {
+        line(&format!("the row: {}", name(key)));
+    }
+    line(&format!("{:?}", shortest.settings));
+    for step in &shortest.steps {
+        line(&format!("  {step:?}"));
+    }
+    line("what happened:");
+    for note in notes {
+        line(&format!("  {note}"));
+    }
+    text
+}

@@ -1,0 +1,427 @@
+//! Carries out the steps of a history and checks every answer.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use flightcluster_catalog::TableId;
+use flightcluster_ingest::{Producer, TableWriter};
+use futures::future::join_all;
+use tokio::sync::Notify;
+
+use crate::client::{Batch, encode, stored_nothing};
+use crate::history::{Kind, Violation, name};
+use crate::life::Fault;
+use crate::program::Step;
+use crate::reader::Reader;
+use crate::world::{Process, Start, World, alive};
+
+type Carried<'a> = Pin<Box<dyn Future<Output = Result<(), Violation>> + 'a>>;
+
+/// What one attempt to write came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Acknowledged,
+    Refused,
+    Unknown,
+}
+
+impl World {
+    /// Carries out one step.
+    pub(crate) fn carry_out<'a>(&'a self, reader: &'a Reader, step: &'a Step) -> Carried<'a> {
+        Box::pin(async move {
+            self.note(format!("step {step:?}"));
+            match step {
+                Step::Write {
+                    node,
+                    client,
+                    table,
+                    batches,
+                    rows,
+                    wide,
+                    same_stream,
+                    faults,
+                } => {
+                    let new = self.new_batches(*client, *batches, *rows, *wide);
+                    self.write(*node, *client, *table, new, *same_stream, faults)
+                        .await;
+                }
+                Step::Repeat { client } => self.repeat(*client).await,
+                Step::Flush { node, faults } => {
+                    if let Some(process) = self.running(*node) {
+                        self.flush(&process, faults).await;
+                    }
+                }
+                Step::FlushFormer { node } => {
+                    if let Some(process) = self.former(*node) {
+                        self.flush(&process, &[]).await;
+                    }
+                }
+                Step::Advance { node, seconds } => self.advance(*node, *seconds),
+                Step::Crash { node } => self.crash(*node),
+                Step::Start {
+                    node,
+                    power_cut,
+                    clock,
+                    luck,
+                    faults,
+                } => {
+                    self.start(Start {
+                        node: *node,
+                        power_cut: *power_cut,
+                        clock: *clock,
+                        luck: *luck,
+                        faults,
+                    })
+                    .await?;
+                }
+                Step::Drain { node, faults } => self.drain(*node, faults).await,
+                Step::TakeOver { node, luck } => self.take_over(*node, *luck).await?,
+                Step::DropTable { table } => {
+                    let _ = self.truth.drop_table(&Self::table(*table), true).await;
+                }
+                Step::Query {
+                    table,
+                    count,
+                    faults,
+                } => {
+                    self.query(reader, *table, *count, faults).await?;
+                }
+                Step::During { held, meanwhile } => {
+                    self.during(reader, held, meanwhile).await?;
+                }
+            }
+            self.bury();
+            Ok(())
+        })
+    }
+
+    /// Begins `held`, waits until its call waits (or it is over), does the rest, and lets it go on.
+    async fn during(
+        &self,
+        reader: &Reader,
+        held: &Step,
+        meanwhile: &[Step],
+    ) -> Result<(), Violation> {
+        let life = match held {
+            Step::Query { .. } => Some(Arc::clone(&self.reading)),
+            Step::Flush { node, .. } | Step::Write { node, .. } => {
+                self.running(*node).map(|process| process.life)
+            }
+            _ => None,
+        };
+        let Some(life) = life else { return Ok(()) };
+        life.may_hold();
+        let over = Notify::new();
+        let first = async {
+            let result = self.carry_out(reader, held).await;
+            over.notify_one();
+            result
+        };
+        let others = async {
+            tokio::select! {
+                () = life.reached() => (),
+                () = over.notified() => (),
+            }
+            self.note("meanwhile");
+            for step in meanwhile {
+                let result = self.carry_out(reader, step).await;
+                if result.is_err() {
+                    life.release();
+                    return result;
+                }
+            }
+            self.note("the held call goes on");
+            life.release();
+            Ok(())
+        };
+        let (first, others) = tokio::join!(first, others);
+        first.and(others)
+    }
+
+    async fn flush(&self, process: &Process, faults: &[Fault]) {
+        if !faults.is_empty() {
+            process.life.arm(faults);
+        }
+        let flushed = alive(&process.life, process.ingest.flush()).await;
+        if !faults.is_empty() {
+            process.life.disarm();
+        }
+        self.note(match flushed {
+            None => "the process ended".to_owned(),
+            Some(Ok(())) => "flushed".to_owned(),
+            Some(Err(error)) => format!("not flushed: {}", error.category()),
+        });
+    }
+
+    fn new_batches(&self, client: usize, batches: u8, rows: u8, wide: bool) -> Vec<Batch> {
+        let producer = self.settings.clients[client].is_some();
+        let mut held = self.clients[client].lock();
+        (0..batches)
+            .map(|_| held.new_batch(client, producer, rows, wide))
+            .collect()
+    }
+
+    /// Sends what a client has to repeat, and then these.
+    pub(crate) async fn write(
+        &self,
+        node: usize,
+        client: usize,
+        table: usize,
+        new: Vec<Batch>,
+        same_stream: bool,
+        faults: &[Fault],
+    ) {
+        let Some(process) = self.running(node) else {
+            return;
+        };
+        let mut batches = {
+            let mut held = self.clients[client].lock();
+            if std::mem::replace(&mut held.busy, true) {
+                return;
+            }
+            std::mem::take(&mut held.pending)
+        };
+        batches.extend(new);
+        if !faults.is_empty() {
+            process.life.arm(faults);
+        }
+        let mut rest = VecDeque::from(batches);
+        let mut back = Vec::new();
+        // One stream has one schema. What is of another one follows when all before it is stored.
+        while back.is_empty() && !rest.is_empty() {
+            let wide = rest[0].wide;
+            let count = rest.iter().take_while(|batch| batch.wide == wide).count();
+            let group: Vec<Batch> = rest.drain(..count).collect();
+            let key = (client, table, wide);
+            let opened = alive(&process.life, self.stream(&process, key, same_stream)).await;
+            let Some(Ok(stream)) = opened else {
+                self.note(format!("client {client} got no stream"));
+                back = group;
+                break;
+            };
+            back = self.send(&process, client, &stream, group).await;
+        }
+        if !faults.is_empty() {
+            process.life.disarm();
+        }
+        back.extend(rest);
+        let mut held = self.clients[client].lock();
+        held.busy = false;
+        if self.settings.clients[client].is_none() {
+            // Half of those who don't number their batches go on with others.
+            let sent_again = |batch: &Batch| batch.rows[0].key % 2 == 0;
+            back.retain(sent_again);
+        }
+        held.pending = back;
+    }
+
+    /// Sends batches on one stream, all at once; returns those without an acknowledgement.
+    async fn send(
+        &self,
+        process: &Process,
+        client: usize,
+        stream: &Arc<TableWriter>,
+        group: Vec<Batch>,
+    ) -> Vec<Batch> {
+        let table = stream.table().id;
+        let calls = group
+            .iter()
+            .map(|batch| async move { self.attempt(process, client, stream, table, batch).await });
+        let outcomes = join_all(calls).await;
+        let mut back = Vec::new();
+        for (mut batch, outcome) in group.into_iter().zip(outcomes) {
+            batch.table = Some(table);
+            if outcome != Outcome::Acknowledged {
+                back.push(batch);
+            } else if batch.number.is_some() {
+                self.clients[client].lock().done.push(batch);
+            }
+        }
+        back
+    }
+
+    async fn attempt(
+        &self,
+        process: &Process,
+        client: usize,
+        stream: &TableWriter,
+        table: TableId,
+        batch: &Batch,
+    ) -> Outcome {
+        let producer = batch.number.map(|sequence| Producer {
+            id: format!("producer-{client}"),
+            sequence,
+        });
+        let (first, last) = (batch.rows[0].key, batch.rows[batch.rows.len() - 1].key);
+        let span = format!("{} to {} of table {table}", name(first), name(last));
+        self.note(format!("sent {span}"));
+        let once = producer.is_some();
+        self.history.lock().send(table, &batch.rows, once);
+        let written = alive(&process.life, stream.write(encode(batch), None, producer)).await;
+        let mut history = self.history.lock();
+        match written {
+            // An acknowledgement of a process that has ended since may not have left it.
+            Some(Ok(ack)) if !process.life.is_dead() => {
+                history.note(format!(
+                    "acknowledged {span} as {} (repeat: {})",
+                    ack.sequence, ack.duplicate
+                ));
+                history.acknowledge(table, &batch.rows);
+                Outcome::Acknowledged
+            }
+            Some(Err(error)) if stored_nothing(&error) => {
+                history.note(format!("refused {span}: {}", error.category()));
+                history.refuse(table, &batch.rows);
+                Outcome::Refused
+            }
+            _ => {
+                history.note(format!("no answer for {span}"));
+                Outcome::Unknown
+            }
+        }
+    }
+
+    /// A producer sends an acknowledged batch once more, to the table it is in.
+    async fn repeat(&self, client: usize) {
+        let Some((node, table)) = self.settings.clients[client] else {
+            return;
+        };
+        let Some(process) = self.running(node) else {
+            return;
+        };
+        let batch = {
+            let held = self.clients[client].lock();
+            let at = held.done.len() / 2;
+            held.done.get(at).cloned()
+        };
+        let Some(batch) = batch else { return };
+        let key = (client, table, batch.wide);
+        let opened = alive(&process.life, self.stream(&process, key, true)).await;
+        if let Some(Ok(stream)) = opened
+            && Some(stream.table().id) == batch.table
+        {
+            let table = stream.table().id;
+            self.attempt(&process, client, &stream, table, &batch).await;
+        }
+    }
+
+    /// Asks and checks; returns whether there was an answer.
+    pub(crate) async fn query(
+        &self,
+        reader: &Reader,
+        table: usize,
+        count: bool,
+        faults: &[Fault],
+    ) -> Result<bool, Violation> {
+        let name = Self::table(table);
+        let id = || async {
+            let table = self.truth.table(&name).await;
+            table.ok().flatten().map(|table| table.id)
+        };
+        let Some(before) = id().await else {
+            return Ok(true);
+        };
+        let expected = self.history.lock().ask(before);
+        if !faults.is_empty() {
+            self.reading.arm(faults);
+        }
+        let answer = if count {
+            reader.count(&name.table).await.map(Err)
+        } else {
+            reader.rows(&name.table).await.map(Ok)
+        };
+        if !faults.is_empty() {
+            self.reading.disarm();
+        }
+        // A table that was exchanged meanwhile: the answer may be that of either.
+        if id().await != Some(before) {
+            return Ok(true);
+        }
+        let mut history = self.history.lock();
+        match answer {
+            Ok(Ok(answer)) => {
+                history.note(format!(
+                    "answer of {} rows of table {before}",
+                    answer.rows.len()
+                ));
+                history.check(before, &expected, &answer)?;
+            }
+            Ok(Err(count)) => history.check_count(before, &expected, count)?,
+            Err(error) => {
+                history.note(format!(
+                    "no answer: {}",
+                    error.chars().take(300).collect::<String>()
+                ));
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Mends everything and asks for all rows: as they are, after a power cut, and from files alone.
+    pub(crate) async fn finish(&self, reader: &Reader) -> Result<(), Violation> {
+        self.note("the end: everything is mended");
+        self.end_formers();
+        self.start_all(false).await?;
+        self.finish_producers().await?;
+        self.ask_all(reader, "when everything was mended").await?;
+        self.start_all(true).await?;
+        self.ask_all(reader, "after a power cut").await?;
+        for node in 0..self.settings.nodes {
+            self.drain(node, &[]).await;
+            self.commit_postponed().await;
+        }
+        self.ask_all(reader, "from files alone").await
+    }
+
+    async fn start_all(&self, power_cut: bool) -> Result<(), Violation> {
+        for node in 0..self.settings.nodes {
+            if power_cut {
+                self.crash(node);
+            }
+            let start = Start {
+                node,
+                power_cut: true,
+                clock: 0,
+                luck: self.settings.luck.wrapping_add(node as u64),
+                faults: &[],
+            };
+            self.start(start).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_producers(&self) -> Result<(), Violation> {
+        for (client, home) in self.settings.clients.iter().enumerate() {
+            let Some((node, table)) = *home else { continue };
+            for _ in 0..3 {
+                self.write(node, client, table, vec![], false, &[]).await;
+            }
+            let left = self.clients[client].lock().pending.len();
+            if left > 0 {
+                let text = format!("client {client} can't get {left} batches acknowledged");
+                let (kind, key) = (Kind::Stuck, None);
+                return Err(Violation { kind, text, key });
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_all(&self, reader: &Reader, when: &str) -> Result<(), Violation> {
+        self.note(format!("asking {when}"));
+        for table in 0..self.settings.tables {
+            let mut answered = false;
+            for _ in 0..5 {
+                answered = answered || self.query(reader, table, false, &[]).await?;
+            }
+            if !answered {
+                let text = format!("table {table} gives no answer {when}");
+                let (kind, key) = (Kind::Stuck, None);
+                return Err(Violation { kind, text, key });
+            }
+        }
+        Ok(())
+    }
+}

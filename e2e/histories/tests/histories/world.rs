@@ -1,0 +1,399 @@
+//! The world of one history: a catalog, a store, nodes with disks, and the processes on them.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flightcluster_catalog::sql::SqlCatalog;
+use flightcluster_catalog::{Catalog, TableName};
+use flightcluster_config::{ByteSize, IngestConfig};
+use flightcluster_ingest::{
+    Clock, Ingest, IngestOptions, ManualClock, NoObserver, TableMode, TableWriter,
+};
+use object_store::memory::InMemory;
+use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use crate::broken::Broken;
+use crate::catalog::{self, LossyCatalog, Postponed};
+use crate::client::{Client, schema};
+use crate::disk::{SimulatedDisk, Volume};
+use crate::history::{History, Kind, Violation};
+use crate::life::{Counts, Fault, Life};
+use crate::peers::OtherIngesters;
+use crate::program::Settings;
+use crate::reader::{DATABASE, Reader, Running, Surroundings};
+use crate::store::{self, LossyStore};
+
+/// The file of the catalog.
+pub(crate) const CATALOG: &str = "catalog.sqlite";
+
+/// Whose stream, to which table, and whether with the later column.
+type StreamKey = (usize, usize, bool);
+
+/// A process on a node.
+#[derive(Clone)]
+pub(crate) struct Process {
+    pub(crate) life: Arc<Life>,
+    pub(crate) ingest: Arc<Ingest>,
+    hand: ManualClock,
+    /// Streams that stay open.
+    streams: Arc<Mutex<BTreeMap<StreamKey, Arc<TableWriter>>>>,
+}
+
+/// A machine: its disk outlives the processes.
+#[derive(Default)]
+struct Node {
+    volume: Arc<Volume>,
+    running: Option<Process>,
+    /// A process that was replaced and does not know it yet.
+    former: Option<Process>,
+}
+
+/// See the module.
+pub(crate) struct World {
+    pub(crate) settings: Settings,
+    pub(crate) broken: Option<Broken>,
+    pub(crate) history: Mutex<History>,
+    pub(crate) clients: Vec<Mutex<Client>>,
+    /// The catalog without a network.
+    pub(crate) truth: Arc<dyn Catalog>,
+    store: Arc<InMemory>,
+    postponed: Postponed,
+    nodes: Vec<Mutex<Node>>,
+    processes: Arc<Mutex<Vec<Running>>>,
+    /// Trouble of readers.
+    pub(crate) reading: Arc<Life>,
+    lives: Mutex<Vec<Arc<Life>>>,
+    directory: PathBuf,
+}
+
+/// How to start a process.
+pub(crate) struct Start<'a> {
+    pub(crate) node: usize,
+    pub(crate) power_cut: bool,
+    pub(crate) clock: u64,
+    pub(crate) luck: u64,
+    pub(crate) faults: &'a [Fault],
+}
+
+impl World {
+    /// A new world whose catalog file is in `directory`.
+    pub(crate) async fn new(
+        settings: Settings,
+        broken: Option<Broken>,
+        directory: &Path,
+        reader: &Reader,
+    ) -> Self {
+        let sqlite = SqlCatalog::open_sqlite(&directory.join(CATALOG)).await;
+        let truth: Arc<dyn Catalog> = Arc::new(sqlite.unwrap());
+        let (store, reading) = (
+            Arc::new(InMemory::new()),
+            Arc::new(Life::new(settings.luck)),
+        );
+        let postponed = Postponed::default();
+        let processes = Arc::<Mutex<_>>::default();
+        reader.enter(Surroundings {
+            catalog: catalog::Line {
+                inner: Arc::clone(&truth),
+                life: Arc::clone(&reading),
+                broken,
+                postponed: Arc::clone(&postponed),
+            },
+            store: store::Line {
+                inner: Arc::clone(&store),
+                life: Arc::clone(&reading),
+                broken: None,
+            },
+            running: Arc::clone(&processes),
+            life: Arc::clone(&reading),
+            broken,
+        });
+        Self {
+            nodes: (0..settings.nodes).map(|_| Mutex::default()).collect(),
+            clients: settings.clients.iter().map(|_| Mutex::default()).collect(),
+            lives: Mutex::new(vec![Arc::clone(&reading)]),
+            directory: directory.to_owned(),
+            history: Mutex::default(),
+            settings,
+            broken,
+            truth,
+            store,
+            postponed,
+            processes,
+            reading,
+        }
+    }
+
+    pub(crate) fn note(&self, text: impl Into<String>) {
+        self.history.lock().note(text.into());
+    }
+
+    /// The name of a table.
+    pub(crate) fn table(number: usize) -> TableName {
+        TableName::public(DATABASE, format!("t{number}"))
+    }
+
+    /// Which troubles really happened.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut all = Counts::new();
+        for life in self.lives.lock().iter() {
+            for (what, count) in life.counts() {
+                *all.entry(what).or_default() += count;
+            }
+        }
+        all
+    }
+
+    pub(crate) fn running(&self, node: usize) -> Option<Process> {
+        let process = self.nodes[node].lock().running.clone();
+        process.filter(|process| !process.life.is_dead())
+    }
+
+    pub(crate) fn former(&self, node: usize) -> Option<Process> {
+        let process = self.nodes[node].lock().former.clone();
+        process.filter(|process| !process.life.is_dead())
+    }
+
+    /// Starts a process on a node where none runs.
+    pub(crate) async fn start(&self, start: Start<'_>) -> Result<(), Violation> {
+        self.bury();
+        let node = &self.nodes[start.node];
+        if node.lock().running.is_some() {
+            return Ok(());
+        }
+        let volume = {
+            let mut node = node.lock();
+            let left = if start.power_cut {
+                let mut chance = StdRng::seed_from_u64(start.luck);
+                node.volume.after_power_cut(&mut chance)
+            } else {
+                node.volume.after_kill()
+            };
+            node.volume = Arc::new(left);
+            Arc::clone(&node.volume)
+        };
+        let life = Arc::new(Life::new(start.luck));
+        self.lives.lock().push(Arc::clone(&life));
+        life.arm(start.faults);
+        let (clock, hand) = Clock::manual();
+        hand.advance(Duration::from_secs(start.clock));
+        let options = self.options(start.node, volume, &life, clock);
+        let opened = alive(&life, Ingest::open(options)).await;
+        let troubles = life.disarm();
+        match opened {
+            Some(Ok(ingest)) if !life.is_dead() => {
+                self.note(format!(
+                    "node {} runs, epoch {}",
+                    start.node,
+                    ingest.ingester().epoch
+                ));
+                let entry = (Arc::clone(&life), Arc::clone(&ingest));
+                self.processes.lock().push(entry);
+                let streams = Arc::default();
+                node.lock().running = Some(Process {
+                    life,
+                    ingest,
+                    hand,
+                    streams,
+                });
+                Ok(())
+            }
+            Some(Err(error)) if troubles == 0 => Err(Violation {
+                kind: Kind::Stuck,
+                text: format!("node {} can't start: {error:?}", start.node),
+                key: None,
+            }),
+            _ => {
+                life.die();
+                self.note(format!("node {} failed to start", start.node));
+                Ok(())
+            }
+        }
+    }
+
+    fn options(
+        &self,
+        node: usize,
+        volume: Arc<Volume>,
+        life: &Arc<Life>,
+        clock: Clock,
+    ) -> IngestOptions {
+        let config = IngestConfig {
+            wal_segment_bytes: ByteSize(self.settings.segment_bytes),
+            group_commit_window: Duration::ZERO,
+            flush_bytes: ByteSize(self.settings.flush_bytes),
+            // Only steps, and sizes, make a flush.
+            flush_interval: Duration::from_secs(1_000_000_000),
+            buffer_bytes: ByteSize(self.settings.buffer_bytes),
+            flushed_grace: Duration::from_secs(self.settings.grace_seconds),
+            ..IngestConfig::default()
+        };
+        let broken = self.broken;
+        let (life, inner) = (|| Arc::clone(life), Arc::clone(&self.truth));
+        let postponed = Arc::clone(&self.postponed);
+        let catalog = catalog::Line {
+            inner,
+            life: life(),
+            broken,
+            postponed,
+        };
+        let store = store::Line {
+            inner: Arc::clone(&self.store),
+            life: life(),
+            broken,
+        };
+        let disk = SimulatedDisk {
+            volume,
+            life: life(),
+            broken,
+        };
+        IngestOptions {
+            config,
+            catalog: Arc::new(LossyCatalog::new(catalog)),
+            store: Arc::new(LossyStore::new(store)),
+            node_name: format!("node-{node}"),
+            internal_url: format!("http://node-{node}"),
+            wal_dir: self.directory.join("log"),
+            disk: Arc::new(disk),
+            peers: Arc::new(OtherIngesters {
+                running: Arc::clone(&self.processes),
+                life: life(),
+            }),
+            observer: Arc::new(NoObserver),
+            clock,
+        }
+    }
+
+    /// Ends a process without warning.
+    pub(crate) fn crash(&self, node: usize) {
+        if let Some(process) = &self.nodes[node].lock().running {
+            process.life.die();
+        }
+        self.bury();
+    }
+
+    /// Gives the disk to a new process while the old one still runs; it can't write any more.
+    pub(crate) async fn take_over(&self, node: usize, luck: u64) -> Result<(), Violation> {
+        {
+            let mut held = self.nodes[node].lock();
+            let Some(old) = held.running.take() else {
+                return Ok(());
+            };
+            if let Some(older) = held.former.replace(old) {
+                older.life.die();
+            }
+            let left = held.volume.after_kill();
+            std::mem::replace(&mut held.volume, Arc::new(left)).detach();
+        }
+        self.start(Start {
+            node,
+            power_cut: luck.is_multiple_of(2),
+            clock: 0,
+            luck,
+            faults: &[],
+        })
+        .await
+    }
+
+    /// Flushes, says good-bye and ends.
+    pub(crate) async fn drain(&self, node: usize, faults: &[Fault]) {
+        let Some(process) = self.running(node) else {
+            return;
+        };
+        process.life.arm(faults);
+        let drained = alive(&process.life, process.ingest.drain()).await;
+        process.life.disarm();
+        self.note(format!(
+            "node {node} drained: {}",
+            matches!(drained, Some(Ok(())))
+        ));
+        process.life.die();
+        self.bury();
+    }
+
+    pub(crate) fn advance(&self, node: usize, seconds: u64) {
+        if let Some(process) = self.running(node) {
+            process.hand.advance(Duration::from_secs(seconds));
+        }
+    }
+
+    pub(crate) fn end_formers(&self) {
+        for node in &self.nodes {
+            if let Some(former) = &node.lock().former {
+                former.life.die();
+            }
+        }
+        self.bury();
+    }
+
+    /// A process that can't go on ends, as the binary does; what ended is put away.
+    pub(crate) fn bury(&self) {
+        for node in &self.nodes {
+            let mut node = node.lock();
+            let Node {
+                running, former, ..
+            } = &mut *node;
+            for slot in [running, former] {
+                let ended = slot
+                    .take_if(|process| process.life.is_dead() || process.ingest.statistics().fatal);
+                if let Some(ended) = ended {
+                    ended.life.die();
+                    ended.streams.lock().clear();
+                    self.processes.lock().retain(|(life, _)| !life.is_dead());
+                }
+            }
+        }
+    }
+
+    /// In a [`Broken::TruncatesBeforeCommit`] world: the commits of those who still live arrive.
+    pub(crate) async fn commit_postponed(&self) {
+        let postponed = std::mem::take(&mut *self.postponed.lock());
+        for (life, commit) in postponed {
+            if !life.is_dead() {
+                let _ = self.truth.commit_flush(commit).await;
+            }
+        }
+    }
+
+    /// A stream of a client to a table.
+    pub(crate) async fn stream(
+        &self,
+        process: &Process,
+        (client, table, wide): StreamKey,
+        same: bool,
+    ) -> Result<Arc<TableWriter>, flightcluster_ingest::Error> {
+        let open = process.streams.lock().get(&(client, table, wide)).cloned();
+        if let Some(open) = open.filter(|_| same) {
+            return Ok(open);
+        }
+        let (name, mode) = (Self::table(table), TableMode::CreateOrAppend);
+        let writer = process
+            .ingest
+            .writer(&name, &schema(wide), mode, true)
+            .await?;
+        let writer = Arc::new(writer);
+        let held = Arc::clone(&writer);
+        process.streams.lock().insert((client, table, wide), held);
+        Ok(writer)
+    }
+
+    pub(crate) async fn close(self) {
+        for life in self.lives.lock().iter() {
+            life.die();
+        }
+        self.bury();
+    }
+}
+
+/// What a process does, until it ends; `None` when it ended first.
+pub(crate) async fn alive<T>(life: &Life, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = life.died() => None,
+        result = work => Some(result),
+    }
+}
