@@ -172,10 +172,12 @@ def setup(log):
     for program, advice in (
         ("cargo", "install Rust 1.95 or newer with rustup"),
         ("go", "install Go 1.26 or newer"),
-        ("cc", "install gcc and libc6-dev"),
     ):
         if shutil.which(program) is None:
             raise StageFailed(f"{program} is missing: {advice}")
+    # Crates compile C, and so does the history checker.
+    if shutil.which("cc") is None:
+        install_debian_packages(log, "gcc", "libc6-dev")
     if not has_module("ensurepip"):
         install_debian_packages(log, "python3-venv")
     # The tests start servers of their own; a package that starts one as well does no harm.

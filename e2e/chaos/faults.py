@@ -3,17 +3,36 @@
 import random
 import time
 
+from disk import KINDS
+
+# A fault inside a process waits this long for a call that it can break, and may wait in vain:
+# nobody writes, or the process just starts. After so many times in vain it does not work at all.
+OCCASION_SECONDS = 4.0
+TIMES_IN_VAIN = 3
+LASTING = ("full", "store error")
+CLOCK_SECONDS = (-86_000, -3600, -2, 2, 3600, 86_000)
 PAUSE_SECONDS = (0.2, 3.0)
 BETWEEN_SECONDS = (0.1, 1.2)
+
+
+def idle(runs):
+    """Kinds of faults that were switched on often in these runs and never once happened."""
+    sums = {}
+    for run in runs:
+        for kind, counts in run.occasions().items():
+            sums[kind] = tuple(map(sum, zip(sums.get(kind, (0, 0)), counts, strict=True)))
+    return [kind for kind, (on, done) in sums.items() if on >= TIMES_IN_VAIN and not done]
 
 
 class Faults:
     """Breaks something, waits, mends it, and again. The same seed chooses the same."""
 
-    def __init__(self, seed, processes, history):
+    def __init__(self, seed, processes, history, flushes):
         self.chance = random.Random(f"faults {seed}")
-        self.processes, self.history = processes, history
+        self.processes, self.history, self.flushes = processes, history, flushes
         self.counts = {}
+        # Which faults inside a process were switched on; what they did the switches have counted.
+        self.switched = {}
 
     def run(self, seconds, stop):
         end = time.monotonic() + seconds
@@ -21,9 +40,22 @@ class Faults:
             kinds = ["kill", "kill", "kill two", "pause", "terminate"]
             if self.processes.links:
                 kinds += ["cut", "stall"]
+            kinds += ["full", "sync error", "kill in sync", "clock"]
+            if self.flushes:
+                kinds += ["store error", "kill in store"]
             kind = self.chance.choice(kinds)
+            if kind in KINDS:
+                self.switch(kind, stop)
+                continue
             self.counts[kind] = self.counts.get(kind, 0) + 1
             getattr(self, kind.replace(" ", "_"))(stop)
+
+    def occasions(self):
+        """How often each kind inside a process was switched on, and how often it happened."""
+        return {
+            kind: (times, sum(process.switches.count(kind) for process in self.processes.all))
+            for kind, times in self.switched.items()
+        }
 
     def tell(self, text):
         self.history.note(f"fault {text}")
@@ -68,3 +100,31 @@ class Faults:
         stop.wait(self.chance.uniform(*PAUSE_SECONDS))
         link.heal()
         self.tell(f"heal {link.name}")
+
+    def switch(self, kind, stop):
+        """A fault inside a process: for a while, or once, when the next call gives occasion."""
+        if kind == "clock":
+            victims = self.processes.all
+        elif kind in ("store error", "kill in store"):
+            victims = self.processes.of("catalog", "standalone")
+        else:
+            victims = self.processes.of("ingester", "standalone")
+        victim = self.chance.choice(victims)
+        value = self.chance.choice(CLOCK_SECONDS) if kind == "clock" else 1
+        self.tell(f"{kind} at {victim.name}")
+        self.switched[kind] = self.switched.get(kind, 0) + 1
+        before = victim.switches.count(kind)
+        victim.switches.set(kind, value)
+        end = time.monotonic() + OCCASION_SECONDS
+        while victim.switches.count(kind) == before and time.monotonic() < end:
+            if stop.wait(0.02):
+                break
+        if kind in LASTING:
+            stop.wait(self.chance.uniform(*PAUSE_SECONDS))
+        # A clock stays where it was put until the end.
+        if kind != "clock":
+            victim.switches.set(kind, 0)
+        times = victim.switches.count(kind) - before
+        self.tell(f"{kind} at {victim.name} over, {times} times")
+        if times:
+            self.counts[kind] = self.counts.get(kind, 0) + 1

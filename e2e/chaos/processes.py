@@ -10,6 +10,7 @@ import time
 
 import pyarrow.flight as flight
 import yaml
+from disk import Switches
 
 BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
 START_SECONDS = 60
@@ -28,6 +29,7 @@ class Process:
         self.data = self.folder / "data"
         self.port_file = self.folder / "ports.json"
         self.log_path = self.folder / "log.json"
+        self.switches = Switches(self.folder / "switches")
         self.lock = threading.RLock()
         self.child = None
         self.ports = {}
@@ -78,7 +80,9 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment | {"FLIGHTCLUSTER_LOG__FORMAT": "json"},
+                env=environment
+                | {"FLIGHTCLUSTER_LOG__FORMAT": "json"}
+                | self.switches.environment(),
             )  # fmt: skip
 
     def supervise(self):
@@ -173,6 +177,8 @@ class Processes:
             process.start()
         for process in self.all:
             process.wait_until_ready()
+            if not process.switches.loaded():
+                raise AssertionError(f"{process.name} runs without the faults of disk.c")
         self.supervisor.start()
 
     def _supervise(self):
@@ -188,6 +194,7 @@ class Processes:
         for link in self.links:
             link.heal()
         for process in self.all:
+            process.switches.off()
             process.resume()
         for process in self.all:
             process.wait_until_ready()

@@ -1,0 +1,60 @@
+"""Faults of disk and clock inside a process: disk.c, compiled once and loaded into each process."""
+
+import atexit
+import functools
+import mmap
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import tempfile
+
+KINDS = ("full", "sync error", "store error", "kill in store", "kill in sync", "clock")
+COUNTS_FROM = 8
+LOADED = 15
+SLOT = struct.Struct("=q")
+BYTES = 16 * SLOT.size
+
+
+@functools.cache
+def library():
+    """The compiled disk.c; the compiler is the one that building the product needs anyway."""
+    source = pathlib.Path(__file__).with_name("disk.c")
+    # For this user only, and until the end of the run.
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="chaos-disk-"))
+    atexit.register(shutil.rmtree, folder)
+    target = folder / "disk.so"
+    compiler = os.environ.get("CC", "cc")
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+    subprocess.run([compiler, *flags, "-o", target, source, "-ldl"], check=True)
+    return target
+
+
+class Switches:
+    """The shared page of one process; it outlives the process, and so do its counts."""
+
+    def __init__(self, path):
+        self.path = path
+        path.write_bytes(bytes(BYTES))
+        with path.open("r+b") as file:
+            self.page = mmap.mmap(file.fileno(), BYTES)
+
+    def environment(self):
+        """What the process has to be started with."""
+        return {"LD_PRELOAD": str(library()), "CHAOS_SWITCHES": str(self.path)}
+
+    def set(self, kind, value):
+        SLOT.pack_into(self.page, KINDS.index(kind) * SLOT.size, value)
+
+    def count(self, kind):
+        """How often it happened."""
+        return SLOT.unpack_from(self.page, (COUNTS_FROM + KINDS.index(kind)) * SLOT.size)[0]
+
+    def loaded(self):
+        """Whether a process has the library; one that can not load it runs without faults."""
+        return SLOT.unpack_from(self.page, LOADED * SLOT.size)[0] > 0
+
+    def off(self):
+        for kind in KINDS:
+            self.set(kind, 0)
