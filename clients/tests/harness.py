@@ -56,6 +56,13 @@ class Server:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def start(self):
+        self.launch()
+        wait_until(self._is_up, "the server wrote its port file", START_SECONDS)
+        self.ports = json.loads(self.port_file.read_text())
+        return self
+
+    def launch(self):
+        """Starts the process and waits for nothing."""
         self.config_file.write_text(yaml.safe_dump(self.config))
         self.port_file.unlink(missing_ok=True)
         command = [BINARY, self.role, "--config", self.config_file, "--data-dir", self.data]
@@ -71,9 +78,6 @@ class Server:
                 stderr=log,
                 env=clean_environment() | {"FLIGHTCLUSTER_LOG__FORMAT": "json"},
             )
-        wait_until(self._is_up, "the server wrote its port file", START_SECONDS)
-        self.ports = json.loads(self.port_file.read_text())
-        return self
 
     def _is_up(self):
         if self.process.poll() is not None:

@@ -106,4 +106,10 @@ pub struct S3Spec {
     #[schemars(length(min = 1, max = 253))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret: Option<String>,
+
+    /// The Secret whose key `ca.crt` holds the authorities of the endpoint's certificate; default:
+    /// the public ones.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<String>,
 }

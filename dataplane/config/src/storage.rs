@@ -30,7 +30,7 @@ impl Default for StorageConfig {
 }
 
 /// The store of the Parquet files.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectStoreConfig {
     /// Kind of store: local (a directory), embedded (served by the catalog process on its internal
@@ -59,6 +59,34 @@ pub struct ObjectStoreConfig {
     /// File with the secret access key (s3), account key (azure) or service account JSON (gcs).
     #[schemars(extend("format" = "path"))]
     pub secret_access_key_file: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities that signed the endpoint's certificate. Those that the
+    /// machine trusts are trusted as well.
+    #[schemars(extend("format" = "path"))]
+    pub ca_file: Option<PathBuf>,
+    /// Longest time one attempt of a request to s3, gcs or azure may take, with its body. Raise it
+    /// when 8 MiB need longer on the way there.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub request_timeout: Duration,
+}
+
+impl Default for ObjectStoreConfig {
+    fn default() -> Self {
+        Self {
+            kind: ObjectStoreKind::default(),
+            path: None,
+            bucket: None,
+            prefix: None,
+            region: None,
+            endpoint: None,
+            allow_http: false,
+            path_style: false,
+            access_key_id_file: None,
+            secret_access_key_file: None,
+            ca_file: None,
+            request_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Kind of object store.

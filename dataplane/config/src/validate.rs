@@ -398,6 +398,10 @@ impl Check<'_> {
             let message = format!("is for local directories; use prefix with kind {kind}");
             self.problem("storage.object_store.path", message);
         }
+        if store.request_timeout < Duration::from_secs(1) {
+            let message = "must be at least 1s; a shorter one gives up on healthy answers";
+            self.problem("storage.object_store.request_timeout", message);
+        }
         let (id, secret) = (&store.access_key_id_file, &store.secret_access_key_file);
         if id.is_some() && secret.is_none() {
             let message = "is missing; access_key_id_file is of no use without it";

@@ -281,6 +281,10 @@ fn cloud_stores_need_a_bucket_and_whole_credentials() {
         ["storage.object_store.endpoint"]
     );
     assert_eq!(
+        s3(|store| store.request_timeout = Duration::from_millis(999)),
+        ["storage.object_store.request_timeout"]
+    );
+    assert_eq!(
         s3(|store| store.path = Some("/p".into())),
         ["storage.object_store.path"]
     );

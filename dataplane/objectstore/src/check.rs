@@ -121,7 +121,7 @@ fn advice(kind: ObjectStoreKind, cause: &Cause) -> &'static str {
                 "verify the credentials and that they may put, get, list and delete objects there"
             }
             _ => {
-                "verify endpoint, region, allow_http, the name resolution and network policy of this \
+                "verify endpoint, region, allow_http, ca_file, the name resolution and network policy of this \
                  machine or pod, and the credentials"
             }
         },

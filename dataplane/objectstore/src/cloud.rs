@@ -12,7 +12,7 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{Certificate, ClientOptions, ObjectStore, RetryConfig};
 
 use crate::{Error, cloud_place};
 
@@ -25,7 +25,7 @@ pub(crate) fn s3(config: &ObjectStoreConfig) -> Result<Arc<dyn ObjectStore>, Err
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_allow_http(config.allow_http)
-        .with_client_options(client_options(config))
+        .with_client_options(client_options(config)?)
         .with_retry(retry())
         .with_virtual_hosted_style_request(!config.path_style);
     if let Some(region) = &config.region {
@@ -62,7 +62,7 @@ fn s3_endpoint(endpoint: &str, bucket: &str, path_style: bool) -> String {
 pub(crate) fn gcs(config: &ObjectStoreConfig) -> Result<Arc<dyn ObjectStore>, Error> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(bucket(config, "gcs")?)
-        .with_client_options(client_options(config))
+        .with_client_options(client_options(config)?)
         .with_retry(retry());
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_base_url(endpoint);
@@ -83,7 +83,7 @@ pub(crate) fn azure(config: &ObjectStoreConfig) -> Result<Arc<dyn ObjectStore>, 
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(bucket(config, "azure")?)
         .with_allow_http(config.allow_http)
-        .with_client_options(client_options(config))
+        .with_client_options(client_options(config)?)
         .with_retry(retry());
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_endpoint(endpoint.clone());
@@ -113,8 +113,27 @@ fn bucket<'a>(config: &'a ObjectStoreConfig, kind: &'static str) -> Result<&'a s
     }
 }
 
-fn client_options(config: &ObjectStoreConfig) -> ClientOptions {
-    ClientOptions::new().with_allow_http(config.allow_http)
+fn client_options(config: &ObjectStoreConfig) -> Result<ClientOptions, Error> {
+    let mut options = ClientOptions::new()
+        .with_allow_http(config.allow_http)
+        .with_timeout(config.request_timeout);
+    if let Some(path) = &config.ca_file {
+        for certificate in authorities(path)? {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(options)
+}
+
+/// Reads a file of certificates. One without any would only be noticed as a refused handshake.
+fn authorities(path: &Path) -> Result<Vec<Certificate>, Error> {
+    let pem = read("ca_file", path)?;
+    match Certificate::from_pem_bundle(pem.as_bytes()) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(Error::Authorities {
+            path: path.to_owned(),
+        }),
+    }
 }
 
 fn retry() -> RetryConfig {
@@ -127,12 +146,15 @@ fn retry() -> RetryConfig {
 /// Reads a mounted secret. Editors and `kubectl create secret` leave a line end: it is not part of it.
 fn credential(setting: &'static str, path: Option<&Path>) -> Result<Option<String>, Error> {
     let Some(path) = path else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Credential {
+    Ok(Some(read(setting, path)?.trim().to_owned()))
+}
+
+fn read(setting: &'static str, path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::Credential {
         setting,
         path: path.to_owned(),
         source,
-    })?;
-    Ok(Some(text.trim().to_owned()))
+    })
 }
 
 fn finish(
@@ -209,6 +231,27 @@ mod tests {
             "{text}"
         );
         assert_eq!(error.category(), "credential");
+    }
+
+    #[test]
+    fn a_file_without_a_certificate_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.crt");
+        let config = ObjectStoreConfig {
+            bucket: Some("photos".to_owned()),
+            ca_file: Some(path.clone()),
+            ..ObjectStoreConfig::default()
+        };
+        for open in [s3, gcs, azure] {
+            assert_eq!(open(&config).unwrap_err().category(), "credential");
+        }
+        std::fs::write(&path, "not a certificate\n").unwrap();
+        for open in [s3, gcs, azure] {
+            let error = open(&config).unwrap_err();
+            assert_eq!(error.category(), "authorities");
+            let text = error.to_string();
+            assert!(text.contains("storage.object_store.ca_file"), "{text}");
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub enum Error {
         /// The kind of store.
         kind: &'static str,
     },
-    /// A file with a credential can't be read.
+    /// A file with a credential or certificates can't be read.
     #[error("can't read storage.object_store.{setting} {}", path.display())]
     Credential {
         /// The setting, without its section.
@@ -54,6 +54,15 @@ pub enum Error {
         path: PathBuf,
         /// The cause.
         source: std::io::Error,
+    },
+    /// The file of authorities holds no certificate.
+    #[error(
+        "storage.object_store.ca_file {} holds no certificate; expected PEM, beginning with \
+         -----BEGIN CERTIFICATE-----", path.display()
+    )]
+    Authorities {
+        /// The file.
+        path: PathBuf,
     },
     /// The directory of a local store can't be created or used.
     #[error("can't use the object directory {}", path.display())]
@@ -88,6 +97,7 @@ impl Error {
         match self {
             Self::Missing { .. } => "missing_setting",
             Self::Credential { .. } => "credential",
+            Self::Authorities { .. } => "authorities",
             Self::Directory { .. } => "directory",
             Self::Build { .. } => "build",
             Self::Remote { .. } => "remote",

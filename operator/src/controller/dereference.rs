@@ -150,6 +150,7 @@ pub fn named_secrets(cluster: &FlightCluster) -> Vec<String> {
         .as_ref()
         .and_then(|store| store.s3.as_ref());
     names.extend(s3.and_then(|s3| s3.credentials_secret.clone()));
+    names.extend(s3.and_then(|s3| s3.ca_secret.clone()));
     let postgres = spec
         .catalog
         .as_ref()

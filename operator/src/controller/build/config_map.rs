@@ -89,7 +89,7 @@ fn config(cluster: &ValidatedCluster, role: &ValidatedRole) -> Config {
         },
         storage: StorageConfig {
             data_dir: PathBuf::from(mounts::DATA_DIRECTORY),
-            object_store: object_store(cluster),
+            object_store: object_store(cluster, user.storage.object_store),
         },
         catalog: catalog(cluster, role.role, user.catalog),
         ..user
@@ -124,19 +124,19 @@ fn auth(cluster: &ValidatedCluster, user: AuthConfig) -> AuthConfig {
     }
 }
 
-fn object_store(cluster: &ValidatedCluster) -> ObjectStoreConfig {
+fn object_store(cluster: &ValidatedCluster, user: ObjectStoreConfig) -> ObjectStoreConfig {
     match &cluster.object_store {
         ObjectStore::Embedded => ObjectStoreConfig {
             kind: ObjectStoreKind::Embedded,
-            ..ObjectStoreConfig::default()
+            ..user
         },
         ObjectStore::S3(s3) => {
             let spec = s3.spec.clone();
             let has_credentials = spec.credentials_secret.is_some();
             let file = |key| has_credentials.then(|| mounts::object_store_file(key));
+            let has_ca = spec.ca_secret.is_some();
             ObjectStoreConfig {
                 kind: ObjectStoreKind::S3,
-                path: None,
                 bucket: Some(spec.bucket),
                 prefix: spec.prefix,
                 region: spec.region,
@@ -145,6 +145,8 @@ fn object_store(cluster: &ValidatedCluster) -> ObjectStoreConfig {
                 path_style: spec.path_style,
                 access_key_id_file: file(mounts::ACCESS_KEY_ID),
                 secret_access_key_file: file(mounts::SECRET_ACCESS_KEY),
+                ca_file: has_ca.then(|| mounts::object_store_file("ca/ca.crt")),
+                ..user
             }
         }
     }

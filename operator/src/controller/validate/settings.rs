@@ -60,6 +60,9 @@ const OWNED: [(&str, &str); 23] = [
     ("malloc", "use malloc of the role"),
 ];
 
+/// The one setting of a section that is otherwise [`OWNED`].
+const FREE: &str = "storage.object_store.request_timeout";
+
 /// Reads the user's settings over the defaults.
 pub(super) fn validate(settings: &Settings, problems: &mut Problems) -> Config {
     let mut flags = Vec::new();
@@ -194,7 +197,7 @@ fn owner(key: &str) -> Option<&'static str> {
     };
     OWNED
         .iter()
-        .find(|(owned, _)| covers(owned))
+        .find(|(owned, _)| key != FREE && covers(owned))
         .map(|(_, instead)| *instead)
 }
 

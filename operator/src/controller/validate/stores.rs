@@ -26,8 +26,9 @@ pub enum ObjectStore {
 pub struct S3 {
     /// What the spec says.
     pub spec: S3Spec,
-    /// A digest of the credentials: pods read them at start, so that a change restarts them.
-    pub credentials_digest: Option<Vec<u8>>,
+    /// A digest of credentials and authorities: pods read them at start, so that a change restarts
+    /// them.
+    pub files_digest: Option<Vec<u8>>,
 }
 
 /// Checks the object store.
@@ -49,9 +50,19 @@ pub(super) fn validate(
         .credentials_secret
         .as_ref()
         .and_then(|name| values(name, keys, referenced, field, problems));
-    let credentials_digest = credentials.map(|[id, secret]| {
+    let field = "objectStore.s3.caSecret";
+    let authorities = s3
+        .ca_secret
+        .as_ref()
+        .and_then(|name| values(name, ["ca.crt"], referenced, field, problems));
+    let files: Vec<_> = credentials
+        .into_iter()
+        .flatten()
+        .chain(authorities.into_iter().flatten())
+        .collect();
+    let files_digest = (!files.is_empty()).then(|| {
         let mut digest = Sha256::new();
-        for value in [id, secret] {
+        for value in files {
             digest.update(value.len().to_be_bytes());
             digest.update(&value);
         }
@@ -59,7 +70,7 @@ pub(super) fn validate(
     });
     ObjectStore::S3(Box::new(S3 {
         spec: s3,
-        credentials_digest,
+        files_digest,
     }))
 }
 

@@ -27,7 +27,7 @@ pub(super) fn config_digest(
         add(material.signing_key.expose());
     }
     if let ObjectStore::S3(s3) = &cluster.object_store {
-        add(s3.credentials_digest.as_deref().unwrap_or_default());
+        add(s3.files_digest.as_deref().unwrap_or_default());
     }
     digest
         .finalize()

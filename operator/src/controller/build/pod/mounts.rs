@@ -135,14 +135,12 @@ fn sources(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<VolumeProjec
             "internal-tls/",
         ),
     ];
-    if let ObjectStore::S3(s3) = &cluster.object_store
-        && let Some(name) = &s3.spec.credentials_secret
-    {
-        sources.push(secret(
-            name,
-            &[ACCESS_KEY_ID, SECRET_ACCESS_KEY],
-            "object-store/",
-        ));
+    if let ObjectStore::S3(s3) = &cluster.object_store {
+        let keys = [ACCESS_KEY_ID, SECRET_ACCESS_KEY];
+        let credentials = s3.spec.credentials_secret.iter();
+        sources.extend(credentials.map(|name| secret(name, &keys, "object-store/")));
+        let ca = s3.spec.ca_secret.iter();
+        sources.extend(ca.map(|name| secret(name, &["ca.crt"], "object-store/ca/")));
     }
     if let Some(postgres) = &cluster.postgres {
         let key = postgres.url_key.as_deref().unwrap_or(POSTGRES_URL);
