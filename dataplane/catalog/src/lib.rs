@@ -109,6 +109,9 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error>;
 
     /// Adds the files of one flush and moves the watermarks, in one snapshot.
+    ///
+    /// - Errors: [`Error::Fenced`]; [`Error::FileGivenUp`], nothing was changed by this flush, now or
+    ///   when it was sent before.
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error>;
 
     /// Gives a producer of a table to an ingester, unless another one that is active has it.
@@ -128,7 +131,7 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// - Errors, nothing was changed: [`Error::FilesChanged`] when an input is no longer live (what was
     ///   made from it is worthless and may be removed), [`Error::TableNotFound`] when the table was
-    ///   dropped, [`Error::Store`] when the rows don't add up.
+    ///   dropped, [`Error::FileGivenUp`], [`Error::Store`] when the rows don't add up.
     /// - Retry: safe; a repeat is recognised and answered again.
     async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error>;
 
@@ -282,6 +285,13 @@ pub enum Error {
         /// The table.
         table: TableId,
     },
+    /// The writer of a file took so long to name it that its object was given up for deletion. Nothing
+    /// was changed: the rows have to be written anew.
+    #[error("the object {path} was given up for deletion; it must be written anew")]
+    FileGivenUp {
+        /// The object.
+        path: String,
+    },
     /// This process is an older life of the ingester: it must stop writing.
     #[error("ingester {ingester} is fenced: epoch {epoch} is not the current one ({current})")]
     Fenced {
@@ -329,6 +339,7 @@ impl Error {
             Self::InvalidName { .. } => "invalid_name",
             Self::SchemaChanged { .. } => "schema_changed",
             Self::FilesChanged { .. } => "files_changed",
+            Self::FileGivenUp { .. } => "file_given_up",
             Self::Fenced { .. } => "fenced",
             Self::Unavailable { .. } => "unavailable",
             Self::Store { .. } => "store",

@@ -378,6 +378,7 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
         catalog::Error::InvalidName { .. } => Fault::InvalidArgument,
         catalog::Error::SchemaChanged { .. }
         | catalog::Error::FilesChanged { .. }
+        | catalog::Error::FileGivenUp { .. }
         | catalog::Error::Fenced { .. }
         | catalog::Error::Unavailable { .. } => Fault::Unavailable,
         catalog::Error::Store { .. } => Fault::Internal,

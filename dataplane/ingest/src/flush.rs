@@ -341,6 +341,7 @@ impl Core {
             Err(error @ (catalog::Error::Unavailable { .. } | catalog::Error::Store { .. })) => {
                 Err(failed("committing a flush")(error))
             }
+            // It certainly has not, so its rows are written anew by the next round.
             Err(error) => {
                 if let Some(refused) = state.unanswered.take() {
                     self.remove_files(&refused.commit.files).await;

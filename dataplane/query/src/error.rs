@@ -357,6 +357,7 @@ impl Error {
             Catalog::InvalidName { name, problem } => Self::InvalidName { name, problem },
             source @ (Catalog::SchemaChanged { .. }
             | Catalog::FilesChanged { .. }
+            | Catalog::FileGivenUp { .. }
             | Catalog::IngesterNotFound(_)
             | Catalog::NotDrained(_)
             | Catalog::UploadNotFound(_)

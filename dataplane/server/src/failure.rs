@@ -49,7 +49,8 @@ impl From<flightcluster_catalog::Error> for Failure {
             // Both say: somebody else was first, begin again.
             Error::SchemaChanged { .. } | Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
             Error::Fenced { .. } => ErrorCode::WalFailed,
-            Error::Unavailable { .. } => ErrorCode::CatalogUnavailable,
+            // A file that is written anew at the next attempt.
+            Error::Unavailable { .. } | Error::FileGivenUp { .. } => ErrorCode::CatalogUnavailable,
             // The first two are answers to an operator, who does not come by this way.
             Error::IngesterNotFound(_) | Error::NotDrained(_) | Error::Store { .. } => {
                 ErrorCode::Internal

@@ -168,7 +168,9 @@ impl Upkeep {
             match self.catalog.replace_files(request.clone()).await {
                 Ok(_) => return Ok(true),
                 Err(
-                    error @ (CatalogError::FilesChanged { .. } | CatalogError::TableNotFound(_)),
+                    error @ (CatalogError::FilesChanged { .. }
+                    | CatalogError::FileGivenUp { .. }
+                    | CatalogError::TableNotFound(_)),
                 ) => {
                     info!(table = request.table.0, error = %error, "a compaction came too late");
                     self.remove_outputs(&request.outputs).await;

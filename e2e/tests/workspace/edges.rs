@@ -60,7 +60,9 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     // Tests only: the parts of the data plane in one process.
     (
         "histories",
-        &["catalog", "config", "ingest", "query", "server", "wal"],
+        &[
+            "catalog", "config", "ingest", "query", "server", "upkeep", "wal",
+        ],
     ),
 ];
 

@@ -78,6 +78,9 @@ pub(super) enum Refusal {
     FilesChanged {
         table: TableId,
     },
+    FileGivenUp {
+        path: String,
+    },
     Fenced {
         ingester: IngesterId,
         epoch: Epoch,
@@ -112,6 +115,7 @@ impl Refusal {
             | Self::SchemaChanged { .. }
             | Self::NotDrained { .. }
             | Self::FilesChanged { .. }
+            | Self::FileGivenUp { .. }
             | Self::UploadEnded { .. }
             | Self::Fenced { .. } => StatusCode::CONFLICT,
             Self::InvalidName { .. } | Self::UploadTarget { .. } | Self::Protocol { .. } => {
@@ -138,6 +142,7 @@ impl Refusal {
             Self::InvalidName { name, problem } => Error::InvalidName { name, problem },
             Self::SchemaChanged { table, expected } => Error::SchemaChanged { table, expected },
             Self::FilesChanged { table } => Error::FilesChanged { table },
+            Self::FileGivenUp { path } => Error::FileGivenUp { path },
             Self::Fenced {
                 ingester,
                 epoch,
@@ -175,6 +180,7 @@ impl From<Error> for Refusal {
             Error::InvalidName { name, problem } => Self::InvalidName { name, problem },
             Error::SchemaChanged { table, expected } => Self::SchemaChanged { table, expected },
             Error::FilesChanged { table } => Self::FilesChanged { table },
+            Error::FileGivenUp { path } => Self::FileGivenUp { path },
             Error::Fenced {
                 ingester,
                 epoch,

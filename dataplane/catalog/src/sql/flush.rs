@@ -26,9 +26,6 @@ enum BadPath {
     /// Paths hold a UUID, so this is a bug of the writer.
     #[error("path {path} already belongs to another file")]
     Taken { path: String },
-    /// The writer took so long that its object was taken for an orphan.
-    #[error("the object {path} was given up for deletion; it must be written anew")]
-    Condemned { path: String },
 }
 
 /// Applies a flush, or answers a repeat.
@@ -233,7 +230,7 @@ async fn add_file(
     }
     if garbage::is_queued(c, &file.path).await? {
         let path = file.path.clone();
-        return Err(bad_path(BadPath::Condemned { path }));
+        return Err(Error::FileGivenUp { path }.into());
     }
     Ok(())
 }

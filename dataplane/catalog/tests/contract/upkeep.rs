@@ -296,7 +296,10 @@ pub async fn a_path_that_was_given_up_can_not_be_committed(catalog: Subject) {
         }
         let slow = flush_of(&ingester, vec![file(table.id, "t/slow", 4, 5)]);
         let refused = catalog.commit_flush(slow).await;
-        assert!(matches!(refused, Err(Error::Store { .. })), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(Error::FileGivenUp { path }) if path == "t/slow"),
+            "{refused:?}"
+        );
     }
     assert_eq!(
         content(&catalog, &table).await,

@@ -1,5 +1,6 @@
 //! When flushes happen, what the files hold, and how long rows stay.
 
+use futures::TryStreamExt as _;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use tokio::sync::Notify;
 
@@ -67,6 +68,26 @@ async fn the_flusher_retries_what_failed() {
     flushed.0.notified().await;
     assert_eq!(world.numbers(&ingest, &readings()).await, [1]);
     assert_eq!(ingest.statistics().flush_failures, 2);
+}
+
+/// Found by the history checker: the same commit was sent again for ever.
+#[tokio::test]
+async fn a_flush_whose_object_was_given_up_is_written_anew() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    write(&writer(&ingest, &readings()).await, [1])
+        .await
+        .unwrap();
+    world.catalog.fail_commit(faults::Fault::Request);
+    ingest.flush().await.unwrap_err();
+    let objects: Vec<_> = world.store.list(None).try_collect().await.unwrap();
+    let given_up = vec![objects[0].location.to_string()];
+    assert_eq!(world.catalog.condemn_paths(&given_up).await.unwrap(), 1);
+    ingest.flush().await.unwrap_err();
+    ingest.flush().await.unwrap();
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1]);
+    let files = world.files(&readings()).await;
+    assert_ne!(files[0].file.path, given_up[0]);
 }
 
 #[tokio::test]

@@ -24,10 +24,18 @@ pub(crate) enum Broken {
     TwoCommits,
     /// A file counts as stored before the object store has it.
     FileNotDurable,
+    /// The catalog forgets producers while they are at work.
+    WindowForgotten,
+    /// An ingester lets go of a producer without saying how far it came.
+    PositionNotHandedOver,
+    /// A compaction is committed although somebody else has compacted some of its files.
+    CompactsEndedFiles,
+    /// Objects are deleted while files that are live have them.
+    DeletesLiveFiles,
 }
 
 impl Broken {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -38,6 +46,10 @@ impl Broken {
         Self::TooOldIsEmpty,
         Self::TwoCommits,
         Self::FileNotDurable,
+        Self::WindowForgotten,
+        Self::PositionNotHandedOver,
+        Self::CompactsEndedFiles,
+        Self::DeletesLiveFiles,
     ];
 
     /// The one with this name.

@@ -20,6 +20,8 @@ pub(crate) struct Line {
     pub(crate) life: Arc<Life>,
     pub(crate) broken: Option<Broken>,
     pub(crate) postponed: Postponed,
+    /// A lease ends while its holder still works, as after a long pause.
+    pub(crate) leases_end: bool,
 }
 
 /// A [`Line`] that can be exchanged for that of the next history.
@@ -103,6 +105,10 @@ impl Line {
     }
 
     async fn claim(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
+        if self.broken == Some(Broken::WindowForgotten) {
+            let (unused_for, limit) = (Duration::ZERO, u32::MAX);
+            self.inner.expire_producers(unused_for, limit).await?;
+        }
         let claim = self.inner.claim_producer(request).await?;
         Ok(match claim {
             ProducerClaim::Held { .. } if self.broken == Some(Broken::ProducersForgotten) => {
@@ -110,6 +116,65 @@ impl Line {
             }
             claim => claim,
         })
+    }
+
+    async fn replace(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
+        let replaced = self.inner.replace_files(request.clone()).await;
+        match replaced {
+            Err(Error::FilesChanged { .. }) if self.broken == Some(Broken::CompactsEndedFiles) => {
+                self.replace_what_is_left(request).await
+            }
+            replaced => replaced,
+        }
+    }
+
+    /// What a catalog does that ends the inputs that are live, and adds the outputs.
+    async fn replace_what_is_left(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
+        let all = LiveFiles {
+            table: request.table,
+            below_bytes: None,
+            before_nanos: None,
+            limit: u32::MAX,
+        };
+        let mut live = self.inner.live_files(all).await?;
+        live.retain(|file| request.inputs.contains(&file.id));
+        let ended = ReplaceFiles {
+            inputs: live.iter().map(|file| file.id).collect(),
+            outputs: vec![],
+            removed_rows: live.iter().map(|file| file.file.rows).sum(),
+            ..request.clone()
+        };
+        self.inner.replace_files(ended).await?;
+        let all = self.inner.list_ingesters().await?;
+        let commit = FlushCommit {
+            ingester: all[0].id,
+            epoch: all[0].epoch,
+            files: request.outputs,
+            watermarks: vec![],
+            producers: vec![],
+        };
+        let snapshot = self.inner.commit_flush(commit).await?.snapshot;
+        Ok(FilesReplaced { snapshot })
+    }
+
+    async fn garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error> {
+        let mut due = self.inner.due_garbage(grace, limit).await?;
+        if self.broken == Some(Broken::DeletesLiveFiles) {
+            for table in self.inner.list_tables(None).await? {
+                let which = LiveFiles {
+                    table: table.id,
+                    below_bytes: None,
+                    before_nanos: None,
+                    limit: 1,
+                };
+                let live = self.inner.live_files(which).await?;
+                due.extend(live.into_iter().map(|file| Garbage {
+                    path: file.file.path,
+                    queued_at_millis: 0,
+                }));
+            }
+        }
+        Ok(due)
     }
 
     async fn look(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
@@ -235,8 +300,7 @@ impl Catalog for LossyCatalog {
 
     async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
         let line = self.line();
-        let call = line.inner.replace_files(request);
-        line.pass(Port::Lookup, call).await
+        line.pass(Port::Replace, line.replace(request)).await
     }
 
     async fn live_files(&self, which: LiveFiles) -> Result<Vec<File>, Error> {
@@ -267,8 +331,7 @@ impl Catalog for LossyCatalog {
 
     async fn due_garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error> {
         let line = self.line();
-        let call = line.inner.due_garbage(grace, limit);
-        line.pass(Port::Lookup, call).await
+        line.pass(Port::Lookup, line.garbage(grace, limit)).await
     }
 
     async fn garbage_deleted(&self, paths: &[String]) -> Result<(), Error> {
@@ -298,7 +361,8 @@ impl Catalog for LossyCatalog {
     async fn lease(&self, lease: Lease) -> Result<bool, Error> {
         let line = self.line();
         let call = line.inner.lease(lease);
-        line.pass(Port::Lookup, call).await
+        let leased = line.pass(Port::Lookup, call).await?;
+        Ok(leased || line.leases_end)
     }
 
     async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {

@@ -32,15 +32,19 @@ pub(crate) enum Port {
     Claim,
     /// An ingester asks another one to let go of a producer.
     Peer,
-    /// Any other call of an ingester to the catalog.
+    /// Any other call of an ingester, or of its upkeep, to the catalog.
     Lookup,
     /// A file is stored.
     Put,
+    /// Files take the place of others.
+    Replace,
+    /// An object is deleted.
+    Delete,
     /// A reader asks an ingester for its rows.
     Recent,
     /// A reader asks the catalog.
     Snapshot,
-    /// A reader asks the object store.
+    /// A reader, or a compaction, asks the object store.
     Get,
 }
 

@@ -3,11 +3,11 @@
 //!
 //! A seed decides everything about a history ([`program`]): how many ingesters, tables and writers,
 //! the sizes of segments and buffers, and the steps: writes (with and without producer numbers, with
-//! new columns, pipelined, repeated), flushes, crashes with and without a power cut, starts, drains,
-//! take-overs by a second life, dropped tables, moved clocks, queries, and calls that are held while
-//! all of this happens. Any call may get lost before or after its effect, or be the last one of its
-//! process. Every answer is checked ([`history`]); a bad history is made as short as it gets and
-//! printed.
+//! new columns, pipelined, repeated at any ingester), flushes, compactions, deletions of objects,
+//! crashes with and without a power cut, starts, drains, take-overs by a second life, dropped tables,
+//! moved clocks, queries, and calls that are held while all of this happens. Any call may get lost
+//! before or after its effect, or be the last one of its process. Every answer is checked
+//! ([`history`]); a bad history is made as short as it gets and printed.
 //!
 //! # What is deterministic
 //! The program of a seed, the place of each fault, and the luck of every power cut. Steps run one at a
@@ -33,6 +33,8 @@ mod reader;
 mod run;
 mod steps;
 mod store;
+mod told;
+mod upkeep;
 mod world;
 
 use std::io::Write as _;

@@ -7,6 +7,7 @@ use flightcluster_catalog::{Ingester, TableId};
 use flightcluster_ingest::{Ingest, PeerError, Peers};
 use parking_lot::Mutex;
 
+use crate::broken::Broken;
 use crate::life::{Life, Port};
 use crate::reader::Running;
 
@@ -15,6 +16,7 @@ use crate::reader::Running;
 pub(crate) struct OtherIngesters {
     pub(crate) running: Arc<Mutex<Vec<Running>>>,
     pub(crate) life: Arc<Life>,
+    pub(crate) broken: Option<Broken>,
 }
 
 #[async_trait]
@@ -36,7 +38,8 @@ impl Peers for OtherIngesters {
             if life.is_dead() {
                 return Err(lost());
             }
-            Ok(answer)
+            let silent = self.broken == Some(Broken::PositionNotHandedOver);
+            Ok(answer.filter(|_| !silent))
         };
         self.life.pass(Port::Peer, lost, ask).await
     }

@@ -25,10 +25,16 @@ pub(crate) enum Step {
         same_stream: bool,
         faults: Vec<Fault>,
     },
-    /// A producer sends a batch again that was acknowledged some time ago.
-    Repeat { client: usize },
+    /// A producer sends a batch again that was acknowledged some time ago, to whatever ingester.
+    Repeat { node: usize, client: usize },
     /// Everything is put into files.
     Flush { node: usize, faults: Vec<Fault> },
+    /// A process does a chore of upkeep.
+    Tidy {
+        node: usize,
+        chore: Chore,
+        faults: Vec<Fault>,
+    },
     /// Time passes for one node.
     Advance { node: usize, seconds: u64 },
     /// The process ends without warning.
@@ -62,6 +68,21 @@ pub(crate) enum Step {
     },
 }
 
+/// What upkeep does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// Small files become few.
+    Compact,
+    /// Objects of files that ended are deleted, without any grace.
+    Collect,
+    /// Objects that no file has, and be it for a moment, are given up for deletion.
+    Orphans,
+}
+
+impl Chore {
+    pub(crate) const ALL: [Self; 3] = [Self::Compact, Self::Collect, Self::Orphans];
+}
+
 /// Sizes of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -73,6 +94,10 @@ pub(crate) struct Settings {
     pub(crate) grace_seconds: u64,
     pub(crate) flush_bytes: u64,
     pub(crate) buffer_bytes: u64,
+    /// Files that make a compaction.
+    pub(crate) min_files: u32,
+    pub(crate) target_bytes: u64,
+    pub(crate) leases_end: bool,
     pub(crate) luck: u64,
 }
 
@@ -83,6 +108,9 @@ pub(crate) struct Program {
     pub(crate) steps: Vec<Step>,
 }
 
+/// Nodes of the largest history.
+pub(crate) const MOST_NODES: usize = 3;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -90,7 +118,7 @@ impl Program {
     /// The history of a seed.
     pub(crate) fn of(seed: u64) -> Self {
         let mut chance = StdRng::seed_from_u64(seed);
-        let nodes = chance.random_range(1..=3);
+        let nodes = chance.random_range(1..=MOST_NODES);
         let tables = chance.random_range(1..=2);
         let clients = (0..chance.random_range(2..=4))
             .map(|client| {
@@ -109,6 +137,9 @@ impl Program {
             grace_seconds: pick(&mut chance, &[1, 60]),
             flush_bytes: pick(&mut chance, &[3 * KIB, 128 * MIB, 128 * MIB]),
             buffer_bytes: pick(&mut chance, &[48 * KIB, 512 * MIB, 512 * MIB]),
+            min_files: [2, 2, 4].choose(&mut chance).copied().unwrap_or(2),
+            target_bytes: pick(&mut chance, &[8 * KIB, 256 * MIB]),
+            leases_end: chance.random_bool(0.5),
             luck: chance.random(),
         };
         let mut maker = Maker { chance, settings };
@@ -136,7 +167,7 @@ struct Maker {
 impl Maker {
     fn add(&mut self, steps: &mut Vec<Step>) {
         let node = self.node();
-        match self.chance.random_range(0..100) {
+        match self.chance.random_range(0..106) {
             0..28 => steps.push(self.write(true)),
             28..31 => steps.push(self.repeat()),
             31..47 => steps.push(self.query(true)),
@@ -167,6 +198,7 @@ impl Maker {
                 let table = self.table();
                 steps.push(Step::DropTable { table });
             }
+            87..93 => steps.push(self.tidy(true)),
             _ => steps.push(self.during()),
         }
     }
@@ -223,7 +255,29 @@ impl Maker {
 
     fn repeat(&mut self) -> Step {
         let client = self.chance.random_range(0..self.settings.clients.len());
-        Step::Repeat { client }
+        // Mostly where it is known, sometimes where it is not.
+        let node = match self.settings.clients[client] {
+            Some((home, _)) if self.chance.random_bool(0.4) => home,
+            _ => self.node(),
+        };
+        Step::Repeat { node, client }
+    }
+
+    fn tidy(&mut self, may_fail: bool) -> Step {
+        use Chore::{Collect, Compact, Orphans};
+        let chores = [Compact, Compact, Compact, Collect, Collect, Orphans];
+        let chore = *chores.choose(&mut self.chance).unwrap_or(&Compact);
+        let faults = match chore {
+            _ if !may_fail => vec![],
+            Compact => self.some(0.3, &COMPACT_FAULTS),
+            Collect | Orphans => self.some(0.3, &COLLECT_FAULTS),
+        };
+        let node = self.node();
+        Step::Tidy {
+            node,
+            chore,
+            faults,
+        }
     }
 
     fn query(&mut self, may_fail: bool) -> Step {
@@ -268,8 +322,27 @@ impl Maker {
     fn during(&mut self) -> Step {
         let node = self.node();
         let mut hold = |from: &[(Port, &[Trouble])]| self.one(from).into_iter().collect::<Vec<_>>();
-        let (held, writes, flushes) = match hold(&HOLDS) {
-            faults if faults.iter().any(|fault| fault.port == Port::Recent) => {
+        let faults = hold(&HOLDS);
+        let of_port = |port| faults.iter().any(|fault| fault.port == port);
+        // Files are stored, and read, for two reasons.
+        let other = self.chance.random_bool(0.5);
+        let (held, writes, flushes) = match faults {
+            faults
+                if of_port(Port::Replace)
+                    || other && (of_port(Port::Put) || of_port(Port::Get)) =>
+            {
+                let chore = Chore::Compact;
+                (
+                    Step::Tidy {
+                        node,
+                        chore,
+                        faults,
+                    },
+                    true,
+                    true,
+                )
+            }
+            faults if of_port(Port::Recent) || of_port(Port::Get) => {
                 let (table, count) = (self.table(), false);
                 let held = Step::Query {
                     table,
@@ -278,7 +351,7 @@ impl Maker {
                 };
                 (held, true, true)
             }
-            faults if faults.iter().any(|fault| fault.port == Port::Sync) => {
+            faults if of_port(Port::Sync) => {
                 let mut held = self.write(false);
                 if let Step::Write { faults: of, .. } = &mut held {
                     *of = faults;
@@ -294,7 +367,7 @@ impl Maker {
         };
         let mut meanwhile = Vec::new();
         for _ in 0..self.chance.random_range(1..=4) {
-            let step = match self.chance.random_range(0..12) {
+            let step = match self.chance.random_range(0..16) {
                 0..3 => self.query(false),
                 3..5 => self.write(false),
                 5..7 => {
@@ -307,6 +380,7 @@ impl Maker {
                     let (node, luck) = (self.node(), self.chance.random());
                     Step::TakeOver { node, luck }
                 }
+                11..15 => self.tidy(false),
                 _ => {
                     let node = self.node();
                     self.start(node, false)
@@ -352,6 +426,15 @@ const FLUSH_FAULTS: [(Port, &[Trouble]); 6] = [
     (Port::Remove, &[LostRequest, CrashBefore, CrashAfter]),
     (Port::SyncDirectory, &[LostRequest, CrashBefore, CrashAfter]),
 ];
+const COMPACT_FAULTS: [(Port, &[Trouble]); 6] = [
+    (Port::Replace, &LOST),
+    (Port::Replace, &LOST),
+    (Port::Put, &LOST),
+    (Port::Get, &[LostRequest, CrashBefore, CrashAfter]),
+    (Port::Delete, &LOST),
+    (Port::Lookup, &LOST),
+];
+const COLLECT_FAULTS: [(Port, &[Trouble]); 2] = [(Port::Delete, &LOST), (Port::Lookup, &LOST)];
 const START_FAULTS: [(Port, &[Trouble]); 5] = [
     (Port::Register, &LOST),
     (Port::Create, &DISK),
@@ -369,7 +452,10 @@ const QUERY_FAULTS: [(Port, &[Trouble]); 3] = [
     (Port::Recent, &[LostRequest, LostAnswer]),
     (Port::Get, &[LostRequest]),
 ];
-const HOLDS: [(Port, &[Trouble]); 5] = [
+const HOLDS: [(Port, &[Trouble]); 8] = [
+    (Port::Replace, &[HoldBefore, HoldAfter]),
+    (Port::Replace, &[HoldBefore, HoldAfter]),
+    (Port::Get, &[HoldBefore, HoldAfter]),
     (Port::Commit, &[HoldBefore, HoldAfter]),
     (Port::Put, &[HoldBefore, HoldAfter]),
     (Port::Lookup, &[HoldBefore, HoldAfter]),
@@ -382,6 +468,8 @@ pub(crate) fn all_troubles() -> impl Iterator<Item = (Port, Trouble)> {
     let steps = [
         &WRITE_FAULTS[..],
         &FLUSH_FAULTS,
+        &COMPACT_FAULTS,
+        &COLLECT_FAULTS,
         &START_FAULTS,
         &DRAIN_FAULTS,
     ];

@@ -3,6 +3,7 @@
 //! An engine is expensive to make and cheap to use, so one serves every history of a thread, one
 //! after the other; [`Reader::enter`] changes the world it looks at.
 
+use std::array::from_fn;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,9 @@ use crate::broken::Broken;
 use crate::catalog::{self, LossyCatalog};
 use crate::history::{Answer, Row};
 use crate::life::{Life, Port};
+use crate::program::MOST_NODES;
 use crate::store::{self, LossyStore};
+use crate::upkeep::Workshop;
 
 /// An answer soon, or none: what is tested is that an answer is right.
 const PATIENCE: Patience = Patience {
@@ -65,6 +68,8 @@ pub(crate) struct Reader {
     catalog: Arc<LossyCatalog>,
     store: Arc<LossyStore>,
     tails: Arc<Tails>,
+    /// One for each node; expensive as well.
+    workshops: [Workshop; MOST_NODES],
 }
 
 impl Reader {
@@ -91,7 +96,13 @@ impl Reader {
             catalog,
             store,
             tails,
+            workshops: from_fn(|node| Workshop::new(&spill.join(node.to_string()))),
         }
+    }
+
+    /// What the processes of a node rewrite files with.
+    pub(crate) fn workshop(&self, node: usize) -> &Workshop {
+        &self.workshops[node]
     }
 
     /// From now on everything is read from there.

@@ -47,11 +47,18 @@ impl World {
                     self.write(*node, *client, *table, new, *same_stream, faults)
                         .await;
                 }
-                Step::Repeat { client } => self.repeat(*client).await,
+                Step::Repeat { node, client } => self.repeat(*node, *client).await,
                 Step::Flush { node, faults } => {
                     if let Some(process) = self.running(*node) {
                         self.flush(&process, faults).await;
                     }
+                }
+                Step::Tidy {
+                    node,
+                    chore,
+                    faults,
+                } => {
+                    self.tidy(reader, *node, *chore, faults).await;
                 }
                 Step::FlushFormer { node } => {
                     if let Some(process) = self.former(*node) {
@@ -106,7 +113,7 @@ impl World {
     ) -> Result<(), Violation> {
         let life = match held {
             Step::Query { .. } => Some(Arc::clone(&self.reading)),
-            Step::Flush { node, .. } | Step::Write { node, .. } => {
+            Step::Flush { node, .. } | Step::Write { node, .. } | Step::Tidy { node, .. } => {
                 self.running(*node).map(|process| process.life)
             }
             _ => None,
@@ -140,7 +147,7 @@ impl World {
         first.and(others)
     }
 
-    async fn flush(&self, process: &Process, faults: &[Fault]) {
+    async fn flush(&self, process: &Process, faults: &[Fault]) -> bool {
         if !faults.is_empty() {
             process.life.arm(faults);
         }
@@ -148,11 +155,33 @@ impl World {
         if !faults.is_empty() {
             process.life.disarm();
         }
+        let well = matches!(flushed, Some(Ok(())));
         self.note(match flushed {
             None => "the process ended".to_owned(),
             Some(Ok(())) => "flushed".to_owned(),
-            Some(Err(error)) => format!("not flushed: {}", error.category()),
+            Some(Err(error)) => format!("not flushed: {error:?}"),
         });
+        well
+    }
+
+    /// Whatever went wrong before, a process that still runs gets its rows into files. What it tries
+    /// first may be a thing that can't be done any more.
+    async fn flush_all(&self) -> Result<(), Violation> {
+        for node in 0..self.settings.nodes {
+            let Some(process) = self.running(node) else {
+                continue;
+            };
+            let mut flushed = false;
+            for _ in 0..3 {
+                flushed = flushed || self.flush(&process, &[]).await;
+            }
+            if !flushed {
+                let text = format!("node {node} can't put its rows into files");
+                let (kind, key) = (Kind::Stuck, None);
+                return Err(Violation { kind, text, key });
+            }
+        }
+        Ok(())
     }
 
     fn new_batches(&self, client: usize, batches: u8, rows: u8, wide: bool) -> Vec<Batch> {
@@ -284,8 +313,8 @@ impl World {
     }
 
     /// A producer sends an acknowledged batch once more, to the table it is in.
-    async fn repeat(&self, client: usize) {
-        let Some((node, table)) = self.settings.clients[client] else {
+    async fn repeat(&self, node: usize, client: usize) {
+        let Some((_, table)) = self.settings.clients[client] else {
             return;
         };
         let Some(process) = self.running(node) else {
@@ -367,8 +396,12 @@ impl World {
         self.start_all(false).await?;
         self.finish_producers().await?;
         self.ask_all(reader, "when everything was mended").await?;
+        self.flush_all().await?;
         self.start_all(true).await?;
         self.ask_all(reader, "after a power cut").await?;
+        self.tidy_all(reader).await?;
+        self.ask_all(reader, "after compaction and deletion")
+            .await?;
         for node in 0..self.settings.nodes {
             self.drain(node, &[]).await;
             self.commit_postponed().await;

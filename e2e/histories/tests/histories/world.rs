@@ -39,6 +39,7 @@ type StreamKey = (usize, usize, bool);
 pub(crate) struct Process {
     pub(crate) life: Arc<Life>,
     pub(crate) ingest: Arc<Ingest>,
+    pub(crate) catalog: Arc<LossyCatalog>,
     hand: ManualClock,
     /// Streams that stay open.
     streams: Arc<Mutex<BTreeMap<StreamKey, Arc<TableWriter>>>>,
@@ -102,6 +103,7 @@ impl World {
                 life: Arc::clone(&reading),
                 broken,
                 postponed: Arc::clone(&postponed),
+                leases_end: false,
             },
             store: store::Line {
                 inner: Arc::clone(&store),
@@ -181,7 +183,8 @@ impl World {
         life.arm(start.faults);
         let (clock, hand) = Clock::manual();
         hand.advance(Duration::from_secs(start.clock));
-        let options = self.options(start.node, volume, &life, clock);
+        let catalog = Arc::new(LossyCatalog::new(self.catalog_line(&life)));
+        let options = self.options(start.node, volume, &life, &catalog, clock);
         let opened = alive(&life, Ingest::open(options)).await;
         let troubles = life.disarm();
         match opened {
@@ -197,6 +200,7 @@ impl World {
                 node.lock().running = Some(Process {
                     life,
                     ingest,
+                    catalog,
                     hand,
                     streams,
                 });
@@ -220,6 +224,7 @@ impl World {
         node: usize,
         volume: Arc<Volume>,
         life: &Arc<Life>,
+        catalog: &Arc<LossyCatalog>,
         clock: Clock,
     ) -> IngestOptions {
         let config = IngestConfig {
@@ -232,39 +237,48 @@ impl World {
             flushed_grace: Duration::from_secs(self.settings.grace_seconds),
             ..IngestConfig::default()
         };
-        let broken = self.broken;
-        let (life, inner) = (|| Arc::clone(life), Arc::clone(&self.truth));
-        let postponed = Arc::clone(&self.postponed);
-        let catalog = catalog::Line {
-            inner,
-            life: life(),
-            broken,
-            postponed,
-        };
-        let store = store::Line {
-            inner: Arc::clone(&self.store),
-            life: life(),
-            broken,
-        };
         let disk = SimulatedDisk {
             volume,
-            life: life(),
-            broken,
+            life: Arc::clone(life),
+            broken: self.broken,
         };
         IngestOptions {
             config,
-            catalog: Arc::new(LossyCatalog::new(catalog)),
-            store: Arc::new(LossyStore::new(store)),
+            catalog: Arc::clone(catalog) as Arc<dyn Catalog>,
+            store: Arc::new(LossyStore::new(self.store_line(life))),
             node_name: format!("node-{node}"),
             internal_url: format!("http://node-{node}"),
             wal_dir: self.directory.join("log"),
             disk: Arc::new(disk),
-            peers: Arc::new(OtherIngesters {
-                running: Arc::clone(&self.processes),
-                life: life(),
-            }),
+            peers: Arc::new(self.other_ingesters(life)),
             observer: Arc::new(NoObserver),
             clock,
+        }
+    }
+
+    fn catalog_line(&self, life: &Arc<Life>) -> catalog::Line {
+        catalog::Line {
+            inner: Arc::clone(&self.truth),
+            life: Arc::clone(life),
+            broken: self.broken,
+            postponed: Arc::clone(&self.postponed),
+            leases_end: self.settings.leases_end,
+        }
+    }
+
+    pub(crate) fn store_line(&self, life: &Arc<Life>) -> store::Line {
+        store::Line {
+            inner: Arc::clone(&self.store),
+            life: Arc::clone(life),
+            broken: self.broken,
+        }
+    }
+
+    pub(crate) fn other_ingesters(&self, life: &Arc<Life>) -> OtherIngesters {
+        OtherIngesters {
+            running: Arc::clone(&self.processes),
+            life: Arc::clone(life),
+            broken: self.broken,
         }
     }
 
