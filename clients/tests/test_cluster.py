@@ -141,6 +141,42 @@ def test_an_upload_without_a_batch_makes_an_empty_table_through_a_querier_too(cl
     assert cluster.numbers("no_rows") == []
 
 
+def test_a_statement_is_no_part_of_an_upload(cluster):
+    """Its rows would be visible at once, and stay when the upload is aborted."""
+    send(cluster.first, "t", 1, 1)
+    upload = act(cluster.querier, "start-upload", database=DATABASE, table="t")["upload"]
+    options = flight.FlightCallOptions(headers=[(b"x-fc-upload", upload.encode())])
+    with cluster.querier.connect() as client:
+        with pytest.raises(pa.ArrowInvalid, match="x-fc-upload"):
+            select(client, DATABASE, "INSERT INTO t VALUES (2)", options)
+    assert cluster.numbers("t") == [1]
+
+
+def test_a_statement_redeemed_at_two_servers_is_done_once(cluster):
+    """Nobody knows how far a run elsewhere came; rows that stand in the statement are one batch."""
+    send(cluster.first, "t", 1, 1)
+    for statement, repeat in (
+        ("INSERT INTO t VALUES (2)", True),
+        ("INSERT INTO t SELECT 3 FROM t", False),
+    ):
+        command = json.dumps({"database": DATABASE, "sql_query": statement}).encode()
+        with cluster.querier.connect() as client:
+            info = client.get_flight_info(flight.FlightDescriptor.for_command(command))
+        (endpoint,) = info.endpoints
+        with cluster.querier.connect() as client:
+            client.do_get(endpoint.ticket).read_all()
+        # Nothing of the first run is remembered there but what is stored.
+        cluster.querier.kill()
+        cluster.restart(cluster.querier)
+        with cluster.querier.connect() as client:
+            with contextlib.ExitStack() as refused:
+                if not repeat:
+                    told = pytest.raises(pa.ArrowInvalid, match="was begun before")
+                    refused.enter_context(told)
+                client.do_get(endpoint.ticket).read_all()
+    assert cluster.numbers("t") == [1, 2, 3, 3]
+
+
 def test_queriers_pass_a_producer_on_to_the_same_ingester(cluster):
     """Otherwise it would move with every stream, and with every move somebody has to be asked."""
     for sequence in range(1, 7):

@@ -214,3 +214,29 @@ def test_dictionary_batches_with_growing_dictionaries_are_stored_as_their_values
     table = select(client, database, "SELECT k, count(*) AS n FROM d GROUP BY k ORDER BY k")
     assert table["k"].to_pylist() == ["w", "x", "y", "z", None]
     assert table["n"].to_pylist() == [1, 3, 2, 1, 1]
+
+
+def test_rows_of_a_table_with_a_dictionary_are_inserted_by_a_query(client, database):
+    """The dictionary travels in front of the first batch."""
+    schema = pa.schema([("k", pa.dictionary(pa.int32(), pa.string()))])
+    batch = pa.record_batch([pa.array(["x", "y", "x"]).dictionary_encode()], schema=schema)
+    put(client, database, "d", [batch])
+    limit = headers(timeout=20)
+    for statement in ("INSERT INTO d SELECT * FROM d", "CREATE TABLE copy AS SELECT * FROM d"):
+        select(client, database, statement, limit)
+    for table in ("d", "copy"):
+        counted = select(client, database, f"SELECT k, count(*) AS n FROM {table} GROUP BY k")
+        assert sorted(zip(*counted.to_pydict().values(), strict=True)) == [("x", 4), ("y", 2)]
+
+
+@pytest.mark.parametrize("fields", ['"sequence": "7"', '"sequence": -1', '"sequence": null'])
+def test_a_producer_that_is_half_understood_is_refused(client, database, fields):
+    """Taken for none, its repeats would be stored again."""
+    schema = pa.schema([("n", pa.int64())])
+    writer, reader = client.do_put(flight.FlightDescriptor.for_path(database, "p"), schema)
+    batch = pa.record_batch([pa.array([1])], schema=schema)
+    with pytest.raises(pa.ArrowInvalid, match="expected a text and a number"):
+        with writer:
+            writer.write_with_metadata(batch, f'{{"producer": "meter-17", {fields}}}'.encode())
+            writer.done_writing()
+            reader.read()

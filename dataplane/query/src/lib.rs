@@ -66,7 +66,7 @@ pub use error::{Error, Location};
 pub use functions::{Functions, sql_keywords};
 pub use parameters::parameters_from_json;
 pub use plan::{Plan, QueryRequest, StatementKind};
-pub use ports::{Budget, RecentRows, RecentRowsError, TableWriter};
+pub use ports::{Budget, RecentRows, RecentRowsError, StatementKey, TableWriter};
 pub use recent::Patience;
 pub use schema::{decode_schema, encode_schema};
 

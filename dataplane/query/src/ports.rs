@@ -104,6 +104,16 @@ pub enum RecentRowsError {
     },
 }
 
+/// What a repeat of a statement is recognised by, wherever it comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatementKey {
+    /// The number of the statement's ticket.
+    pub number: u128,
+    /// Whether every run gives the same one batch, because the statement itself holds the rows. Of any
+    /// other statement a repeat can't tell how many batches the first run had to store.
+    pub is_one_batch: bool,
+}
+
 /// Where `INSERT` and `CREATE TABLE … AS` put their rows: durable when it returns.
 #[async_trait]
 pub trait TableWriter: Send + Sync + std::fmt::Debug + 'static {
@@ -111,12 +121,13 @@ pub trait TableWriter: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// - Shape: at least one item; batches are in the schema of the table and not empty. An error is
     ///   the last item and only says that the rows ended early: the call has to fail then.
-    /// - Retry: with the same `idempotency_key` the rows are stored once.
+    /// - Retry: with the same `key` nothing is stored twice. The answer is the same only for one batch;
+    ///   a repeat of more is refused, for the first run may have stored a part of them.
     /// - Errors: rows of earlier batches may have been stored when a later one fails.
     async fn append(
         &self,
         table: &TableName,
-        idempotency_key: Option<u128>,
+        key: Option<StatementKey>,
         rows: BatchStream,
     ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>>;
 }

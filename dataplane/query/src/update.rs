@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::SchemaRef;
+use datafusion::logical_expr::LogicalPlan;
 use flightcluster_catalog::{Catalog, CreateTable, IfExists, Table, TableName, UNPUBLISHED_SCHEMA};
 use futures::StreamExt as _;
 use parking_lot::Mutex;
@@ -24,7 +25,7 @@ use crate::engine::{ExecuteOptions, Inner};
 use crate::execute::{Control, conform, rows};
 use crate::plan::{Action, Plan, Ready};
 use crate::schema::encode_schema;
-use crate::{BatchStream, Error};
+use crate::{BatchStream, Error, StatementKey};
 
 /// Runs a statement that changes something; returns how many rows it wrote.
 pub(crate) async fn run(
@@ -52,6 +53,20 @@ pub(crate) async fn apply(
     let result = control.limit(change.apply(action)).await;
     control.ended(&result);
     result
+}
+
+/// Rows of a statement that always come as one batch.
+const MAX_WRITTEN_OUT: usize = 1_000;
+
+/// Whether the rows of a plan are in the statement itself, few enough for one batch.
+fn is_written_out(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Values(values) => values.values.len() <= MAX_WRITTEN_OUT,
+        LogicalPlan::EmptyRelation(_) => true,
+        LogicalPlan::Projection(projection) => is_written_out(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => is_written_out(&alias.input),
+        _ => false,
+    }
 }
 
 struct Change {
@@ -95,8 +110,12 @@ impl Change {
                 schema,
                 rows: ready,
             } => {
+                let key = self.key.map(|number| StatementKey {
+                    number,
+                    is_one_batch: is_written_out(&ready.plan),
+                });
                 let rows = rows(Arc::clone(&self.inner), ready, self.control.clone()).await?;
-                self.write(&table, &table, self.key, schema, rows).await
+                self.write(&table, &table, key, schema, rows).await
             }
         }
     }
@@ -203,7 +222,7 @@ impl Change {
         &self,
         table: &TableName,
         shown: &TableName,
-        key: Option<u128>,
+        key: Option<StatementKey>,
         schema: SchemaRef,
         rows: BatchStream,
     ) -> Result<u64, Error> {

@@ -99,14 +99,10 @@ impl FlightServer {
                 (
                     self.asked_by_ticket(caller, ticket)?,
                     Some(announced),
-                    number,
+                    Some(number),
                 )
             }
-            TicketForm::Command(command) => (
-                self.asked_by_command(caller, command)?,
-                None,
-                rand::random(),
-            ),
+            TicketForm::Command(command) => (self.asked_by_command(caller, command)?, None, None),
         };
         match asked {
             Asked::Statement(statement) => self.run(caller, statement, announced, number).await,
@@ -124,7 +120,7 @@ impl FlightServer {
         caller: &Caller,
         statement: Statement,
         announced: Option<u64>,
-        number: u128,
+        number: Option<u128>,
     ) -> Result<Response, Failure> {
         let keepalive = self.settings.stream_keepalive_interval;
         let plan = self.plan(caller, &first_execution(&statement)).await?;
@@ -132,16 +128,20 @@ impl FlightServer {
         let executions = statement.executions().into_iter().skip(1);
         if plan.is_update() {
             let all = async {
-                let mut sum = self.execute_update(caller, plan, Some(number)).await?;
+                let mut sum = self.execute_update(caller, plan, number).await?;
                 // One execution for each further row of parameters, under a number of its own.
                 for (row, execution) in (1..).zip(executions) {
                     let plan = self.plan(caller, &execution).await?;
-                    let number = number.wrapping_add(row);
-                    sum += self.execute_update(caller, plan, Some(number)).await?;
+                    let number = number.map(|number| number.wrapping_add(row));
+                    sum += self.execute_update(caller, plan, number).await?;
                 }
                 Ok(sum)
             };
-            self.executed.run(number, all).await?;
+            // A command that a client sent as a ticket has no number: each time is a time of its own.
+            match number {
+                Some(number) => self.executed.run(number, all).await?,
+                None => all.await?,
+            };
             let nothing = futures::stream::empty();
             return respond(Arc::new(Schema::empty()), nothing, keepalive);
         }
@@ -187,6 +187,11 @@ impl FlightServer {
         plan: Plan,
         number: Option<u128>,
     ) -> Result<u64, Failure> {
+        if caller.upload.is_some() {
+            let message = "x-fc-upload goes with a stream of rows: DoPut to a path, or ingest; what a \
+                           statement writes is visible at once";
+            return Err(Failure::new(ErrorCode::InvalidArgument, message));
+        }
         let options = ExecuteOptions {
             request_id: caller.request_id.clone(),
             idempotency_key: number,

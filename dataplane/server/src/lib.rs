@@ -26,6 +26,7 @@ mod failure;
 pub mod gate;
 mod get;
 mod http;
+mod inserted;
 pub mod internal;
 pub mod listener;
 mod metadata;
@@ -52,6 +53,7 @@ pub use asked::PeerIngesters;
 pub use call::{Admission, CallLayer};
 pub use caller::admission;
 pub use gate::Gate;
+pub use inserted::InsertedRows;
 pub use internal::InternalService;
 pub use listener::{Listener, Stop};
 pub use peers::Peers;
@@ -59,7 +61,7 @@ pub use put::decode_limits;
 pub use recent::FreshRows;
 pub use service::{Backends, FlightServer, FlightServerOptions};
 pub use uploads::Uploads;
-pub use writes::{ForwardedWrites, InsertedRows, LocalWrites, Writes};
+pub use writes::{ForwardedWrites, LocalWrites, Writes};
 
 /// Everything the public port serves: Flight, gRPC health, the small HTTP API.
 ///

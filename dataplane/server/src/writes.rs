@@ -12,24 +12,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow_array::RecordBatch;
 use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
 use flightcluster_catalog::{Catalog, IngesterState, TableName};
 use flightcluster_ingest::{Ingest, Producer, TableMode, TableWriter};
-use flightcluster_query::BatchStream;
 use flightcluster_wire::decode::DecodedBatch;
-use flightcluster_wire::{
-    BatchEncoder, DecodeLimits, Decoded, EncodeLimits, StreamDecoder, plain_batch_bytes,
-};
+use flightcluster_wire::{DecodeLimits, Decoded, StreamDecoder, plain_batch_bytes};
 use futures::future::BoxFuture;
 use futures::stream::{Fuse, FuturesOrdered};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use serde_json::Value;
+use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use crate::call::pass_on_request_id;
@@ -113,8 +110,10 @@ pub trait Writes: Send + Sync + fmt::Debug + 'static {
 /// What a client may say of a batch in its `app_metadata`.
 #[derive(Debug, Deserialize)]
 struct BatchMetadata {
-    producer: Option<String>,
-    sequence: Option<u64>,
+    #[serde(default)]
+    producer: Value,
+    #[serde(default)]
+    sequence: Value,
 }
 
 /// The producer of a batch, if it has one, and its number for it.
@@ -135,17 +134,25 @@ pub(crate) fn producer_of(
     let Ok(metadata) = serde_json::from_slice::<BatchMetadata>(metadata) else {
         return Ok(None);
     };
-    match (metadata.producer, metadata.sequence) {
-        (Some(id), Some(sequence)) => Ok(Some(Producer {
-            id: format!("{}/{id}", target.owner),
-            sequence,
-        })),
-        (None, _) => Ok(None),
-        (Some(_), None) => Err(Failure::new(
-            ErrorCode::InvalidArgument,
-            "app_metadata names a producer but no sequence; send both or neither",
-        )),
+    if metadata.producer.is_null() {
+        return Ok(None);
     }
+    // Half understood it would be taken for none, and a repeat would be stored again.
+    let (Some(id), Some(sequence)) = (metadata.producer.as_str(), metadata.sequence.as_u64())
+    else {
+        let message = format!(
+            "app_metadata has producer {} and sequence {}; expected a text and a number of at least \
+             0, or no producer",
+            metadata.producer, metadata.sequence
+        );
+        return Err(Failure::new(ErrorCode::InvalidArgument, message));
+    };
+    // The first slash ends the owner, so that nobody meets the producers of somebody else.
+    let owner = target.owner.replace('%', "%25").replace('/', "%2F");
+    Ok(Some(Producer {
+        id: format!("{owner}/{id}"),
+        sequence,
+    }))
 }
 
 /// Uploads into the ingester of this process.
@@ -460,95 +467,4 @@ fn forwarded_acks(
     let kept = futures::stream::once(async move { failure.lock().take() })
         .filter_map(|failure| std::future::ready(failure.map(Err)));
     acks.chain(kept)
-}
-
-/// `INSERT` and `CREATE TABLE … AS`: rows of a query as an upload.
-#[derive(Debug)]
-pub struct InsertedRows(pub Arc<dyn Writes>);
-
-#[async_trait]
-impl flightcluster_query::ports::TableWriter for InsertedRows {
-    async fn append(
-        &self,
-        table: &TableName,
-        idempotency_key: Option<u128>,
-        rows: BatchStream,
-    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
-        let target = PutTarget {
-            table: table.clone(),
-            mode: PutMode::Append,
-            create_database: false,
-            idempotency_key: idempotency_key.map(|key| format!("statement-{key:032x}")),
-            owner: String::new(),
-            upload: None,
-        };
-        let (proceed, gate) = oneshot::channel();
-        let mut proceed = Some(proceed);
-        let messages = behind_gate(batches_to_messages(rows), gate);
-        let mut acks = self.0.put(target, messages).await?;
-        let mut stored = 0;
-        while let Some(ack) = acks.next().await {
-            let ack = ack?;
-            stored += ack.rows;
-            if let Some(proceed) = proceed.take() {
-                // Nobody waits when there is no second message.
-                let _ = proceed.send(!ack.duplicate);
-            }
-        }
-        Ok(stored)
-    }
-}
-
-/// Messages before the gate: the schema and the first batch.
-const BEFORE_GATE: usize = 2;
-
-/// Holds what follows the first batch back until its acknowledgement says that the statement did not
-/// run before. If it did, and there is more than one batch, it may have stored only some.
-fn behind_gate(messages: Messages, gate: oneshot::Receiver<bool>) -> Messages {
-    let mut gate = Some(gate);
-    messages
-        .enumerate()
-        .then(move |(number, message)| {
-            let gate = (number == BEFORE_GATE).then(|| gate.take()).flatten();
-            async move {
-                let proceed = match gate {
-                    Some(gate) => gate.await == Ok(true),
-                    None => true,
-                };
-                if proceed {
-                    return message;
-                }
-                Err(Failure::new(
-                    ErrorCode::InvalidTicket,
-                    "the statement of this ticket was begun before: see what it has done, and ask \
-                     for a new ticket if it is to run again",
-                ))
-            }
-        })
-        .boxed()
-}
-
-/// Encodes batches as an upload; the schema is that of the first one.
-fn batches_to_messages(rows: BatchStream) -> Messages {
-    let mut encoder: Option<BatchEncoder> = None;
-    rows.map(move |batch| -> Result<Vec<FlightData>, Failure> {
-        let batch: RecordBatch = batch?;
-        let mut messages = Vec::new();
-        let encoder = match &mut encoder {
-            Some(encoder) => encoder,
-            None => {
-                let made = BatchEncoder::try_new(batch.schema(), EncodeLimits::default())?;
-                let encoder = encoder.insert(made);
-                messages.push(encoder.schema_message());
-                encoder
-            }
-        };
-        messages.extend(encoder.encode(batch)?);
-        Ok(messages)
-    })
-    .flat_map(|messages| match messages {
-        Ok(messages) => futures::stream::iter(messages.into_iter().map(Ok).collect::<Vec<_>>()),
-        Err(failure) => futures::stream::iter(vec![Err(failure)]),
-    })
-    .boxed()
 }

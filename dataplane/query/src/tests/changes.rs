@@ -42,24 +42,6 @@ async fn inserted_rows_are_seen_by_the_next_query() {
 }
 
 #[tokio::test]
-async fn a_repeated_insert_with_the_same_key_stores_its_rows_once() {
-    let cluster = Cluster::start().await;
-    cluster.update("CREATE TABLE t (id BIGINT)").await.unwrap();
-    for _ in 0..2 {
-        let plan = cluster.plan("INSERT INTO t VALUES (1), (2)").await.unwrap();
-        let options = ExecuteOptions {
-            idempotency_key: Some(77),
-            ..ExecuteOptions::default()
-        };
-        assert_eq!(
-            cluster.engine.execute_update(plan, options).await.unwrap(),
-            2
-        );
-    }
-    assert_eq!(cluster.number("SELECT count(*) FROM t").await, 2);
-}
-
-#[tokio::test]
 async fn a_change_sent_as_a_query_is_made_once_and_gives_no_rows() {
     let cluster = Cluster::start().await;
     cluster.update("CREATE TABLE t (id BIGINT)").await.unwrap();

@@ -32,7 +32,7 @@ use super::reads::CountedStore;
 use crate::recent::Patience;
 use crate::{
     Access, BatchStream, Budget, Engine, EngineOptions, Error, ExecuteOptions, Plan, QueryRequest,
-    RecentRows, RecentRowsError, TableWriter, decode_schema, encode_schema,
+    RecentRows, RecentRowsError, StatementKey, TableWriter, decode_schema, encode_schema,
 };
 
 pub(super) const DATABASE: &str = "demo";
@@ -301,11 +301,14 @@ impl TableWriter for Writer {
     async fn append(
         &self,
         table: &TableName,
-        idempotency_key: Option<u128>,
+        key: Option<StatementKey>,
         mut rows: BatchStream,
     ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
-        if let Some(count) = idempotency_key.and_then(|key| self.seen.lock().get(&key).copied()) {
-            return Ok(count);
+        let seen = key.and_then(|key| self.seen.lock().get(&key.number).copied());
+        match (seen, key) {
+            (Some(count), Some(key)) if key.is_one_batch => return Ok(count),
+            (Some(_), _) => return Err("begun before".into()),
+            (None, _) => {}
         }
         let meanwhile = self.ingesters.meanwhile.lock().take();
         if let Some(request) = meanwhile {
@@ -330,8 +333,8 @@ impl TableWriter for Writer {
             self.ingesters.write("a", &table, batch);
         }
         assert!(count > 0, "a writer is not called without rows");
-        if let Some(key) = idempotency_key {
-            self.seen.lock().insert(key, count);
+        if let Some(key) = key {
+            self.seen.lock().insert(key.number, count);
         }
         Ok(count)
     }

@@ -10,4 +10,5 @@ mod limits;
 mod parameters;
 mod pruning;
 mod reads;
+mod repeats;
 mod rewriting;
