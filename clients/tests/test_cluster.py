@@ -282,3 +282,27 @@ def test_an_upload_tells_what_is_wrong_with_it(cluster):
         act(cluster.second, "finish-upload", id=upload)
     # Nothing was written: nothing is made.
     assert act(cluster.second, "finish-upload", upload=upload)["rows"] == 0
+
+
+def test_a_delete_reaches_the_logs_of_all_ingesters_or_none(cluster):
+    """Issue section 4: rows that are in no file yet, through a querier, and a crash after."""
+    with contextlib.ExitStack() as stack:
+        for process, first in ((cluster.first, 0), (cluster.second, 10)):
+            writer, reader = begin(stack.enter_context(process.connect()), "t")
+            for value in range(first, first + 10):
+                writer.write_batch(numbers(value))
+                assert json.loads(reader.read().to_pybytes())["durable"] is True
+            writer.close()
+    cluster.second.kill()
+    with cluster.querier.connect() as client:
+        with pytest.raises(flight.FlightUnavailableError, match="INGESTER_UNAVAILABLE"):
+            select(client, DATABASE, "DELETE FROM t WHERE n % 2 = 0")
+    cluster.restart(cluster.second)
+    assert cluster.numbers("t") == list(range(20))
+    with cluster.querier.connect() as client:
+        select(client, DATABASE, "DELETE FROM t WHERE n % 2 = 0")
+    assert cluster.numbers("t") == list(range(1, 20, 2))
+    for process in (cluster.first, cluster.second):
+        process.kill()
+        cluster.restart(process)
+    assert cluster.numbers("t") == list(range(1, 20, 2))

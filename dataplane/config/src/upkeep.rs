@@ -24,7 +24,7 @@ pub struct UpkeepConfig {
     pub compaction_max_files: u32,
     /// Size of a Parquet file that compaction aims at; files of half of it or more are left alone.
     pub compaction_target_bytes: ByteSize,
-    /// Memory compaction may use for sorting, in bytes; above it rows go to scratch files.
+    /// Memory compaction and DELETE may use for sorting, in bytes; above it rows go to scratch files.
     pub compaction_memory_bytes: ByteSize,
     /// Time an object stays in the store after its file was replaced or its table dropped. Queries that
     /// began before must be over by then, and backups of the catalog from before it be replaced by

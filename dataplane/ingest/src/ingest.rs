@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
-use flightcluster_catalog::{Catalog, Ingester, SequenceNumber, TableId, TableName};
+use flightcluster_catalog::{Catalog, Epoch, Ingester, SequenceNumber, TableId, TableName};
 use flightcluster_config::IngestConfig;
 use flightcluster_wal::{Disk, Wal, WalDirectory};
 use object_store::ObjectStore;
@@ -229,6 +229,19 @@ impl Ingest {
     /// - Cancellation: rows may have been flushed.
     pub async fn flush(&self) -> Result<(), Error> {
         self.core.flush_round(Scope::All).await
+    }
+
+    /// Puts the rows of one table that are durable now into files and commits them.
+    ///
+    /// - `epoch`: the life that is asked; another one has other rows.
+    /// - Errors: [`Error::OtherLife`], those of [`Ingest::flush`].
+    /// - Retry: safe.
+    pub async fn flush_table(&self, epoch: Epoch, table: TableId) -> Result<(), Error> {
+        if self.core.ingester.epoch != epoch {
+            let ingester = self.core.ingester.name.clone();
+            return Err(Error::OtherLife { ingester });
+        }
+        self.core.flush_round(Scope::Table(table)).await
     }
 
     /// Ends writing: refuses new writes, lets those under way finish, flushes until nothing is left,

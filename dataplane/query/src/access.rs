@@ -13,7 +13,7 @@ pub enum AccessKind {
     Read,
     /// It adds rows, maybe to a table it creates for them.
     Write,
-    /// It drops or replaces a table, or creates a database.
+    /// It drops or replaces a table, takes rows away, or creates a database.
     Admin,
 }
 
@@ -32,7 +32,8 @@ impl fmt::Display for AccessKind {
 /// A query needs [`AccessKind::Read`] on each database it names (on the database of the request
 /// when it names no table), and so does the query an `INSERT` or `CREATE TABLE … AS` takes its rows
 /// from. On the database of their target, `INSERT` and `CREATE TABLE` need [`AccessKind::Write`];
-/// `CREATE OR REPLACE TABLE`, `DROP TABLE` and `CREATE DATABASE` need [`AccessKind::Admin`]. Asked
+/// `CREATE OR REPLACE TABLE`, `DROP TABLE`, `DELETE`, `TRUNCATE` and `CREATE DATABASE` need
+/// [`AccessKind::Admin`]. Asked
 /// before the catalog is, so that a refusal says nothing about what exists.
 #[derive(Clone)]
 pub struct Access(Arc<Decide>);

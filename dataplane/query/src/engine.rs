@@ -16,6 +16,7 @@ use crate::execute::execute;
 use crate::plan::{Plan, QueryRequest, plan};
 use crate::ports::{RecentRows, TableWriter};
 use crate::recent::{Fetch, Patience};
+use crate::rewrite::Rewriter;
 use crate::running::Running;
 use crate::session::{SessionOptions, create_spill_dir, template};
 use crate::sort::Sorter;
@@ -42,6 +43,8 @@ pub struct EngineOptions {
     pub recent: Arc<dyn RecentRows>,
     /// Where `INSERT` and `CREATE TABLE … AS` put rows; without it they are refused.
     pub writer: Option<Arc<dyn TableWriter>>,
+    /// What `DELETE` writes files with.
+    pub rewriter: Rewriter,
     /// Memory of all queries together, in bytes. Takes the place of `config.memory_bytes`, which
     /// may be 0 for "a part of what there is".
     pub memory_bytes: u64,
@@ -100,7 +103,9 @@ pub struct Engine {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) writer: Option<Arc<dyn TableWriter>>,
+    pub(crate) rewriter: Rewriter,
     pub(crate) template: SessionState,
     pub(crate) compute: Compute,
     pub(crate) admission: Admission,
@@ -138,11 +143,13 @@ impl Engine {
             store,
             recent,
             writer,
+            rewriter,
             memory_bytes,
             spill_dir,
             spill_bytes,
         } = options;
         create_spill_dir(&spill_dir)?;
+        let kept = Arc::clone(&store);
         let sorter = Sorter { memory_bytes };
         let compute = Compute::new(usize::from(config.task_threads))?;
         let batch_rows = (config.batch_rows as usize).max(1);
@@ -166,7 +173,9 @@ impl Engine {
                 memory: Arc::clone(&template.runtime_env().memory_pool),
             },
             catalog,
+            store: kept,
             writer,
+            rewriter,
             template,
             compute,
             admission: Admission::new(max_running, config.queue_length as usize),
@@ -203,8 +212,8 @@ impl Engine {
         execute(Arc::clone(&self.inner), plan, options)
     }
 
-    /// Runs a statement that changes something; returns how many rows it wrote, 0 for those that
-    /// write none.
+    /// Runs a statement that changes something; returns how many rows it wrote or took away, 0
+    /// for those that do neither.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a query. [`Error::Write`] when rows could not be made durable;
@@ -234,6 +243,12 @@ impl Engine {
             rejected_total: inner.admission.rejected(),
             replans_total: inner.replans.load(Ordering::Relaxed),
         }
+    }
+
+    /// What `DELETE` writes files with, for upkeep in the same process: both share threads and memory.
+    #[must_use]
+    pub fn rewriter(&self) -> Rewriter {
+        self.inner.rewriter.clone()
     }
 
     /// The functions SQL may use.

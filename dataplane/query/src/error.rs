@@ -259,6 +259,15 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Files could not be written again without the rows that were to go; nothing was changed.
+    #[error("deleting from table {table} failed")]
+    Rewrite {
+        /// The table.
+        table: String,
+        /// The cause.
+        #[source]
+        source: Box<crate::rewrite::RewriteError>,
+    },
     /// The disk that takes what does not fit in memory failed.
     #[error("the scratch disk of the queries failed")]
     Scratch {
@@ -335,6 +344,7 @@ impl Error {
             Self::StoredFile { .. } => "stored_file",
             Self::StoredSchema { .. } => "stored_schema",
             Self::Write { .. } => "write",
+            Self::Rewrite { .. } => "rewrite",
             Self::Scratch { .. } => "scratch",
             Self::Panic { .. } => "panic",
             Self::Engine { .. } => "engine",

@@ -99,6 +99,11 @@ impl Control {
         }
     }
 
+    /// Notes that the query has left the queue.
+    pub(crate) fn admitted(&self) {
+        self.guard.admitted();
+    }
+
     /// Notes how the query ended; a query that is only dropped counts as cancelled.
     pub(crate) fn ended<T>(&self, result: &Result<T, Error>) {
         if !matches!(result, Err(Error::Cancelled)) {

@@ -28,6 +28,7 @@ mod admission;
 mod catalogs;
 mod compute;
 mod cooperative;
+mod delete;
 mod depth;
 mod engine;
 mod error;

@@ -10,11 +10,14 @@ use datafusion::common::utils::quote_identifier;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::dml::InsertOp;
-use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan, WriteOp};
+use datafusion::logical_expr::{
+    CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, WriteOp,
+};
 use flightcluster_catalog::{IfExists, SnapshotId, TableName};
 
 use crate::Error;
 use crate::access::Access;
+use crate::delete::Deletion;
 use crate::engine::Inner;
 use crate::growth::check_growth;
 use crate::names::{check_access, check_target, explain_missing, look_up};
@@ -53,7 +56,7 @@ pub enum StatementKind {
     Query,
     /// It changes what exists: `CREATE`, `DROP`.
     Ddl,
-    /// It adds rows: `INSERT`.
+    /// It adds or takes away rows: `INSERT`, `DELETE`, `TRUNCATE`.
     Dml,
 }
 
@@ -91,7 +94,7 @@ impl Plan {
             Action::CreateTable { .. }
             | Action::DropTable { .. }
             | Action::CreateDatabase { .. } => StatementKind::Ddl,
-            Action::Insert { .. } => StatementKind::Dml,
+            Action::Insert { .. } | Action::Delete(_) => StatementKind::Dml,
         }
     }
 
@@ -139,6 +142,7 @@ pub(crate) enum Action {
         schema: SchemaRef,
         rows: Ready,
     },
+    Delete(Deletion),
 }
 
 /// A plan that gives rows.
@@ -188,7 +192,8 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
             snapshot,
         });
     }
-    if matches!(statement.effect, Effect::Insert(_)) && inner.writer.is_none() {
+    let writes = matches!(statement.effect, Effect::Insert(_) | Effect::Delete(_));
+    if writes && inner.writer.is_none() {
         return Err(Error::NoWriter);
     }
 
@@ -238,7 +243,7 @@ fn by_name(effect: &Effect) -> Option<Action> {
             name,
             if_not_exists,
         }),
-        Effect::Query | Effect::CreateTable { .. } | Effect::Insert(_) => None,
+        Effect::Query | Effect::CreateTable { .. } | Effect::Insert(_) | Effect::Delete(_) => None,
     }
 }
 
@@ -297,6 +302,18 @@ impl Planning {
                     parameters,
                     open,
                 ))
+            }
+            (Effect::Delete(table), LogicalPlan::Dml(delete)) => {
+                let input = match delete.op {
+                    WriteOp::Delete => Arc::unwrap_or_clone(delete.input),
+                    // A truncation is planned without its rows.
+                    _ => LogicalPlanBuilder::scan(delete.table_name, delete.target, None)
+                        .and_then(LogicalPlanBuilder::build)
+                        .map_err(|error| sorter.sort("planning", error))?,
+                };
+                let (rows, parameters, open) = rows.ready(input)?;
+                let deletion = Deletion::of(table, rows, &statement.label, sorter)?;
+                Ok((Action::Delete(deletion), parameters, open))
             }
             (Effect::Query, plan) => {
                 let (rows, parameters, open) = rows.ready(plan)?;

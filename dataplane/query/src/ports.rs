@@ -10,7 +10,7 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
-use flightcluster_catalog::{Ingester, SequenceNumber, Table, TableName};
+use flightcluster_catalog::{Ingester, SequenceNumber, Table, TableId, TableName};
 
 use crate::BatchStream;
 
@@ -130,4 +130,10 @@ pub trait TableWriter: Send + Sync + std::fmt::Debug + 'static {
         key: Option<StatementKey>,
         rows: BatchStream,
     ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Puts every row of the table that was acknowledged before the call into a file, whichever
+    /// ingester has it.
+    ///
+    /// - Errors: an ingester can't be reached or can't flush; the others may have. Retry.
+    async fn flush(&self, table: TableId) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }

@@ -17,7 +17,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
-use flightcluster_catalog::{File, Table, TableId, TableName};
+use flightcluster_catalog::{File, SchemaVersion, Table, TableId, TableName};
 use object_store::path::Path;
 
 use crate::recent::{FreshRows, View};
@@ -32,6 +32,7 @@ use crate::times::{TimeColumn, TimeRange};
 pub(crate) struct StoredTable {
     id: TableId,
     name: TableName,
+    version: SchemaVersion,
     schema: SchemaRef,
     time: Option<TimeColumn>,
     view: Arc<View>,
@@ -43,6 +44,7 @@ impl StoredTable {
         Self {
             id: table.id,
             name: table.name.clone(),
+            version: table.schema_version,
             time: TimeColumn::of(&schema, table.schema_version),
             schema,
             view,
@@ -55,6 +57,11 @@ impl StoredTable {
 
     pub(crate) fn name(&self) -> &TableName {
         &self.name
+    }
+
+    /// Which of its schemas it has here.
+    pub(crate) fn version(&self) -> SchemaVersion {
+        self.version
     }
 
     pub(crate) fn table_schema(&self) -> SchemaRef {

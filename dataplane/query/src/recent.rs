@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
@@ -131,6 +131,35 @@ impl View {
         let state = State {
             snapshot: Arc::new(snapshot),
             fresh: BTreeMap::new(),
+            _budget: None,
+        };
+        Self {
+            state: RwLock::new(state),
+        }
+    }
+
+    /// One file of a table and nothing else.
+    pub(crate) fn of_file(table: &Table, file: &File) -> Self {
+        let held = TableSnapshot {
+            table: table.clone(),
+            files: vec![file.clone()],
+            files_left_out: false,
+            watermarks: Vec::new(),
+        };
+        let snapshot = Snapshot {
+            id: file.begin_snapshot,
+            tables: vec![held],
+            ingesters: Vec::new(),
+        };
+        let nothing = FreshRows {
+            columns: Vec::new(),
+            schema: SchemaRef::new(Schema::empty()),
+            batches: Vec::new(),
+            first_read: None,
+        };
+        let state = State {
+            snapshot: Arc::new(snapshot),
+            fresh: BTreeMap::from([(table.id, nothing)]),
             _budget: None,
         };
         Self {

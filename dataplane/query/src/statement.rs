@@ -9,7 +9,8 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement as ParsedStatement};
 use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::sqlparser::ast::{
-    ObjectName, ObjectType, Statement as Sql, TableFactor, TableObject, Visit as _, Visitor,
+    Delete, FromTable, ObjectName, ObjectType, Statement as Sql, TableFactor, TableObject,
+    Visit as _, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -61,6 +62,8 @@ pub(crate) enum Effect {
     CreateDatabase { name: String, if_not_exists: bool },
     /// Adds rows to a table.
     Insert(TableName),
+    /// Takes rows out of a table: all, or those a condition is true for.
+    Delete(TableName),
 }
 
 impl Effect {
@@ -78,6 +81,7 @@ impl Effect {
                 name,
                 replace: true,
             }
+            | Self::Delete(name)
             | Self::DropTable { name, .. } => Some((AccessKind::Admin, &name.database)),
             Self::CreateDatabase { name, .. } => Some((AccessKind::Admin, name)),
         }
@@ -86,9 +90,10 @@ impl Effect {
     /// The table that is written to.
     pub(crate) fn target(&self) -> Option<&TableName> {
         match self {
-            Self::CreateTable { name, .. } | Self::Insert(name) | Self::DropTable { name, .. } => {
-                Some(name)
-            }
+            Self::CreateTable { name, .. }
+            | Self::Insert(name)
+            | Self::Delete(name)
+            | Self::DropTable { name, .. } => Some(name),
             Self::Query | Self::CreateDatabase { .. } => None,
         }
     }
@@ -288,8 +293,16 @@ fn effect(
             TableObject::TableName(table) => Ok(Effect::Insert(name(table)?)),
             _ => refused("insert into a table by its name"),
         },
-        Sql::Delete(_) | Sql::Update(_) | Sql::Merge(_) | Sql::Truncate(_) => {
-            refused("rows are only added; use CREATE OR REPLACE TABLE … AS to keep some")
+        Sql::Delete(delete) => match deleted_from(delete) {
+            Some(table) => Ok(Effect::Delete(name(table)?)),
+            None => refused("write DELETE FROM table WHERE condition, without anything else"),
+        },
+        Sql::Truncate(truncate) => match truncate.table_names.as_slice() {
+            [one] if !truncate.if_exists => Ok(Effect::Delete(name(&one.name)?)),
+            _ => refused("write TRUNCATE TABLE table, without anything else"),
+        },
+        Sql::Update(_) | Sql::Merge(_) => {
+            refused("DELETE the rows and INSERT them anew, or use CREATE OR REPLACE TABLE … AS")
         }
         Sql::Set(_) => refused("settings are made in the configuration or the call's options"),
         Sql::CreateView(_) => refused("use a common table expression (WITH … AS)"),
@@ -301,6 +314,25 @@ fn effect(
             refused("each statement is a transaction of its own")
         }
         _ => refused("see the SQL reference for what is"),
+    }
+}
+
+/// The table of a `DELETE` that has nothing but a condition.
+fn deleted_from(delete: &Delete) -> Option<&ObjectName> {
+    let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+    let plain = delete.tables.is_empty()
+        && delete.using.is_none()
+        && delete.returning.is_none()
+        && delete.order_by.is_empty()
+        && delete.limit.is_none();
+    match from.as_slice() {
+        [only] if plain && only.joins.is_empty() => match &only.relation {
+            TableFactor::Table {
+                name, alias: None, ..
+            } => Some(name),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -436,9 +468,9 @@ mod tests {
     #[test]
     fn what_changes_rows_or_reaches_files_is_refused_by_name() {
         for (sql, name) in [
-            ("DELETE FROM t", "DELETE"),
+            ("DELETE FROM t USING s WHERE t.a = s.a", "DELETE"),
             ("UPDATE t SET a = 1", "UPDATE"),
-            ("TRUNCATE TABLE t", "TRUNCATE"),
+            ("TRUNCATE TABLE t, s", "TRUNCATE"),
             ("COPY t TO 'x.parquet'", "COPY"),
             ("COPY (SELECT 1) TO '/tmp/x.csv' STORED AS CSV", "COPY"),
             (

@@ -105,6 +105,7 @@ impl Change {
                 self.create_with_rows(&name, &schema, if_exists, ready)
                     .await
             }
+            Action::Delete(deletion) => deletion.run(&self.inner, &self.control).await,
             Action::Insert {
                 table,
                 schema,

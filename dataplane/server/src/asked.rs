@@ -1,4 +1,4 @@
-//! What an ingester asks another one: actions of the internal port, both ends of them.
+//! What an ingester is asked by other pods: actions of the internal port, both ends of them.
 //!
 //! This is the adapter of [`flightcluster_ingest::Peers`]. Bodies are JSON.
 
@@ -24,6 +24,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 const RELEASE_PRODUCER: &str = "release-producer";
 const FLUSH_UPLOAD: &str = "flush-upload";
+const FLUSH_TABLE: &str = "flush-table";
 
 /// Asks an ingester to take no more batches of a producer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,6 +47,14 @@ struct FlushUpload {
     ingester: IngesterId,
     epoch: Epoch,
     staging: TableId,
+}
+
+/// Asks an ingester to put all acknowledged rows of a table into files.
+#[derive(Debug, Serialize, Deserialize)]
+struct FlushTable {
+    ingester: IngesterId,
+    epoch: Epoch,
+    table: TableId,
 }
 
 /// The other ingesters of the cluster.
@@ -85,9 +94,35 @@ impl PeerIngesters {
             epoch: ingester.epoch,
             staging,
         };
-        let body = serde_json::to_vec(&question)
+        self.flush(ingester, FLUSH_UPLOAD, &question, "of the upload")
+            .await
+    }
+
+    /// Asks an ingester for [`Ingest::flush_table`].
+    pub(crate) async fn flush_table(
+        &self,
+        ingester: &Ingester,
+        table: TableId,
+    ) -> Result<(), Failure> {
+        let question = FlushTable {
+            ingester: ingester.id,
+            epoch: ingester.epoch,
+            table,
+        };
+        self.flush(ingester, FLUSH_TABLE, &question, "that are in no file")
+            .await
+    }
+
+    async fn flush<Q: Serialize + Sync>(
+        &self,
+        ingester: &Ingester,
+        action: &str,
+        question: &Q,
+        rows: &str,
+    ) -> Result<(), Failure> {
+        let body = serde_json::to_vec(question)
             .map_err(|error| Failure::new(ErrorCode::Internal, format!("question: {error}")))?;
-        let call = self.ask(&ingester.url, FLUSH_UPLOAD, body);
+        let call = self.ask(&ingester.url, action, body);
         let Ok(answer) = tokio::time::timeout(FLUSH_TIMEOUT, call).await else {
             let message = format!("ingester {} takes too long to flush", ingester.name);
             return Err(Failure::new(ErrorCode::IngesterUnavailable, message)
@@ -95,7 +130,7 @@ impl PeerIngesters {
         };
         answer.map(drop).map_err(|failure| Failure {
             message: format!(
-                "ingester {} may have rows of the upload: {}",
+                "ingester {} may have rows {rows}: {}",
                 ingester.name, failure.message
             ),
             ..failure
@@ -123,6 +158,7 @@ pub(crate) async fn answer(ingest: &Ingest, action: &Action) -> Result<Bytes, Fa
     let answer = match action.r#type.as_str() {
         RELEASE_PRODUCER => serde_json::to_vec(&release_producer(ingest, &action.body).await?),
         FLUSH_UPLOAD => serde_json::to_vec(&flush_upload(ingest, &action.body).await?),
+        FLUSH_TABLE => serde_json::to_vec(&flush_table(ingest, &action.body).await?),
         other => {
             let message = format!("the internal port has no action {other:?}");
             return Err(Failure::new(ErrorCode::Unimplemented, message));
@@ -146,6 +182,12 @@ async fn flush_upload(ingest: &Ingest, body: &[u8]) -> Result<(), Failure> {
     let asked: FlushUpload = read(body)?;
     check_name(ingest, asked.ingester)?;
     Ok(ingest.flush_upload(asked.epoch, asked.staging).await?)
+}
+
+async fn flush_table(ingest: &Ingest, body: &[u8]) -> Result<(), Failure> {
+    let asked: FlushTable = read(body)?;
+    check_name(ingest, asked.ingester)?;
+    Ok(ingest.flush_table(asked.epoch, asked.table).await?)
 }
 
 fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arrow_flight::error::FlightError;
 use flightcluster_auth::Denied;
 use flightcluster_ingest::Fault;
+use flightcluster_query::rewrite::RewriteError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -82,6 +83,10 @@ impl From<flightcluster_query::Error> for Failure {
             Error::DatabaseExists { .. } => ErrorCode::DatabaseExists,
             Error::AccessDenied { .. } => ErrorCode::PermissionDenied,
             Error::QueueFull { .. } => ErrorCode::QueueFull,
+            Error::Rewrite { source, .. } => match source.as_ref() {
+                RewriteError::Store { .. } => ErrorCode::StoreUnavailable,
+                _ => ErrorCode::Internal,
+            },
             Error::MemoryExhausted { .. } | Error::ScratchExhausted { .. } => {
                 ErrorCode::MemoryExhausted
             }
@@ -92,7 +97,8 @@ impl From<flightcluster_query::Error> for Failure {
             Error::ObjectStore { .. } => ErrorCode::StoreUnavailable,
             Error::Catalog { source, .. } => match source.as_ref() {
                 flightcluster_catalog::Error::Unavailable { .. } => ErrorCode::CatalogUnavailable,
-                flightcluster_catalog::Error::SchemaChanged { .. } => ErrorCode::SchemaChanged,
+                flightcluster_catalog::Error::SchemaChanged { .. }
+                | flightcluster_catalog::Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
                 _ => ErrorCode::Internal,
             },
             // What the writer said is what the client is to hear.

@@ -6,7 +6,7 @@
 use arrow_array::RecordBatch;
 use arrow_flight::FlightData;
 use async_trait::async_trait;
-use flightcluster_catalog::TableName;
+use flightcluster_catalog::{TableId, TableName};
 use flightcluster_query::{BatchStream, StatementKey};
 use flightcluster_wire::decode::is_before_batches;
 use flightcluster_wire::{BatchEncoder, EncodeLimits};
@@ -14,12 +14,18 @@ use futures::StreamExt as _;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
+use crate::ingesters::Ingesters;
 use crate::status::{ErrorCode, Failure};
 use crate::writes::{Messages, PutMode, PutTarget, Writes};
 
 /// `INSERT` and `CREATE TABLE … AS`: rows of a query as an upload.
 #[derive(Debug)]
-pub struct InsertedRows(pub Arc<dyn Writes>);
+pub struct InsertedRows {
+    /// Where they go.
+    pub writes: Arc<dyn Writes>,
+    /// Who has them then.
+    pub ingesters: Arc<Ingesters>,
+}
 
 #[async_trait]
 impl flightcluster_query::ports::TableWriter for InsertedRows {
@@ -40,7 +46,7 @@ impl flightcluster_query::ports::TableWriter for InsertedRows {
         let (proceed, gate) = oneshot::channel();
         let mut proceed = Some(proceed);
         let messages = behind_gate(batches_to_messages(rows), gate);
-        let mut acks = self.0.put(target, messages).await?;
+        let mut acks = self.writes.put(target, messages).await?;
         let mut stored = 0;
         while let Some(ack) = acks.next().await {
             let ack = ack?;
@@ -54,6 +60,10 @@ impl flightcluster_query::ports::TableWriter for InsertedRows {
             }
         }
         Ok(stored)
+    }
+
+    async fn flush(&self, table: TableId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.ingesters.flush_table(table).await?)
     }
 }
 

@@ -7,15 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use flightcluster_auth::Action;
 use flightcluster_catalog::{
-    self as catalog, Catalog, FinishUpload, Ingester, TableId, TableName, Upload, UploadState,
+    self as catalog, Catalog, FinishUpload, TableName, Upload, UploadState,
 };
-use flightcluster_ingest::{Ingest, upload::merged};
+use flightcluster_ingest::upload::merged;
 use flightcluster_wire::DEFAULT_SCHEMA;
 use flightcluster_wire::action::{StartUploadRequest, UploadRequest};
 use serde::Serialize;
 
-use crate::asked::PeerIngesters;
 use crate::caller::Caller;
+use crate::ingesters::Ingesters;
 use crate::service::FlightServer;
 use crate::status::{ErrorCode, Failure};
 
@@ -27,10 +27,8 @@ const ATTEMPTS: usize = 16;
 pub struct Uploads {
     /// Where they are kept.
     pub catalog: Arc<dyn Catalog>,
-    /// The ingester in this process, if there is one.
-    pub local: Option<Arc<Ingest>>,
-    /// The way to all others.
-    pub peers: PeerIngesters,
+    /// Who may have rows of one.
+    pub ingesters: Arc<Ingesters>,
     /// Time an upload may rest.
     pub ttl: Duration,
 }
@@ -53,7 +51,7 @@ impl Uploads {
             }
             if let Some(staging) = &upload.staging {
                 for ingester in &upload.ingesters {
-                    self.flush(ingester, staging.id).await?;
+                    self.ingesters.flush_upload(ingester, staging.id).await?;
                 }
             }
             match self
@@ -88,14 +86,6 @@ impl Uploads {
             target: target.map(|table| (table.id, table.schema_version)),
             schema,
         })
-    }
-
-    async fn flush(&self, ingester: &Ingester, staging: TableId) -> Result<(), Failure> {
-        let local = self.local.as_ref();
-        match local.filter(|local| local.ingester().id == ingester.id) {
-            Some(local) => Ok(local.flush_upload(ingester.epoch, staging).await?),
-            None => self.peers.flush_upload(ingester, staging).await,
-        }
     }
 }
 

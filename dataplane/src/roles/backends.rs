@@ -16,8 +16,9 @@ use flightcluster_objectstore::{CacheOptions, CachedStore, RemoteEndpoint};
 use flightcluster_query::{Engine, EngineOptions};
 use flightcluster_server::status::chain;
 use flightcluster_server::{
-    Backends, CallLayer, ForwardedWrites, FreshRows, Gate, InsertedRows, InternalService,
-    LocalWrites, PeerIngesters, Peers, Uploads, Writes, decode_limits, internal_router,
+    Backends, CallLayer, ForwardedWrites, FreshRows, Gate, Ingesters, InsertedRows,
+    InternalService, LocalWrites, PeerIngesters, Peers, Uploads, Writes, decode_limits,
+    internal_router,
 };
 use flightcluster_telemetry::memory::memory_limit_bytes;
 use flightcluster_telemetry::metrics::Metrics;
@@ -87,29 +88,33 @@ pub(crate) async fn open(
         (None, Role::Standalone) => role.as_str().to_owned(),
         _ => config.server.node_name(),
     };
-    let upkeep = match config.upkeep.run_in.includes(role) {
-        true => Some(super::upkeep::open(
-            config,
-            &node_name,
-            &catalog,
-            &store,
-            metrics.upkeep.clone(),
-        )?),
-        false => None,
-    };
     let parts = open_parts(
         role,
         config,
         internal,
         identities,
         metrics,
-        (catalog, store),
-        node_name,
-    );
+        (Arc::clone(&catalog), Arc::clone(&store)),
+        node_name.clone(),
+    )
+    .await?;
+    let upkeep = match config.upkeep.run_in.includes(role) {
+        true => {
+            let rewriter = match &parts.engine {
+                Some(engine) => engine.rewriter(),
+                None => super::upkeep::rewriter(config, &store)?,
+            };
+            let metrics = metrics.upkeep.clone();
+            let upkeep =
+                super::upkeep::open(config, &node_name, &catalog, &store, rewriter, metrics);
+            Some(upkeep)
+        }
+        false => None,
+    };
     Ok(Parts {
         upkeep,
         backed_up,
-        ..parts.await?
+        ..parts
     })
 }
 
@@ -304,7 +309,7 @@ fn open_engine(
     catalog: &Arc<dyn Catalog>,
     store: &Arc<dyn ObjectStore>,
     recent: FreshRows,
-    writes: &Arc<dyn Writes>,
+    writer: InsertedRows,
 ) -> anyhow::Result<(Engine, Option<CachedStore>)> {
     let limit = memory_limit_bytes().unwrap_or(FALLBACK_MEMORY_BYTES);
     let memory_bytes = match config.query.memory_bytes.as_u64() {
@@ -316,6 +321,7 @@ fn open_engine(
         .with_context(|| format!("can't create {}", data_dir.display()))?;
     let free_bytes = free_bytes(data_dir)
         .with_context(|| format!("can't tell how much is free in {}", data_dir.display()))?;
+    let rewriter = super::upkeep::rewriter(config, store)?;
     let cache = open_cache(config, store, limit, free_bytes)?;
     let store = match &cache {
         Some(cache) => Arc::new(cache.clone()),
@@ -327,7 +333,8 @@ fn open_engine(
         catalog: Arc::clone(catalog),
         store,
         recent: Arc::new(recent),
-        writer: Some(Arc::new(InsertedRows(Arc::clone(writes)))),
+        writer: Some(Arc::new(writer)),
+        rewriter,
         memory_bytes,
         spill_dir: data_dir.join("scratch"),
         spill_bytes: spill_bytes.map_or(free_bytes / 2, ByteSize::as_u64),
@@ -403,17 +410,24 @@ fn local_writes(config: &Config, ingest: &Arc<Ingest>) -> Arc<dyn Writes> {
     Arc::new(LocalWrites::new(Arc::clone(ingest), limits))
 }
 
-/// How uploads of several streams are begun and ended from this process.
-fn uploads(
-    config: &Config,
+/// The ingesters as this process asks them.
+fn ingesters(
     catalog: &Arc<dyn Catalog>,
     local: Option<&Arc<Ingest>>,
-    peers: Arc<Peers>,
-) -> Uploads {
-    Uploads {
+    peers: &Arc<Peers>,
+) -> Arc<Ingesters> {
+    Arc::new(Ingesters {
         catalog: Arc::clone(catalog),
         local: local.map(Arc::clone),
-        peers: PeerIngesters(peers),
+        peers: PeerIngesters(Arc::clone(peers)),
+    })
+}
+
+/// How uploads of several streams are begun and ended from this process.
+fn uploads(config: &Config, ingesters: &Arc<Ingesters>) -> Uploads {
+    Uploads {
+        catalog: Arc::clone(&ingesters.catalog),
+        ingesters: Arc::clone(ingesters),
         ttl: config.ingest.upload_ttl,
     }
 }
@@ -437,7 +451,7 @@ fn ingester_parts(
     };
     Parts {
         backends: Some(Backends {
-            uploads: uploads(config, &catalog, Some(&ingest), peers),
+            uploads: uploads(config, &ingesters(&catalog, Some(&ingest), &peers)),
             catalog,
             engine: None,
             writes: Some(writes),
@@ -462,9 +476,14 @@ fn querier_parts(
         Arc::clone(&catalog),
         Arc::clone(&peers),
     ));
-    let uploads = uploads(config, &catalog, None, Arc::clone(&peers));
+    let ingesters = ingesters(&catalog, None, &peers);
+    let uploads = uploads(config, &ingesters);
     let recent = FreshRows { local: None, peers };
-    let (engine, cache) = open_engine(config, &catalog, &store, recent, &writes)?;
+    let writer = InsertedRows {
+        writes: Arc::clone(&writes),
+        ingesters,
+    };
+    let (engine, cache) = open_engine(config, &catalog, &store, recent, writer)?;
     Ok(public_only(catalog, engine, cache, writes, None, uploads))
 }
 
@@ -476,12 +495,17 @@ fn standalone_parts(
 ) -> anyhow::Result<Parts> {
     let writes = local_writes(config, &ingest);
     let peers = Arc::new(Peers::new(None));
-    let uploads = uploads(config, &catalog, Some(&ingest), Arc::clone(&peers));
+    let ingesters = ingesters(&catalog, Some(&ingest), &peers);
+    let uploads = uploads(config, &ingesters);
     let recent = FreshRows {
         local: Some(Arc::clone(&ingest)),
         peers,
     };
-    let (engine, cache) = open_engine(config, &catalog, &store, recent, &writes)?;
+    let writer = InsertedRows {
+        writes: Arc::clone(&writes),
+        ingesters,
+    };
+    let (engine, cache) = open_engine(config, &catalog, &store, recent, writer)?;
     Ok(public_only(
         catalog,
         engine,

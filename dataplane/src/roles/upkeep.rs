@@ -15,16 +15,10 @@ use tokio_util::sync::CancellationToken;
 /// Threads that rewrite: one, so that most of the processor stays with writers and queries.
 const THREADS: usize = 1;
 
-/// Makes the upkeep of this process; nothing happens before it is run.
-pub(crate) fn open(
-    config: &Config,
-    node_name: &str,
-    catalog: &Arc<dyn Catalog>,
-    store: &Arc<dyn ObjectStore>,
-    metrics: UpkeepMetrics,
-) -> anyhow::Result<Upkeep> {
-    let settings = config.upkeep.clone();
-    let rewriter = Rewriter::new(RewriterOptions {
+/// Makes what rewrites files in this process, for upkeep and for `DELETE`.
+pub(crate) fn rewriter(config: &Config, store: &Arc<dyn ObjectStore>) -> anyhow::Result<Rewriter> {
+    let settings = &config.upkeep;
+    Ok(Rewriter::new(RewriterOptions {
         store: Arc::clone(store),
         threads: THREADS,
         memory_bytes: settings.compaction_memory_bytes.as_u64(),
@@ -32,15 +26,26 @@ pub(crate) fn open(
         target_bytes: settings.compaction_target_bytes.as_u64(),
         max_row_group_rows: config.ingest.max_row_group_rows as usize,
         properties: flightcluster_ingest::file_properties,
-    })?;
-    Ok(Upkeep::new(UpkeepOptions {
-        config: settings,
+    })?)
+}
+
+/// Makes the upkeep of this process; nothing happens before it is run.
+pub(crate) fn open(
+    config: &Config,
+    node_name: &str,
+    catalog: &Arc<dyn Catalog>,
+    store: &Arc<dyn ObjectStore>,
+    rewriter: Rewriter,
+    metrics: UpkeepMetrics,
+) -> Upkeep {
+    Upkeep::new(UpkeepOptions {
+        config: config.upkeep.clone(),
         catalog: Arc::clone(catalog),
         store: Arc::clone(store),
         rewriter: Arc::new(EngineRewriter(rewriter)),
         observer: Arc::new(UpkeepObserver(metrics)),
         holder: node_name.to_owned(),
-    }))
+    })
 }
 
 /// Upkeep that runs.
@@ -85,6 +90,7 @@ impl flightcluster_upkeep::Rewriter for EngineRewriter {
             table: table.clone(),
             files: files.to_vec(),
             keep_from_nanos,
+            remove: None,
         };
         let done = self.0.rewrite(request, stop.clone()).await?;
         Ok(Rewritten {

@@ -6,7 +6,7 @@
 //! queries and rewriting take nothing from each other.
 //!
 //! # Guarantees
-//! Every row of the inputs that is young enough is in exactly one output, with the values it had;
+//! Every row of the inputs that is not to be left out is in exactly one output, with the values it had;
 //! the rows read are counted against the rows the catalog says there are. Outputs are complete in
 //! the object store when the call returns.
 //!
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use arrow_schema::Schema;
 use datafusion::execution::session_state::SessionState;
+use datafusion::physical_expr::PhysicalExpr;
 use flightcluster_catalog::{File, NewFile, Table};
 use futures::StreamExt as _;
 use object_store::ObjectStore;
@@ -77,6 +78,8 @@ pub struct RewriteRequest {
     /// Rows whose time is before this (nanoseconds since the Unix epoch) are left out. Rows without a
     /// time stay.
     pub keep_from_nanos: Option<i64>,
+    /// Rows for which this is true are left out: a condition over the columns of the table's schema.
+    pub remove: Option<Arc<dyn PhysicalExpr>>,
 }
 
 /// What came of it.
@@ -306,8 +309,7 @@ async fn copy(
             None => break,
         };
         found += batch.num_rows() as u64;
-        let kept = outputs.write(batch, request.keep_from_nanos).await?;
-        removed += kept.removed;
+        removed += outputs.write(batch).await?;
         tokio::task::yield_now().await;
     }
     let expected = request.files.iter().map(|file| file.file.rows).sum();

@@ -12,6 +12,7 @@ use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch, RecordBatchOp
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
 use arrow_select::filter::filter_record_batch;
 use bytes::Bytes;
+use datafusion::physical_expr::PhysicalExpr;
 use flightcluster_catalog::{NewFile, SequenceNumber, Table};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
@@ -33,6 +34,8 @@ const FORMAT: &str = "1";
 pub(super) struct Outputs<'a> {
     inner: &'a Inner,
     table: &'a Table,
+    keep_from: Option<i64>,
+    remove: Option<&'a Arc<dyn PhysicalExpr>>,
     schema: SchemaRef,
     time_column: Option<usize>,
     sequences: (SequenceNumber, SequenceNumber),
@@ -51,12 +54,6 @@ struct Output {
     time_range: Option<(i64, i64)>,
 }
 
-/// What became of a batch.
-pub(super) struct Kept {
-    /// Rows that were too old.
-    pub(super) removed: u64,
-}
-
 impl<'a> Outputs<'a> {
     pub(super) fn new(inner: &'a Inner, request: &'a RewriteRequest, schema: SchemaRef) -> Self {
         let files = request.files.iter().map(|file| &file.file);
@@ -65,6 +62,8 @@ impl<'a> Outputs<'a> {
         Self {
             inner,
             table: &request.table,
+            keep_from: request.keep_from_nanos,
+            remove: request.remove.as_ref(),
             time_column: time_column(&schema),
             schema,
             sequences: (first.unwrap_or_default(), last.unwrap_or_default()),
@@ -77,19 +76,16 @@ impl<'a> Outputs<'a> {
         &self.schema
     }
 
-    /// Writes the rows of a batch that are not before `keep_from`.
-    pub(super) async fn write(
-        &mut self,
-        batch: RecordBatch,
-        keep_from: Option<i64>,
-    ) -> Result<Kept, RewriteError> {
+    /// Writes the rows of a batch that are to stay; returns how many are not.
+    pub(super) async fn write(&mut self, batch: RecordBatch) -> Result<u64, RewriteError> {
         let rows = batch.num_rows();
-        let batch = self.kept(self.fitting(batch)?, keep_from)?;
+        let batch = self.young(self.fitting(batch)?)?;
+        let batch = self.wanted(batch)?;
         let removed = (rows - batch.num_rows()) as u64;
         if batch.num_rows() > 0 {
             self.write_rows(&batch).await?;
         }
-        Ok(Kept { removed })
+        Ok(removed)
     }
 
     async fn write_rows(&mut self, batch: &RecordBatch) -> Result<(), RewriteError> {
@@ -205,12 +201,9 @@ impl<'a> Outputs<'a> {
             .map_err(|source| self.fit_error(source))
     }
 
-    fn kept(
-        &self,
-        batch: RecordBatch,
-        keep_from: Option<i64>,
-    ) -> Result<RecordBatch, RewriteError> {
-        let (Some(from), Some(at)) = (keep_from, self.time_column) else {
+    /// The rows that are not before `keep_from`.
+    fn young(&self, batch: RecordBatch) -> Result<RecordBatch, RewriteError> {
+        let (Some(from), Some(at)) = (self.keep_from, self.time_column) else {
             return Ok(batch);
         };
         let column = batch.column(at);
@@ -225,10 +218,31 @@ impl<'a> Outputs<'a> {
             .enumerate()
             .map(|row| Some(young(row)))
             .collect();
+        self.only(batch, &keep)
+    }
+
+    /// The rows that nobody asked to be removed: where the condition is null, they stay.
+    fn wanted(&self, batch: RecordBatch) -> Result<RecordBatch, RewriteError> {
+        let Some(condition) = self.remove else {
+            return Ok(batch);
+        };
+        let found = condition
+            .evaluate(&batch)
+            .and_then(|found| found.into_array(batch.num_rows()))
+            .map_err(|source| RewriteError::Read {
+                table: self.table.name.to_string(),
+                source: Box::new(source),
+            })?;
+        let found = found.as_boolean().iter();
+        let keep: BooleanArray = found.map(|found| Some(found != Some(true))).collect();
+        self.only(batch, &keep)
+    }
+
+    fn only(&self, batch: RecordBatch, keep: &BooleanArray) -> Result<RecordBatch, RewriteError> {
         if keep.true_count() == batch.num_rows() {
             return Ok(batch);
         }
-        filter_record_batch(&batch, &keep).map_err(|source| self.fit_error(source))
+        filter_record_batch(&batch, keep).map_err(|source| self.fit_error(source))
     }
 
     fn fit_error(&self, source: arrow_schema::ArrowError) -> RewriteError {

@@ -6,11 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrow_array::cast::AsArray as _;
-use arrow_array::types::TimestampNanosecondType;
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
-use arrow_cast::{CastOptions, cast_with_options};
-use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::FunctionRegistry as _;
@@ -26,10 +23,13 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
 use tempfile::TempDir;
 
 use super::reads::CountedStore;
+use super::shapes::{shape, time_range};
 use crate::recent::Patience;
+use crate::rewrite::{Rewriter, RewriterOptions};
 use crate::{
     Access, BatchStream, Budget, Engine, EngineOptions, Error, ExecuteOptions, Plan, QueryRequest,
     RecentRows, RecentRowsError, StatementKey, TableWriter, decode_schema, encode_schema,
@@ -64,6 +64,8 @@ pub(super) struct Ingesters {
     catalog: Arc<dyn Catalog>,
     store: Arc<dyn ObjectStore>,
     held: Mutex<BTreeMap<String, Held>>,
+    /// Flushes of the fixture and of statements are one at a time, as an ingester's are.
+    flushing: tokio::sync::Mutex<()>,
     meanwhile: Mutex<Option<CreateTable>>,
 }
 
@@ -104,6 +106,7 @@ impl Ingesters {
 
     /// Writes the rows of a table to a file and commits it; the rows stay in memory.
     pub(super) async fn flush(&self, ingester: &str, table: &TableName) {
+        let _one_at_a_time = self.flushing.lock().await;
         let table = self.catalog.table(table).await.unwrap().unwrap();
         let (registration, rows) = {
             let mut all = self.held.lock();
@@ -250,45 +253,6 @@ impl RecentRows for Ingesters {
     }
 }
 
-/// The range of column `time` in nanoseconds, if every row has one.
-fn time_range(rows: &[(SequenceNumber, RecordBatch)]) -> Option<(i64, i64)> {
-    let options = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
-    let mut range = (i64::MAX, i64::MIN);
-    for (_, batch) in rows {
-        let times = batch.column_by_name("time")?;
-        let DataType::Timestamp(_, zone) = times.data_type() else {
-            return None;
-        };
-        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, zone.clone());
-        let times = cast_with_options(times, &nanos, &options).ok()?;
-        let times = times.as_primitive::<TimestampNanosecondType>();
-        if times.null_count() > 0 {
-            return None;
-        }
-        for time in times.values() {
-            range = (range.0.min(*time), range.1.max(*time));
-        }
-    }
-    Some(range)
-}
-
-/// A batch by column names in another schema, missing columns null.
-fn shape(batch: &RecordBatch, schema: &SchemaRef, projection: Option<&[usize]>) -> RecordBatch {
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => Arc::clone(column),
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        })
-        .collect();
-    let whole = RecordBatch::try_new(Arc::clone(schema), columns).unwrap();
-    projection.map_or_else(|| whole.clone(), |columns| whole.project(columns).unwrap())
-}
-
 /// Puts rows into the memory of ingester `a`.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -338,6 +302,15 @@ impl TableWriter for Writer {
         }
         Ok(count)
     }
+
+    async fn flush(&self, table: TableId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        for table in self.ingesters.catalog.tables_by_id(&[table]).await? {
+            for ingester in ["a", "b"] {
+                self.ingesters.flush(ingester, &table.name).await;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A cluster with ingesters `a` and `b`.
@@ -374,6 +347,7 @@ impl Cluster {
             catalog: Arc::clone(&catalog),
             store: Arc::clone(&store),
             held: Mutex::default(),
+            flushing: tokio::sync::Mutex::default(),
             meanwhile: Mutex::default(),
         });
         ingesters.register("a").await;
@@ -382,6 +356,18 @@ impl Cluster {
             ingesters: Arc::clone(&ingesters),
             seen: Mutex::default(),
         };
+        let rewriter = Rewriter::new(RewriterOptions {
+            store: Arc::clone(&store),
+            threads: 1,
+            memory_bytes: 64 << 20,
+            spill_dir: directory.path().join("rewrite"),
+            target_bytes: 1 << 30,
+            max_row_group_rows: 1000,
+            properties: |_, pairs, rows| {
+                let properties = WriterProperties::builder().set_key_value_metadata(Some(pairs));
+                Ok(properties.set_max_row_group_row_count(Some(rows)).build())
+            },
+        });
         let spill_bytes = config.spill_bytes.map_or(1 << 40, ByteSize::as_u64);
         let options = EngineOptions {
             config,
@@ -389,6 +375,7 @@ impl Cluster {
             store,
             recent: Arc::clone(&ingesters) as Arc<dyn RecentRows>,
             writer: Some(Arc::new(writer)),
+            rewriter: rewriter.unwrap(),
             memory_bytes,
             spill_dir: directory.path().join("spill"),
             spill_bytes,

@@ -3,6 +3,7 @@
 
 mod answers;
 mod changes;
+mod deleting;
 mod failures;
 mod fixture;
 mod hand_off;
@@ -12,3 +13,4 @@ mod pruning;
 mod reads;
 mod repeats;
 mod rewriting;
+mod shapes;

@@ -1,9 +1,11 @@
-//! An object store in memory that notes what is read from it.
+//! An object store in memory that notes what is read from it, and lets tests do something in the middle
+//! of a write.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -13,16 +15,28 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct CountedStore {
     inner: InMemory,
     reads: Mutex<BTreeMap<String, u64>>,
+    before_put: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 impl CountedStore {
     /// The bytes read of each object since the last call.
     pub(super) fn take(&self) -> BTreeMap<String, u64> {
         std::mem::take(&mut *self.reads.lock())
+    }
+
+    /// What is to happen before the next object is put.
+    pub(super) fn before_put(&self, work: impl Future<Output = ()> + Send + 'static) {
+        *self.before_put.lock() = Some(Box::pin(work));
+    }
+}
+
+impl fmt::Debug for CountedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 
@@ -40,6 +54,10 @@ impl ObjectStore for CountedStore {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        let before = self.before_put.lock().take();
+        if let Some(work) = before {
+            work.await;
+        }
         self.inner.put_opts(location, payload, options).await
     }
 

@@ -149,6 +149,7 @@ fn request(schema: &SchemaRef, files: Vec<File>) -> RewriteRequest {
         table: table(schema),
         files,
         keep_from_nanos: None,
+        remove: None,
     }
 }
 

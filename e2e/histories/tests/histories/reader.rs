@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use flightcluster_catalog::*;
 use flightcluster_config::QueryConfig;
 use flightcluster_ingest::Ingest;
+use flightcluster_query::rewrite::{Rewriter, RewriterOptions};
 use flightcluster_query::{
     Access, Budget, Engine, EngineOptions, ExecuteOptions, Patience, QueryRequest, RecentRows,
     RecentRowsError,
@@ -80,12 +81,22 @@ impl Reader {
             task_threads: 1,
             ..QueryConfig::default()
         };
+        let rewriter = Rewriter::new(RewriterOptions {
+            store: Arc::clone(&store) as Arc<dyn ObjectStore>,
+            threads: 1,
+            memory_bytes: MEMORY_BYTES,
+            spill_dir: spill.join("rewrite"),
+            target_bytes: MEMORY_BYTES,
+            max_row_group_rows: 1000,
+            properties: flightcluster_ingest::file_properties,
+        });
         let options = EngineOptions {
             config,
             catalog: Arc::clone(&catalog) as Arc<dyn Catalog>,
             store: Arc::clone(&store) as Arc<dyn ObjectStore>,
             recent: Arc::clone(&tails) as Arc<dyn RecentRows>,
             writer: None,
+            rewriter: rewriter.unwrap(),
             memory_bytes: MEMORY_BYTES,
             spill_dir: spill.to_owned(),
             spill_bytes: MEMORY_BYTES,

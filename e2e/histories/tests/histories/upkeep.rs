@@ -67,6 +67,7 @@ impl flightcluster_upkeep::Rewriter for Workshop {
             table: table.clone(),
             files: files.to_vec(),
             keep_from_nanos,
+            remove: None,
         };
         let done = self.rewriter.rewrite(request, stop.clone()).await?;
         Ok(Rewritten {

@@ -1,0 +1,286 @@
+//! One attempt to delete rows: from a snapshot to the commit that replaces its files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::Int64Type;
+use arrow_schema::SchemaRef;
+use datafusion::common::{DFSchema, internal_datafusion_err};
+use datafusion::datasource::provider_as_source;
+use datafusion::functions_aggregate::count::count_all;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::execute_stream;
+use flightcluster_catalog::{
+    Error as CatalogError, File, FileChoice, NewFile, ReplaceCause, ReplaceFiles, SnapshotRequest,
+    Table, TableSnapshot,
+};
+use futures::TryStreamExt as _;
+use object_store::ObjectStoreExt as _;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Deletion;
+use super::lease::TableLease;
+use crate::Error;
+use crate::engine::Inner;
+use crate::provider::StoredTable;
+use crate::recent::View;
+use crate::rewrite::{RewriteError, RewriteRequest};
+use crate::schema::decode_schema;
+use crate::times::TimeRange;
+
+/// Attempts to commit while the catalog does not answer, and the first pause between them; it doubles.
+const COMMIT_ATTEMPTS: u32 = 6;
+const COMMIT_PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) struct Attempt<'a> {
+    inner: &'a Arc<Inner>,
+    deletion: &'a Deletion,
+    stop: &'a CancellationToken,
+    changed: Changed,
+}
+
+/// What one attempt changes.
+#[derive(Default)]
+struct Changed {
+    inputs: Vec<u64>,
+    outputs: Vec<NewFile>,
+    removed: u64,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn new(
+        inner: &'a Arc<Inner>,
+        deletion: &'a Deletion,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        Self {
+            inner,
+            deletion,
+            stop,
+            changed: Changed::default(),
+        }
+    }
+
+    /// Deletes the rows; returns how many. What was written for nothing is removed.
+    pub(super) async fn run(mut self, lease: &mut TableLease) -> Result<u64, Error> {
+        let prepared = self.prepare(lease).await;
+        let result = match prepared {
+            Ok(()) if self.changed.inputs.is_empty() => return Ok(0),
+            Ok(()) if self.stop.is_cancelled() => Err(Error::Cancelled),
+            Ok(()) => self.commit().await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => Ok(self.changed.removed),
+            // When nobody knows whether the commit took effect the outputs may be live: they stay, and
+            // the scan for orphans finds them if they are not.
+            Err(Error::Catalog { doing, source }) if unknown(&source) => {
+                Err(Error::Catalog { doing, source })
+            }
+            Err(error) => {
+                self.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the new files.
+    async fn prepare(&mut self, lease: &mut TableLease) -> Result<(), Error> {
+        let held = self.snapshot().await?;
+        let schema = decode_schema(&held.table.schema)?;
+        let condition = self.physical(&schema)?;
+        for file in &held.files {
+            lease.keep().await?;
+            let counted = self.matching(&held.table, &schema, file);
+            let counted = self.stop.run_until_cancelled(counted).await;
+            let rows = counted.ok_or(Error::Cancelled)??;
+            if rows == 0 {
+                continue;
+            }
+            self.changed.inputs.push(file.id);
+            self.changed.removed += rows;
+            if rows < file.file.rows {
+                self.rewrite(&held.table, file, rows, condition.clone())
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that may have such rows, now.
+    async fn snapshot(&self) -> Result<TableSnapshot, Error> {
+        let Deletion {
+            condition, time, ..
+        } = self.deletion;
+        let times = match (condition, time) {
+            (Some(condition), Some(time)) => time.range(std::slice::from_ref(condition)),
+            _ => TimeRange::ALL,
+        };
+        let held = self.read(times.choice()).await?;
+        if held.table.schema_version == self.deletion.version {
+            return Ok(held);
+        }
+        // Newer files may keep the range of another column.
+        self.read(FileChoice::All).await
+    }
+
+    async fn read(&self, choice: FileChoice) -> Result<TableSnapshot, Error> {
+        let name = &self.deletion.name;
+        let request = SnapshotRequest {
+            tables: vec![(name.clone(), choice)],
+        };
+        let snapshot = self.inner.catalog.read_snapshot(request).await;
+        let snapshot =
+            snapshot.map_err(|source| Error::from_catalog("taking a snapshot", source))?;
+        match snapshot.tables.into_iter().next() {
+            Some(held) if held.table.id == self.deletion.table => Ok(held),
+            Some(_) => Err(Error::TableReplaced {
+                table: name.to_string(),
+            }),
+            None => Err(Error::TableNotFound {
+                table: name.to_string(),
+                similar: None,
+            }),
+        }
+    }
+
+    /// How many rows of a file go.
+    async fn matching(&self, table: &Table, schema: &SchemaRef, file: &File) -> Result<u64, Error> {
+        let Some(condition) = self.deletion.condition.clone() else {
+            return Ok(file.file.rows);
+        };
+        let view = Arc::new(View::of_file(table, file));
+        let provider = Arc::new(StoredTable::new(table, Arc::clone(schema), view));
+        let relation = self.deletion.relation.clone();
+        let state = Arc::clone(&self.deletion.state);
+        let sorter = self.inner.sorter;
+        let work = async move {
+            let count = LogicalPlanBuilder::scan(relation, provider_as_source(provider), None)
+                .and_then(|scan| scan.filter(condition))
+                .and_then(|rows| rows.aggregate(Vec::<Expr>::new(), vec![count_all()]))
+                .and_then(LogicalPlanBuilder::build)
+                .map_err(|error| sorter.sort("planning", error))?;
+            let counted = async {
+                let plan = state.create_physical_plan(&count).await?;
+                let rows = execute_stream(plan, state.task_ctx())?;
+                rows.try_collect::<Vec<_>>().await
+            };
+            let counted = counted.await;
+            let counted = counted.map_err(|error| sorter.sort("running", error))?;
+            let counts = counted.iter().filter(|batch| batch.num_rows() > 0);
+            let rows: i64 = counts
+                .map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0))
+                .sum();
+            Ok(u64::try_from(rows).unwrap_or_default())
+        };
+        self.inner.compute.run(work).await
+    }
+
+    /// The condition over the columns of a file in the schema of its table.
+    fn physical(&self, schema: &SchemaRef) -> Result<Option<Arc<dyn PhysicalExpr>>, Error> {
+        let Some(condition) = &self.deletion.condition else {
+            return Ok(None);
+        };
+        let relation = self.deletion.relation.clone();
+        let columns = DFSchema::try_from_qualified_schema(relation, schema);
+        let state = &self.deletion.state;
+        let condition = columns
+            .and_then(|columns| state.create_physical_expr(condition.clone(), &columns))
+            .map_err(|error| self.inner.sorter.sort("planning", error))?;
+        Ok(Some(condition))
+    }
+
+    /// Writes a file again without the rows the condition is true for.
+    async fn rewrite(
+        &mut self,
+        table: &Table,
+        file: &File,
+        rows: u64,
+        remove: Option<Arc<dyn PhysicalExpr>>,
+    ) -> Result<(), Error> {
+        let request = RewriteRequest {
+            table: table.clone(),
+            files: vec![file.clone()],
+            keep_from_nanos: None,
+            remove,
+        };
+        let rewritten = self
+            .inner
+            .rewriter
+            .rewrite(request, self.stop.clone())
+            .await;
+        let rewritten = rewritten.map_err(|error| self.rewrite_error(error))?;
+        self.changed.outputs.extend(rewritten.outputs);
+        if rewritten.removed_rows != rows {
+            let removed = rewritten.removed_rows;
+            return Err(Error::Engine {
+                doing: "deleting rows",
+                source: Box::new(internal_datafusion_err!(
+                    "{rows} rows were counted, {removed} removed"
+                )),
+            });
+        }
+        Ok(())
+    }
+
+    fn rewrite_error(&self, error: RewriteError) -> Error {
+        match error {
+            RewriteError::Stopped => Error::Cancelled,
+            // As a query says it.
+            RewriteError::Read { source, .. } => self.inner.sorter.sort("running", *source),
+            source => Error::Rewrite {
+                table: self.deletion.name.to_string(),
+                source: Box::new(source),
+            },
+        }
+    }
+
+    /// Puts the outputs in the place of the inputs.
+    async fn commit(&self) -> Result<(), Error> {
+        let request = ReplaceFiles {
+            table: self.deletion.table,
+            inputs: self.changed.inputs.clone(),
+            outputs: self.changed.outputs.clone(),
+            removed_rows: self.changed.removed,
+            cause: ReplaceCause::Delete,
+        };
+        let mut pause = COMMIT_PAUSE;
+        let mut number = 1;
+        loop {
+            match self.inner.catalog.replace_files(request.clone()).await {
+                Ok(_) => return Ok(()),
+                // A repeat is recognised.
+                Err(CatalogError::Unavailable { .. }) if number < COMMIT_ATTEMPTS => {
+                    warn!(table = %self.deletion.name, number, "committing a deletion again");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                    number += 1;
+                }
+                Err(source) => return Err(Error::from_catalog("replacing files", source)),
+            }
+        }
+    }
+
+    /// Removes what was written for nothing; what is left is found by the scan for orphans.
+    async fn discard(&self) {
+        for file in &self.changed.outputs {
+            let path = object_store::path::Path::parse(&file.path);
+            if let Ok(path) = path
+                && let Err(error) = self.inner.store.delete(&path).await
+            {
+                debug!(%path, %error, "an unused file stays");
+            }
+        }
+    }
+}
+
+/// Whether a commit that failed so may have taken effect.
+fn unknown(error: &CatalogError) -> bool {
+    matches!(
+        error,
+        CatalogError::Unavailable { .. } | CatalogError::Store { .. }
+    )
+}

@@ -1,0 +1,59 @@
+//! The ingesters of the cluster, asked to put rows into files: the one of this process by a call, the
+//! others over the internal port.
+
+use std::sync::Arc;
+
+use flightcluster_catalog::{Catalog, Ingester, IngesterState, TableId};
+use flightcluster_ingest::Ingest;
+use futures::future::try_join_all;
+
+use crate::asked::PeerIngesters;
+use crate::status::Failure;
+
+/// The way to all ingesters.
+#[derive(Debug)]
+pub struct Ingesters {
+    /// Where they are listed.
+    pub catalog: Arc<dyn Catalog>,
+    /// The one in this process, if there is one.
+    pub local: Option<Arc<Ingest>>,
+    /// The way to all others.
+    pub peers: PeerIngesters,
+}
+
+impl Ingesters {
+    /// Puts every row of a table that is acknowledged by now into a file.
+    ///
+    /// - Errors: an ingester that may have such rows can't be reached, or can't flush. Others may have.
+    pub(crate) async fn flush_table(&self, table: TableId) -> Result<(), Failure> {
+        let ingesters = self.catalog.list_ingesters().await?;
+        // One that drained or was retired has nothing.
+        let active = ingesters
+            .iter()
+            .filter(|ingester| ingester.state == IngesterState::Active);
+        let flushes = active.map(|ingester| async move {
+            match self.local(ingester) {
+                Some(local) => Ok(local.flush_table(ingester.epoch, table).await?),
+                None => self.peers.flush_table(ingester, table).await,
+            }
+        });
+        try_join_all(flushes).await.map(drop)
+    }
+
+    /// Puts all that an ingester has of an upload into files.
+    pub(crate) async fn flush_upload(
+        &self,
+        ingester: &Ingester,
+        staging: TableId,
+    ) -> Result<(), Failure> {
+        match self.local(ingester) {
+            Some(local) => Ok(local.flush_upload(ingester.epoch, staging).await?),
+            None => self.peers.flush_upload(ingester, staging).await,
+        }
+    }
+
+    fn local(&self, ingester: &Ingester) -> Option<&Arc<Ingest>> {
+        let local = self.local.as_ref();
+        local.filter(|local| local.ingester().id == ingester.id)
+    }
+}
