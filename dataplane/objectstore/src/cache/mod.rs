@@ -39,6 +39,8 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use disk::Disk;
 use lru::Lru;
@@ -169,12 +171,8 @@ impl CachedStore {
                 }
             }
             // Our own first: two readers never wait for each other.
-            let mut runs = self.after_disk(claims, &mut found).await;
-            let mut fetched = stream::iter(runs.drain(..))
-                .map(|run| self.fetch(location, run))
-                .buffer_unordered(REQUESTS);
-            while let Some(blocks) = fetched.try_next().await? {
-                found.extend(blocks);
+            if !claims.is_empty() {
+                found.extend(self.clone().work_off(location.clone(), claims).await?);
             }
             for (number, mut block) in awaited {
                 // Whoever fetched it gave up when there is none: the next round is ours.
@@ -186,6 +184,25 @@ impl CachedStore {
                 }
             }
         }
+    }
+
+    /// Reads the blocks of our claims. In a task, for others wait for them while our reader may do
+    /// something else for long, such as giving rows to a slow client. It ends with the reader.
+    async fn work_off(self, location: Path, claims: Vec<Claim>) -> Result<BTreeMap<u64, Block>> {
+        let work = async move {
+            let mut found = BTreeMap::new();
+            let mut runs = self.after_disk(claims, &mut found).await;
+            let mut fetched = stream::iter(runs.drain(..))
+                .map(|run| self.fetch(&location, run))
+                .buffer_unordered(REQUESTS);
+            while let Some(blocks) = fetched.try_next().await? {
+                found.extend(blocks);
+            }
+            Ok(found)
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(work.in_current_span()));
+        task.await
+            .unwrap_or_else(|source| Err(object_store::Error::JoinError { source }))
     }
 
     /// Takes from disk what is there, and makes runs of neighbours of the rest.

@@ -238,3 +238,35 @@ async fn an_object_that_is_not_there_is_an_error_for_every_reader_and_is_not_rem
     let beyond = cache.get_range(&path, 10..20).await;
     assert!(beyond.is_err(), "{beyond:?}");
 }
+
+/// Such as one whose client takes no rows at the moment.
+#[tokio::test]
+async fn a_reader_that_is_busy_elsewhere_holds_nobody_up() {
+    let world = World::new().await;
+    let cache = world.cache(1 << 30, None);
+    let busy = cache.get_range(&world.path, 0..10);
+    let mut busy = std::pin::pin!(busy);
+    assert!(futures::poll!(&mut busy).is_pending());
+    let other = world.check(&cache, 0..20);
+    tokio::time::timeout(Duration::from_secs(10), other)
+        .await
+        .unwrap();
+    assert_eq!(world.reads(), 1);
+    assert_eq!(busy.await.unwrap(), &world.bytes[..10]);
+}
+
+#[tokio::test]
+async fn a_reader_that_is_gone_leaves_its_blocks_to_the_others() {
+    let world = World::new().await;
+    let cache = world.cache(1 << 30, None);
+    world.store.gate.forget_permits(100);
+    let mut gone = Box::pin(cache.get_range(&world.path, 0..10));
+    assert!(futures::poll!(&mut gone).is_pending());
+    while world.store.reads.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(gone);
+    world.store.gate.add_permits(100);
+    world.check(&cache, 0..20).await;
+    assert_eq!(world.reads(), 2);
+}
