@@ -61,6 +61,10 @@ bench: binaries python-packages ## release builds against pyarrow's C++ Flight s
 	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
 		e2e/bench/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MEGABYTES),--megabytes $(MEGABYTES))
 
+.PHONY: bench-catalog
+bench-catalog: ## what planning a query costs in a catalog of 10,000 to 1,000,000 files (FILES=N ends earlier)
+	cargo bench --package flightcluster-catalog --bench planning
+
 # Debian packages and the Kubernetes programs of the one-node cluster.
 .PHONY: node-tools
 node-tools:
