@@ -1,12 +1,14 @@
 //! Backups of the catalog in the object store: taking, finding, forgetting, and doing so all the time.
 //!
 //! A backup is one object below [`FOLDER`], put in one piece: it is there whole or not at all. Its
-//! name begins with the time, so that names sort by age.
+//! name has the time, and the state of the catalog, which says more than a clock does.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use flightcluster_catalog::Catalog as _;
 use flightcluster_catalog::sql::{Backup, SqlCatalog};
 use flightcluster_config::BackupConfig;
 use flightcluster_server::status::chain;
@@ -32,6 +34,8 @@ const LOOK_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Stored {
     pub(crate) path: Path,
     pub(crate) created: Timestamp,
+    /// The state of the catalog in it.
+    pub(crate) snapshot: u64,
     pub(crate) size_bytes: u64,
 }
 
@@ -58,7 +62,8 @@ fn path(created: Timestamp, snapshot: u64) -> Path {
     Path::from_iter([FOLDER, &format!("{time}-{snapshot:020}{SUFFIX}")])
 }
 
-/// The backups in the store, newest first. Other objects in the folder are left out.
+/// The backups in the store, that of the newest state first, whatever the clocks said. Other objects in
+/// the folder are left out.
 pub(crate) async fn list(store: &dyn ObjectStore) -> anyhow::Result<Vec<Stored>> {
     let folder = Path::from(FOLDER);
     let found: Vec<_> = store
@@ -69,25 +74,28 @@ pub(crate) async fn list(store: &dyn ObjectStore) -> anyhow::Result<Vec<Stored>>
     let mut backups: Vec<_> = found
         .into_iter()
         .filter_map(|object| {
+            let (created, snapshot) = said_by(&object.location)?;
             Some(Stored {
-                created: created(&object.location)?,
+                created,
+                snapshot,
                 path: object.location,
                 size_bytes: object.size,
             })
         })
         .collect();
-    backups.sort_by(|a, b| b.path.cmp(&a.path));
+    backups.sort_by_key(|backup| Reverse((backup.snapshot, backup.created)));
     Ok(backups)
 }
 
-fn created(path: &Path) -> Option<Timestamp> {
+/// The time and the state in a name.
+fn said_by(path: &Path) -> Option<(Timestamp, u64)> {
     let name = path.filename()?.strip_suffix(SUFFIX)?;
-    let (time, _snapshot) = name.split_once('-')?;
+    let (time, snapshot) = name.split_once('-')?;
     let (date, clock) = time.strip_suffix('Z')?.split_once('T')?;
     if date.len() != 8 || clock.len() != 9 || !date.is_ascii() || !clock.is_ascii() {
         return None;
     }
-    format!(
+    let time = format!(
         "{}-{}-{}T{}:{}:{}.{}Z",
         &date[..4],
         &date[4..6],
@@ -96,9 +104,8 @@ fn created(path: &Path) -> Option<Timestamp> {
         &clock[2..4],
         &clock[4..6],
         &clock[6..]
-    )
-    .parse()
-    .ok()
+    );
+    Some((time.parse().ok()?, snapshot.parse().ok()?))
 }
 
 /// Which of the backups, newest first, are too many or too old. Never the newest.
@@ -146,12 +153,23 @@ async fn look(
     config: &BackupConfig,
     metrics: &BackupMetrics,
 ) -> anyhow::Result<()> {
-    let newest = list(store).await?.into_iter().next();
-    if let Some(newest) = &newest {
+    let backups = list(store).await?;
+    if let Some(newest) = backups.first() {
         metrics.newest.set(newest.created.as_second());
+        let snapshot = catalog.snapshot(&[]).await?.id.0;
+        // A backup of it would in time take the place of the good ones.
+        anyhow::ensure!(
+            snapshot >= newest.snapshot,
+            "the catalog is at snapshot {snapshot}, the backup {} at {}: the catalog was lost or set \
+             back; stop the cluster and restore the backup, or move the backups away if this is right",
+            newest.path,
+            newest.snapshot
+        );
     }
     let now = Timestamp::now();
-    if newest.is_some_and(|newest| age(&newest, now) < config.interval) {
+    // One from the future was made with a wrong clock, and says nothing.
+    let apart = |backup: &Stored| now.duration_since(backup.created).unsigned_abs();
+    if backups.iter().any(|backup| apart(backup) < config.interval) {
         return Ok(());
     }
     let (path, backup) = take(catalog, store).await?;
@@ -188,10 +206,25 @@ mod tests {
         Timestamp::from_second(1_700_000_000 - hours * 3600).unwrap()
     }
 
+    async fn catalog_in(folder: &std::path::Path) -> SqlCatalog {
+        SqlCatalog::open_sqlite(&folder.join("c.sqlite"))
+            .await
+            .unwrap()
+    }
+
+    fn metrics() -> flightcluster_telemetry::metrics::Metrics {
+        flightcluster_telemetry::metrics::Metrics::new(
+            flightcluster_telemetry::metrics::BuildLabels {
+                version: "1",
+                revision: "1",
+            },
+        )
+    }
+
     async fn store_with(ages: &[i64]) -> InMemory {
         let store = InMemory::new();
         for hours in ages {
-            let path = path(hours_ago(*hours), 7);
+            let path = path(hours_ago(*hours), 7_000_000 - hours.unsigned_abs());
             store
                 .put(&path, PutPayload::from_static(b"x"))
                 .await
@@ -236,18 +269,48 @@ mod tests {
         }
     }
 
+    /// A clock that was wrong once must not end the backups.
+    #[tokio::test]
+    async fn a_backup_from_the_future_holds_nothing_up_and_is_not_the_newest() {
+        let store = InMemory::new();
+        let put = async |created: Timestamp, snapshot| {
+            let bytes = PutPayload::from_static(b"x");
+            store.put(&path(created, snapshot), bytes).await.unwrap();
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = catalog_in(folder.path()).await;
+        put("2125-01-01T00:00:00Z".parse().unwrap(), 0).await;
+        let metrics = metrics();
+        let config = BackupConfig::default();
+        look(&catalog, &store, &config, &metrics.backup)
+            .await
+            .unwrap();
+        let found = list(&store).await.unwrap();
+        assert_eq!(found.len(), 2);
+        assert!(found[0].created < found[1].created);
+    }
+
+    #[tokio::test]
+    async fn a_catalog_older_than_its_backup_is_not_backed_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = catalog_in(folder.path()).await;
+        let store = store_with(&[1]).await;
+        let metrics = metrics();
+        let config = BackupConfig {
+            keep_for: Duration::ZERO,
+            ..BackupConfig::default()
+        };
+        let refused = look(&catalog, &store, &config, &metrics.backup).await;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("lost or set back"), "{text}");
+        assert_eq!(list(&store).await.unwrap().len(), 1);
+    }
+
     #[tokio::test]
     async fn a_backup_is_taken_when_the_newest_is_older_than_the_interval() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = SqlCatalog::open_sqlite(&folder.path().join("c.sqlite"))
-            .await
-            .unwrap();
-        let metrics = flightcluster_telemetry::metrics::Metrics::new(
-            flightcluster_telemetry::metrics::BuildLabels {
-                version: "1",
-                revision: "1",
-            },
-        );
+        let catalog = catalog_in(folder.path()).await;
+        let metrics = metrics();
         let store = InMemory::new();
         let config = BackupConfig::default();
         for _ in 0..3 {

@@ -67,6 +67,13 @@ pub(crate) async fn restore(args: &RestoreArgs, config: &Config) -> anyhow::Resu
          next: flightcluster catalog check, and start the cluster again",
         restored.rows, restored.snapshot
     );
+    if restored.uploads > 0 {
+        println!(
+            "{} uploads were not finished then and wait for a week: finish those again whose finish \
+             was answered, abort the others",
+            restored.uploads
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

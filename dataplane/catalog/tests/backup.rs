@@ -9,12 +9,13 @@ mod postgres_server;
 
 use std::error::Error as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use contract::{commit, content, create, file, flush_of, register};
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
-    Catalog as _, ClaimProducer, Error, FlushCommit, ProducerClaim, ProducerPosition, Snapshot,
-    Table, TableName,
+    Catalog as _, ClaimProducer, Error, FlushCommit, ProducerClaim, ProducerPosition,
+    SequenceNumber, Snapshot, Table, TableName,
 };
 use postgres_server::Server;
 use sqlx::Connection as _;
@@ -147,6 +148,45 @@ async fn a_backup_of_postgres_fills_postgres() {
 #[tokio::test]
 async fn a_backup_of_postgres_fills_sqlite() {
     is_the_same_after(Place::postgres().await, Place::sqlite().await).await;
+}
+
+/// Rows of such a table may be in a log and nowhere else, and an upload may be finished and answered.
+#[tokio::test]
+async fn what_is_younger_than_a_backup_is_not_taken_for_dropped_or_given_up() {
+    const ID: &str = "u-1";
+    for to in [Place::sqlite().await, Place::postgres().await] {
+        let from = Place::sqlite().await;
+        let (table, _) = fill(&from).await;
+        // It had no time left when the backup was taken.
+        let started = from.catalog.start_upload(ID, &table.name, Duration::ZERO);
+        started.await.unwrap();
+        let backup = from.catalog.back_up().await.unwrap();
+        let young = create(
+            &(Arc::new(from.catalog.clone()) as contract::Subject),
+            "young",
+        )
+        .await;
+
+        let restored = to.catalog.restore(backup.bytes).await.unwrap();
+        assert_eq!(restored.uploads, 1);
+        assert_eq!(to.catalog.expire_uploads().await.unwrap(), 0);
+        let catalog: contract::Subject = Arc::new(to.catalog.clone());
+        let ingester = register(&catalog, "ingester-0").await;
+        let rows_of = |table: &Table| FlushCommit {
+            watermarks: vec![(table.id, SequenceNumber(9))],
+            ..flush_of(&ingester, vec![])
+        };
+        let unknown = catalog.commit_flush(rows_of(&young)).await;
+        assert!(
+            matches!(unknown, Err(Error::TableNotFound(_))),
+            "{unknown:?}"
+        );
+        // One that was made and dropped since the restore is known to be gone.
+        let gone = create(&catalog, "gone").await;
+        catalog.drop_table(&gone.name, false).await.unwrap();
+        let answer = catalog.commit_flush(rows_of(&gone)).await.unwrap();
+        assert_eq!(answer.dropped_tables, [gone.id]);
+    }
 }
 
 #[tokio::test]

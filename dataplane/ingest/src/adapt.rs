@@ -203,6 +203,7 @@ fn finer(from: TimeUnit, to: TimeUnit) -> bool {
 /// Brings stored rows into a later schema of their table.
 ///
 /// # Errors
+/// [`Error::UnknownColumn`] when the table lacks a column of the rows: its catalog was set back.
 /// [`Error::EncodeBatch`] when the later schema does not follow from the earlier: our bug.
 pub(crate) fn complete(
     table: &TableName,
@@ -211,6 +212,16 @@ pub(crate) fn complete(
 ) -> Result<RecordBatch, Error> {
     if batch.schema_ref() == to {
         return Ok(batch.clone());
+    }
+    let fields = batch.schema_ref().fields().iter();
+    if let Some(lost) = fields
+        .into_iter()
+        .find(|field| to.index_of(field.name()).is_err())
+    {
+        return Err(Error::UnknownColumn {
+            table: table.clone(),
+            column: lost.name().clone(),
+        });
     }
     Plan::new(table, Arc::clone(to), batch.schema_ref())?.apply(batch)
 }

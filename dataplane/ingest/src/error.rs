@@ -51,6 +51,17 @@ pub enum Error {
         /// The column.
         column: String,
     },
+    /// Rows in the log have a column that the table in the catalog lacks. They stay in the log.
+    #[error(
+        "rows of table {table} have column {column:?}, which the table lacks: the catalog was set back; \
+         write a batch with that column, which adds it again"
+    )]
+    UnknownColumn {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
     /// A null where the table allows none (the caller's mistake).
     #[error("column {column:?} of table {table} does not allow nulls, but the batch holds one")]
     NullValue {
@@ -271,6 +282,7 @@ impl Error {
             Self::NoColumns => "no_columns",
             Self::TypeConflict { .. } => "type_conflict",
             Self::MissingColumn { .. } => "missing_column",
+            Self::UnknownColumn { .. } => "unknown_column",
             Self::NullValue { .. } => "null_value",
             Self::NullableColumn { .. } => "nullable_column",
             Self::UploadSealed => "upload_sealed",
@@ -330,6 +342,7 @@ impl Error {
             Self::Catalog { source, .. } => catalog_fault(source),
             Self::UnreadableRecord { .. }
             | Self::UnreadableSchema { .. }
+            | Self::UnknownColumn { .. }
             | Self::EncodeBatch { .. }
             | Self::EncodeFile { .. }
             | Self::EncoderPanicked { .. } => Fault::Internal,

@@ -317,7 +317,7 @@ impl State {
     /// Whether nothing is lost by forgetting it.
     fn is_in_catalog(&self) -> bool {
         let stored = self.stored.map(|(newest, _)| newest);
-        self.under_way.is_empty() && self.in_catalog >= stored
+        self.under_way.is_empty() && self.refused.is_none() && self.in_catalog >= stored
     }
 
     fn mark_refused(&mut self, sequence: u64) {
@@ -539,11 +539,17 @@ mod tests {
         let even: Vec<_> = ids.clone().filter(|n| n % 2 == 0).map(position).collect();
         producers.in_catalog(&even);
         producers.in_catalog(&[position(3)]);
+        // Forgotten, the next number would be stored and this one be taken for a repeat.
+        let missing = Producer {
+            sequence: 2,
+            ..producer(4)
+        };
+        producers.refused(TABLE, &missing);
         producers.inner.lock().forget_unused();
         let known = |n| producers.known(TABLE, &producer(n)).is_some();
         assert_eq!(
             [0, 1, 2, 3, 4].map(known),
-            [false, true, false, false, false]
+            [false, true, false, false, true]
         );
         assert!(known(ids.end - 2));
         // Not even then is a void claim taken for a good one.

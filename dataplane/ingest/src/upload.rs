@@ -34,19 +34,19 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// The writes under way into each staging table. A closed tracker is a sealed table.
 #[derive(Debug, Default)]
-pub(crate) struct Staging(Mutex<HashMap<TableId, (TaskTracker, Instant)>>);
+pub(crate) struct Staging(Mutex<HashMap<TableId, (Arc<TaskTracker>, Instant)>>);
 
 impl Staging {
-    pub(crate) fn of(&self, table: TableId, now: Instant) -> TaskTracker {
+    pub(crate) fn of(&self, table: TableId, now: Instant) -> Arc<TaskTracker> {
         let mut known = self.0.lock();
         known.retain(|id, (tracker, used)| {
-            *id == table || !tracker.is_empty() || now.saturating_duration_since(*used) < REMEMBERED
+            let age = now.saturating_duration_since(*used);
+            // A writer that has it may come with a batch at any time.
+            *id == table || Arc::strong_count(tracker) > 1 || age < REMEMBERED
         });
-        let (tracker, used) = known
-            .entry(table)
-            .or_insert_with(|| (TaskTracker::new(), now));
+        let (tracker, used) = known.entry(table).or_insert_with(|| (Arc::default(), now));
         *used = now;
-        tracker.clone()
+        Arc::clone(tracker)
     }
 }
 

@@ -60,7 +60,7 @@ pub struct TableWriter {
     /// First come, first served: the order of the calls is the order in the log.
     order: tokio::sync::Mutex<Checks>,
     /// For the staging table of an upload: its writes under way, closed when it takes no more.
-    staging: Option<TaskTracker>,
+    staging: Option<Arc<TaskTracker>>,
 }
 
 /// When the table was last asked for.
@@ -129,7 +129,7 @@ impl TableWriter {
     }
 
     /// The same writer into the staging table of an upload, whose writes under way are counted.
-    pub(crate) fn into_staging(self, under_way: TaskTracker) -> Self {
+    pub(crate) fn into_staging(self, under_way: Arc<TaskTracker>) -> Self {
         Self {
             staging: Some(under_way),
             ..self
@@ -184,10 +184,10 @@ impl TableWriter {
         // Taken before the look at the state: draining waits for it.
         let under_way = UnderWay {
             _write: self.core.writes.token(),
-            _staging: self.staging.as_ref().map(TaskTracker::token),
+            _staging: self.staging.as_deref().map(TaskTracker::token),
         };
         self.core.check_open()?;
-        if self.staging.as_ref().is_some_and(TaskTracker::is_closed) {
+        if self.staging.as_deref().is_some_and(TaskTracker::is_closed) {
             return Err(Error::UploadSealed);
         }
         self.check(&batch, producer.as_ref())?;

@@ -12,7 +12,7 @@ use sqlx::Row as _;
 
 use super::dialect::{Connection, Row};
 use super::value::{json, now_millis, stored, unsigned};
-use super::{Failure, garbage, ingester, producer, snapshot};
+use super::{Failure, garbage, ingester, producer, snapshot, spans};
 use crate::{
     Error, FlushCommit, FlushCommitted, IngesterId, NewFile, SequenceNumber, SnapshotId, TableId,
 };
@@ -149,11 +149,23 @@ async fn sort_tables(
                 live.insert(table);
             }
             Some(Some(_)) => dropped.push(table),
-            None if table <= newest => dropped.push(table),
+            None if table <= newest && !was_skipped(c, table).await? => dropped.push(table),
             None => return Err(Error::TableNotFound(format!("id {table}")).into()),
         }
     }
     Ok((live, dropped))
+}
+
+/// Whether a restore jumped over the number: the table may have been made after the backup, and rows of it
+/// may be nowhere but in a log.
+async fn was_skipped(c: &mut Connection, table: TableId) -> Result<bool, sqlx::Error> {
+    let restores: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM restores WHERE last_table < $1 AND skipped_to_table >= $1",
+    )
+    .bind(stored(table.0)?)
+    .fetch_one(c)
+    .await?;
+    Ok(restores > 0)
 }
 
 async fn add_files(
@@ -207,8 +219,8 @@ async fn add_file(
     let added = sqlx::query(
         "INSERT INTO files (id, table_id, ingester_id, path, size_bytes, row_count, schema_version,
                             first_sequence, last_sequence, time_min_nanos, time_max_nanos,
-                            begin_snapshot)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                            time_class, begin_snapshot)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          ON CONFLICT (path) DO NOTHING",
     )
     .bind(id)
@@ -222,6 +234,7 @@ async fn add_file(
     .bind(stored(file.last_sequence.0)?)
     .bind(file.time_range_nanos.map(|(min, _)| min))
     .bind(file.time_range_nanos.map(|(_, max)| max))
+    .bind(file.time_range_nanos.map(spans::class))
     .bind(snapshot)
     .execute(&mut *c)
     .await?;

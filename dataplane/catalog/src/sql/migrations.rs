@@ -36,6 +36,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "uploads",
         statements: include_str!("migrations/0004_uploads.sql"),
     },
+    Migration {
+        version: 5,
+        name: "times_and_restores",
+        statements: include_str!("migrations/0005_times_and_restores.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

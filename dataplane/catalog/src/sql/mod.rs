@@ -32,6 +32,7 @@ mod producer;
 mod replace;
 mod restore;
 mod snapshot;
+mod spans;
 mod sqlite;
 mod store;
 mod table;
@@ -326,7 +327,12 @@ impl Catalog for SqlCatalog {
     }
 
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
-        self.write("committing a flush", |c| Box::pin(flush::commit(c, commit)))
+        // Never done in time, it would be sent again and again.
+        let rows = 2 * (commit.files.len() + commit.watermarks.len()) + commit.producers.len();
+        self.store
+            .write_rows("committing a flush", rows, |c| {
+                Box::pin(flush::commit(c, commit))
+            })
             .await
     }
 

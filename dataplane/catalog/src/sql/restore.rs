@@ -3,7 +3,8 @@
 //! # Numbers after a restore
 //! What was written after the backup is not in it, but may be elsewhere: in objects, in the logs of
 //! ingesters, in the memory of processes. None of its numbers may be given again, so every counter
-//! jumps ahead, and so do the epochs: a process that registered after the backup is fenced.
+//! jumps ahead, and so do the epochs: a process that registered after the backup is fenced. What was jumped
+//! over is noted: a table with such a number is unknown, not dropped.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,11 +15,15 @@ use super::backup::{self, BackupError, Header, Line, Reader, Start};
 use super::dialect::{Connection, Dialect};
 use super::store::{Failure, store_error};
 use super::tables::{self, Kind, TABLES};
+use super::value::{now_millis, stored};
 use super::{migrations, snapshot};
-use crate::{Error, SnapshotId};
+use crate::{Error, SnapshotId, UNPUBLISHED_SCHEMA};
 
 /// How far the numbers jump. More than are given in the time between two backups.
 const JUMP: i64 = 1_000_000;
+
+/// Time in which uploads can be finished again.
+const UPLOADS_WAIT_MILLIS: i64 = 7 * 24 * 60 * 60 * 1000;
 
 /// Values of one statement: below the limits of both databases (32,766 and 65,535).
 const MAX_VALUES: usize = 8_000;
@@ -43,6 +48,8 @@ pub struct Restored {
     pub header: Header,
     /// Its rows.
     pub rows: u64,
+    /// Uploads that were not finished when it was taken. They wait for a week.
+    pub uploads: u64,
     /// The state of the catalog now.
     pub snapshot: SnapshotId,
 }
@@ -76,14 +83,52 @@ pub(super) async fn restore(
     }
     fill(c, &bytes).await?;
     migrations::apply_until(c, dialect, migrations::NEWEST).await?;
+    let last_table = stored(snapshot::last_id(c, "table").await?)?;
     run(c, format!("UPDATE counters SET value = value + {JUMP}")).await?;
     run(c, format!("UPDATE ingesters SET epoch = epoch + {JUMP}")).await?;
-    snapshot::next(c, "restore").await?;
+    let state = snapshot::next(c, "restore").await?;
+    note(c, state, last_table).await?;
+    let uploads = wait_for_uploads(c).await?;
     Ok(Restored {
         header,
         rows,
+        uploads,
         snapshot: snapshot::newest(c).await?,
     })
+}
+
+/// Notes which tables may have been made since the backup.
+async fn note(c: &mut Connection, state: i64, last_table: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO restores (snapshot, last_table, skipped_to_table, restored_at_millis)
+         VALUES ($1, $2, $3, $4)",
+    )
+    .bind(state)
+    .bind(last_table)
+    .bind(last_table + JUMP)
+    .bind(now_millis())
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+/// Gives what was being written when the backup was taken its time anew: it may have been finished and
+/// answered since, and would be deleted otherwise. Returns the number of such uploads.
+async fn wait_for_uploads(c: &mut Connection) -> Result<u64, sqlx::Error> {
+    let uploads = sqlx::query(
+        "UPDATE uploads SET expires_at_millis = $1 WHERE state IN ('open', 'finishing')",
+    )
+    .bind(now_millis().saturating_add(UPLOADS_WAIT_MILLIS))
+    .execute(&mut *c)
+    .await?;
+    sqlx::query(
+        "UPDATE tables SET created_at_millis = $1 WHERE end_snapshot IS NULL AND schema_name = $2",
+    )
+    .bind(now_millis())
+    .bind(UNPUBLISHED_SCHEMA)
+    .execute(c)
+    .await?;
+    Ok(uploads.rows_affected())
 }
 
 async fn refuse_unless_empty(c: &mut Connection) -> Result<(), Failure> {

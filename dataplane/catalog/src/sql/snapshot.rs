@@ -1,10 +1,12 @@
 //! Snapshot ids and the consistent view of tables, files, watermarks and ingesters.
 
-use sqlx::Row as _;
+use std::sync::LazyLock;
+
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::dialect::{Connection, Row};
 use super::value::{now_millis, optional, stored, unsigned};
-use super::{Failure, ingester, table};
+use super::{Failure, ingester, spans, table};
 use crate::{
     File, FileChoice, IngesterId, LiveFiles, NewFile, SchemaVersion, SequenceNumber, Snapshot,
     SnapshotId, SnapshotRequest, Table, TableId, TableSnapshot,
@@ -21,6 +23,16 @@ macro_rules! select_files {
         )
     };
 }
+
+/// The live files of a table that may have times from `$2` to `$3`, class by class, and those whose times
+/// are not known.
+static BETWEEN: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{} UNION ALL {} ORDER BY id",
+        select_files!("AND time_max_nanos IS NULL"),
+        spans::touching(select_files!(""))
+    )
+});
 
 /// Gives the next number of a kind; the row stays locked until the transaction ends.
 pub(super) async fn next_id(c: &mut Connection, kind: &'static str) -> Result<i64, sqlx::Error> {
@@ -158,19 +170,14 @@ async fn read_files(
             }
             sqlx::query(select_files!("ORDER BY id")).bind(table)
         }
-        // Two parts, so that the index over times serves both.
         FileChoice::Between {
             from_nanos,
             to_nanos,
-        } => sqlx::query(concat!(
-            select_files!("AND time_max_nanos IS NULL"),
-            " UNION ALL ",
-            select_files!("AND time_max_nanos >= $2 AND time_min_nanos <= $3"),
-            " ORDER BY id"
-        ))
-        .bind(table)
-        .bind(from_nanos)
-        .bind(to_nanos),
+        } => {
+            let range = sqlx::query(AssertSqlSafe(BETWEEN.as_str()));
+            let range = range.bind(table).bind(from_nanos).bind(to_nanos);
+            spans::latest_ends(to_nanos).fold(range, |query, latest| query.bind(latest))
+        }
     };
     let files = query.try_map(|row| file(&row)).fetch_all(c).await?;
     Ok((files, false))

@@ -11,6 +11,10 @@ use super::dialect::{Connection, Dialect, Pool, Verdict};
 use super::postgres::{self, PostgresOptions};
 use crate::Error;
 
+/// Time that a statement for one row may take on top of the limit of a call: many of them are one
+/// transaction, and one that never ends in time would be sent again for ever.
+const TIME_OF_ROW: Duration = Duration::from_millis(5);
+
 /// First and longest pause before a call is repeated.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -70,7 +74,23 @@ impl Store {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
     {
-        self.run(doing, &self.writer, self.dialect.begin_write, work)
+        self.write_rows(doing, 0, work).await
+    }
+
+    /// The same for work that changes that many rows with a statement each: it has more time then.
+    pub(super) async fn write_rows<T, W>(
+        &self,
+        doing: &'static str,
+        rows: usize,
+        work: W,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
+    {
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        let extra = TIME_OF_ROW.saturating_mul(rows);
+        self.run(doing, &self.writer, self.dialect.begin_write, extra, work)
             .await
     }
 
@@ -80,7 +100,8 @@ impl Store {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
     {
-        self.run(doing, &self.readers, self.dialect.begin_read, work)
+        let begin = self.dialect.begin_read;
+        self.run(doing, &self.readers, begin, Duration::ZERO, work)
             .await
     }
 
@@ -122,13 +143,17 @@ impl Store {
         doing: &'static str,
         pool: &Pool,
         begin: &'static str,
+        extra: Duration,
         work: W,
     ) -> Result<T, Error>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
     {
-        let limit = self.postgres.as_ref().map(|options| options.timeout);
+        let limit = self
+            .postgres
+            .as_ref()
+            .map(|options| options.timeout + extra);
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut pause = PAUSES.0;
         loop {

@@ -23,6 +23,7 @@ pub(super) const TABLES: &[&str] = &[
     "leases",
     "uploads",
     "upload_ingesters",
+    "restores",
 ];
 
 /// What a column holds.

@@ -4,6 +4,7 @@ use arrow_array::types::Float64Type;
 use arrow_array::{Array as _, Float64Array, Int32Array, NullArray, StringArray};
 
 use super::*;
+use crate::Fault;
 
 fn wide_schema() -> SchemaRef {
     schema(&[
@@ -54,6 +55,17 @@ async fn columns_are_matched_by_name_and_missing_ones_are_null() {
         assert_eq!(rows.column(2).as_primitive::<Float64Type>().value(1), 1.5);
         ingest.flush().await.unwrap();
     }
+}
+
+/// A catalog that was restored from a backup lacks what was added since. The rows stay in the log.
+#[test]
+fn a_column_that_the_table_has_lost_is_not_cut_off_its_rows() {
+    let rows = batch(vec![("n", ints(&[1])), ("gust", ints(&[2]))]);
+    let older = schema(&[("n", DataType::Int64, true)]);
+    let error = crate::adapt::complete(&readings(), &rows, &older).unwrap_err();
+    assert_eq!(error.category(), "unknown_column");
+    assert!(error.to_string().contains("\"gust\""), "{error}");
+    assert_eq!(error.fault(), Fault::Internal);
 }
 
 #[tokio::test]
