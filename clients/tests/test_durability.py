@@ -2,13 +2,14 @@
 
 import json
 import random
+import shutil
 import threading
 import time
 
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from harness import put, running, select, wait_until
+from harness import put, run_cli, running, select, wait_until
 
 ROUNDS = 12
 WRITERS = 3
@@ -199,3 +200,42 @@ def test_what_a_statement_did_is_there_after_kill_9(new_server, statement):
         if "t2" in statement:
             assert select(client, "d", "SELECT sum(id) AS s FROM t2")["s"].to_pylist() == [6]
     server.stop()
+
+
+def test_a_server_whose_log_is_gone_does_not_start_and_its_return_brings_the_rows_back(new_server):
+    """The volume of the write-ahead log was exchanged: nothing acknowledged is lost silently."""
+    server = new_server()
+    rows = pa.table({"id": [1, 2, 3]})
+    with running(server), server.client() as client:
+        put(client, "d", "t", rows)
+        server.kill()
+    wal, kept = server.data / "wal", server.folder / "kept"
+    wal.rename(kept)
+
+    with pytest.raises(AssertionError, match="exited with 1"):
+        server.start()
+    log = server.log_text()
+    assert "the one it wrote to is missing" in log
+    assert "flightcluster catalog retire standalone --accept-loss" in log
+    # Its last line is for people, the next process's are JSON.
+    server.log_path.unlink()
+
+    shutil.rmtree(wal)
+    kept.rename(wal)
+    with running(server), server.client() as client:
+        assert select(client, "d", "SELECT id FROM t ORDER BY id").column("id").to_pylist() == [1, 2, 3]
+
+
+def test_a_server_whose_log_is_gone_for_good_goes_on_when_the_loss_is_accepted(new_server):
+    server = new_server()
+    with running(server), server.client() as client:
+        put(client, "d", "t", pa.table({"id": [1]}))
+        server.kill()
+    shutil.rmtree(server.data / "wal")
+    retire = ["catalog", "retire", "standalone", "--data-dir", server.data]
+    assert run_cli(*retire).returncode == 1
+    assert run_cli(*retire, "--accept-loss").returncode == 0
+    with running(server), server.client() as client:
+        assert select(client, "d", "SELECT id FROM t").num_rows == 0
+        put(client, "d", "t", pa.table({"id": [2]}))
+        assert select(client, "d", "SELECT id FROM t").column("id").to_pylist() == [2]

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
-    Catalog as _, CreateTable, FileChoice, FlushCommit, IfExists, Ingester, NewFile, SchemaBytes,
-    SchemaVersion, SequenceNumber, SnapshotRequest, Table, TableName,
+    Catalog as _, CreateTable, Epoch, FileChoice, FlushCommit, IfExists, Ingester, LogId, LogState,
+    NewFile, RegisterIngester, SchemaBytes, SchemaVersion, SequenceNumber, SnapshotRequest, Table,
+    TableName,
 };
 
 /// Files of a query.
@@ -48,7 +49,17 @@ impl Bench {
         };
         let large = catalog.create_table(request("large")).await.unwrap();
         let other = catalog.create_table(request("other")).await.unwrap();
-        let registered = catalog.register_ingester("ingester-0", "").await.unwrap();
+        let request = RegisterIngester {
+            name: "ingester-0".to_owned(),
+            url: String::new(),
+            log: LogState {
+                id: LogId(uuid::Uuid::from_u128(1)),
+                empty: true,
+                epoch: Epoch(0),
+                seen: None,
+            },
+        };
+        let registered = catalog.register_ingester(request).await.unwrap();
         let mut bench = Self {
             catalog,
             ingester: registered.ingester,
@@ -82,6 +93,8 @@ impl Bench {
         let commit = FlushCommit {
             ingester: self.ingester.id,
             epoch: self.ingester.epoch,
+            seen: None,
+            durable: SequenceNumber(0),
             files: (first..=self.files).map(file).collect(),
             watermarks: vec![(table.id, SequenceNumber(self.files))],
             producers: Vec::new(),

@@ -91,7 +91,20 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
 
     /// Registers an ingester by its node name: new on first sight, else the same id with the next
     /// epoch and state `Active`.
-    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error>;
+    ///
+    /// - Errors: [`Error::WrongLog`] when rows that it acknowledged may be in another log;
+    ///   [`Error::RolledBack`] when its log relied on a state that this catalog does not have. Nothing
+    ///   was changed then. A retired ingester is never refused for these reasons, except for a log of
+    ///   another ingester.
+    /// - Retry: safe, and begins another life.
+    async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error>;
+
+    /// Tells an ingester whether it may go on, and the newest state of the catalog. The first call of a
+    /// life notes that the log is ready for it: from then on only this log will do.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], [`Error::RolledBack`].
+    async fn check_ingester(&self, check: IngesterCheck) -> Result<SnapshotStamp, Error>;
 
     /// Records that everything of this ingester is in files and that it stops.
     async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error>;
@@ -302,6 +315,33 @@ pub enum Error {
         /// The epoch the catalog knows.
         current: Epoch,
     },
+    /// The ingester may have acknowledged rows that are not in the log it has now.
+    #[error(
+        "ingester {ingester} can't go on: {problem}. Rows that it acknowledged and that are in no file \
+         are in the log it wrote to (it reported up to sequence {known}): bring that volume back, or \
+         give these rows up with `flightcluster catalog retire {ingester} --accept-loss`"
+    )]
+    WrongLog {
+        /// Name of the ingester.
+        ingester: String,
+        /// What is wrong.
+        problem: LogProblem,
+        /// The highest sequence number the catalog was told of.
+        known: SequenceNumber,
+    },
+    /// The catalog does not have a state that the caller relied on.
+    #[error(
+        "the catalog is older than the write-ahead log: it does not have snapshot {seen} as the log \
+         saw it, its newest is {newest}. It was restored from a backup, or exchanged; bring the newest \
+         catalog back, or give up what only that one knows with `flightcluster catalog retire` and \
+         --accept-loss for each ingester"
+    )]
+    RolledBack {
+        /// The newest state the caller knows.
+        seen: SnapshotId,
+        /// The newest state of the catalog.
+        newest: SnapshotId,
+    },
     /// The catalog can't be reached or is overloaded; retry.
     #[error("catalog unavailable at {place}")]
     Unavailable {
@@ -341,6 +381,8 @@ impl Error {
             Self::FilesChanged { .. } => "files_changed",
             Self::FileGivenUp { .. } => "file_given_up",
             Self::Fenced { .. } => "fenced",
+            Self::WrongLog { .. } => "wrong_log",
+            Self::RolledBack { .. } => "rolled_back",
             Self::Unavailable { .. } => "unavailable",
             Self::Store { .. } => "store",
         }

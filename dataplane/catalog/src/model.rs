@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -184,6 +185,74 @@ pub struct Ingester {
     pub changed_at_millis: i64,
 }
 
+id!(
+    /// Names a write-ahead log for ever, wherever its volume is mounted: a random UUID.
+    LogId(Uuid)
+);
+
+/// Names a state of the catalog so that it is told from the state of the same number that a catalog
+/// restored from a backup goes on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStamp {
+    /// The state.
+    pub snapshot: SnapshotId,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub created_at_millis: i64,
+}
+
+/// An ingester that begins a new life, and what its write-ahead log knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterIngester {
+    /// Its node name.
+    pub name: String,
+    /// Where its internal port answers; empty in a standalone process.
+    pub url: String,
+    /// Its log.
+    pub log: LogState,
+}
+
+/// What a write-ahead log knows before it is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogState {
+    /// Which log it is.
+    pub id: LogId,
+    /// Nothing was ever written to it.
+    pub empty: bool,
+    /// The last life that wrote to it; 0 when that is not known.
+    pub epoch: Epoch,
+    /// The newest state of the catalog that it relied on.
+    pub seen: Option<SnapshotStamp>,
+}
+
+/// A question whether an ingester may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngesterCheck {
+    /// Who asks.
+    pub ingester: IngesterId,
+    /// In which life; its log is ready for it.
+    pub epoch: Epoch,
+    /// The newest state of the catalog it knows.
+    pub seen: SnapshotStamp,
+}
+
+/// Why an ingester must not go on with the write-ahead log it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum LogProblem {
+    /// It did not drain, and its log is empty.
+    #[error("its write-ahead log is empty, the one it wrote to is missing")]
+    Missing,
+    /// It did not drain, and it has another log.
+    #[error("it has another write-ahead log than the one it wrote to")]
+    Exchanged,
+    /// Its log is the one of another ingester.
+    #[error("its write-ahead log belongs to another ingester")]
+    OfAnother,
+    /// A later life of it wrote to a newer copy of its log.
+    #[error("its write-ahead log is an old copy of the one it wrote to")]
+    Stale,
+}
+
 /// What an ingester gets when it registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
@@ -191,6 +260,11 @@ pub struct Registration {
     pub ingester: Ingester,
     /// For each table the highest sequence number that is in files.
     pub watermarks: Vec<(TableId, SequenceNumber)>,
+    /// The highest sequence number the catalog was told of: the log must reach to it, a new log
+    /// continues after it.
+    pub known: SequenceNumber,
+    /// The state that all this is of.
+    pub newest: SnapshotStamp,
 }
 
 /// The newest batch of a producer that is in files.
@@ -351,6 +425,12 @@ pub struct FlushCommit {
     pub ingester: IngesterId,
     /// In which life; an older one than the catalog's is refused.
     pub epoch: Epoch,
+    /// The newest state of the catalog it knows; a catalog without that state refuses.
+    #[serde(default)]
+    pub seen: Option<SnapshotStamp>,
+    /// The newest number in its log.
+    #[serde(default)]
+    pub durable: SequenceNumber,
     /// The new files, of any number of tables.
     pub files: Vec<NewFile>,
     /// New watermarks: every row of the table with a sequence number up to this is in a file.
@@ -364,9 +444,22 @@ pub struct FlushCommit {
 pub struct FlushCommitted {
     /// The snapshot in which the files are visible.
     pub snapshot: SnapshotId,
+    /// When that was made, milliseconds since the Unix epoch.
+    pub created_at_millis: i64,
     /// Tables that had been dropped meanwhile: their files were not added (and are queued for
     /// deletion); the ingester forgets their rows.
     pub dropped_tables: Vec<TableId>,
+}
+
+impl FlushCommitted {
+    /// The state of the catalog that holds the files.
+    #[must_use]
+    pub fn stamp(&self) -> SnapshotStamp {
+        SnapshotStamp {
+            snapshot: self.snapshot,
+            created_at_millis: self.created_at_millis,
+        }
+    }
 }
 
 /// How a table is to be created.

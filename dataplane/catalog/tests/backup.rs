@@ -11,7 +11,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::{commit, content, create, file, flush_of, register};
+use contract::{commit, content, create, file, flush_of, life, ready, register};
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
     Catalog as _, ClaimProducer, Error, FlushCommit, ProducerClaim, ProducerPosition,
@@ -109,7 +109,10 @@ async fn is_the_same_after(from: Place, to: Place) {
     let late = flush_of(&ingester, vec![file(table.id, "late", 4, 4)]);
     let fenced = catalog.commit_flush(late).await;
     assert!(matches!(fenced, Err(Error::Fenced { .. })), "{fenced:?}");
-    let registration = catalog.register_ingester("ingester-0", "u").await.unwrap();
+    let registration = catalog
+        .register_ingester(life("ingester-0", "u"))
+        .await
+        .unwrap();
     assert_eq!(registration.ingester.id, ingester.id);
     assert!(registration.ingester.epoch.0 > ingester.epoch.0 + 100_000);
     let claim = ClaimProducer {
@@ -187,6 +190,50 @@ async fn what_is_younger_than_a_backup_is_not_taken_for_dropped_or_given_up() {
         let answer = catalog.commit_flush(rows_of(&gone)).await.unwrap();
         assert_eq!(answer.dropped_tables, [gone.id]);
     }
+}
+
+/// A log that was cut because of a flush after the backup: its rows are in objects that no catalog names.
+async fn is_refused_until_the_loss_is_accepted(from: Place, to: Place) {
+    let (table, _) = fill(&from).await;
+    let catalog: contract::Subject = Arc::new(from.catalog.clone());
+    let before = catalog.register_ingester(life("ingester-0", "u")).await;
+    let before = before.unwrap();
+    ready(&catalog, &before).await;
+    let backup = from.catalog.back_up().await.unwrap();
+    let late = commit(&catalog, &before.ingester, file(table.id, "late", 4, 9)).await;
+
+    to.catalog.restore(backup.bytes).await.unwrap();
+    let restored: contract::Subject = Arc::new(to.catalog.clone());
+    let begin = |seen| {
+        let mut request = life("ingester-0", "u");
+        request.log.epoch = before.ingester.epoch;
+        request.log.seen = Some(seen);
+        restored.register_ingester(request)
+    };
+    for _ in 0..2 {
+        let refused = begin(late.stamp()).await.unwrap_err();
+        assert!(matches!(refused, Error::RolledBack { .. }), "{refused}");
+        assert!(refused.to_string().contains("catalog retire"), "{refused}");
+        // Also when the states around it are forgotten.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        restored.forget_history(Duration::ZERO).await.unwrap();
+    }
+    restored.retire_ingester("ingester-0", true).await.unwrap();
+    let accepted = begin(late.stamp()).await.unwrap();
+    assert_eq!(accepted.ingester.id, before.ingester.id);
+    assert_eq!(accepted.watermarks, before.watermarks);
+    // A log that relied on nothing newer than the backup goes on without a word.
+    begin(before.newest).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_newer_than_the_backup_is_refused_until_the_loss_is_accepted() {
+    is_refused_until_the_loss_is_accepted(Place::sqlite().await, Place::sqlite().await).await;
+}
+
+#[tokio::test]
+async fn a_log_newer_than_the_backup_is_refused_by_postgres_until_the_loss_is_accepted() {
+    is_refused_until_the_loss_is_accepted(Place::postgres().await, Place::postgres().await).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::{Subject, commit, content, create, file, flush_of, register, request};
+use contract::{Subject, commit, content, create, file, flush_of, life, register, request};
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{Catalog as _, CreateTable, Error, IfExists, TableName};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -73,7 +73,10 @@ async fn everything_is_there_after_a_drop_without_close() {
     for path in [copy.path().join("catalog.sqlite"), path] {
         let reopened = SqlCatalog::open_sqlite(&path).await.unwrap();
         assert_eq!(reopened.snapshot(&names).await.unwrap(), before);
-        let registration = reopened.register_ingester("ingester-0", "").await.unwrap();
+        let registration = reopened
+            .register_ingester(life("ingester-0", ""))
+            .await
+            .unwrap();
         assert_eq!(registration.ingester.epoch.0, 2);
         assert_eq!(registration.watermarks.len(), 1);
         reopened.close().await;

@@ -181,6 +181,12 @@ pub enum Error {
     /// The process must restart: retry with another, or later.
     #[error("the ingester is out of service")]
     OutOfService(#[source] Fatal),
+    /// The rows are in the log, but the process stood still meanwhile and may not, or can't learn whether
+    /// it may, acknowledge them.
+    #[error(
+        "the rows may be stored, but this ingester stood still meanwhile and can't acknowledge them"
+    )]
+    Unconfirmed(#[source] Box<Error>),
     /// The write-ahead log refused.
     #[error("can't make the batch durable")]
     Wal(#[source] wal::Error),
@@ -299,6 +305,7 @@ impl Error {
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",
             Self::OutOfService(_) => "out_of_service",
+            Self::Unconfirmed(_) => "unconfirmed",
             Self::Wal(_) => "wal",
             Self::OpenWal(_) => "open_wal",
             Self::UnreadableRecord { .. } => "unreadable_record",
@@ -336,6 +343,7 @@ impl Error {
             | Self::OtherLife { .. }
             | Self::Draining
             | Self::OutOfService(_)
+            | Self::Unconfirmed(_)
             | Self::Store { .. }
             | Self::Cancelled => Fault::Unavailable,
             Self::Wal(source) | Self::OpenWal(source) => wal_fault(source),
@@ -363,6 +371,7 @@ impl Error {
 fn wal_fault(error: &wal::Error) -> Fault {
     match error {
         wal::Error::RecordTooLarge { .. } => Fault::InvalidArgument,
+        error if wal::is_full(error) => Fault::ResourceExhausted,
         wal::Error::Full { .. } => Fault::ResourceExhausted,
         wal::Error::Poisoned { .. } | wal::Error::Closed => Fault::Unavailable,
         wal::Error::Locked { .. }
@@ -372,6 +381,7 @@ fn wal_fault(error: &wal::Error) -> Fault {
         | wal::Error::MissingSegment { .. }
         | wal::Error::SequenceGap { .. }
         | wal::Error::UnknownVersion { .. }
+        | wal::Error::OtherLog { .. }
         | wal::Error::OtherIngester { .. }
         | wal::Error::Behind { .. } => Fault::Internal,
     }
@@ -393,6 +403,8 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
         | catalog::Error::FilesChanged { .. }
         | catalog::Error::FileGivenUp { .. }
         | catalog::Error::Fenced { .. }
+        | catalog::Error::WrongLog { .. }
+        | catalog::Error::RolledBack { .. }
         | catalog::Error::Unavailable { .. } => Fault::Unavailable,
         catalog::Error::Store { .. } => Fault::Internal,
     }

@@ -11,6 +11,9 @@ pub enum Fatal {
     /// A younger process registered under the same name.
     #[error("another process has taken over this ingester; give each process its own node name")]
     Fenced(#[source] Arc<flightcluster_catalog::Error>),
+    /// The catalog lost states that this process relied on.
+    #[error("the catalog was restored from a backup or exchanged under this ingester")]
+    RolledBack(#[source] Arc<flightcluster_catalog::Error>),
     /// The write-ahead log failed.
     #[error("write-ahead log failed, the process must restart to replay it")]
     Wal(#[source] flightcluster_wal::Error),
@@ -22,6 +25,7 @@ impl Fatal {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Fenced(_) => "fenced",
+            Self::RolledBack(_) => "rolled_back",
             Self::Wal(_) => "wal",
         }
     }

@@ -10,7 +10,6 @@
 //! A commit is noted before it is sent, so a dropped round is taken up by the next one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flightcluster_catalog::{
@@ -24,8 +23,8 @@ use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
 use crate::buffer::{Due, Row, Unflushed};
+use crate::current::catalog_state;
 use crate::error::Error;
-use crate::fatal::Fatal;
 use crate::flusher::{Backoff, chain};
 use crate::ingest::Core;
 use crate::parquet_file::{self, EncodedFile};
@@ -277,6 +276,8 @@ impl Core {
         let mut commit = FlushCommit {
             ingester: self.ingester.id,
             epoch: self.ingester.epoch,
+            seen: Some(self.current.newest()),
+            durable: self.buffer.held().durable,
             files: vec![],
             watermarks: vec![],
             producers: vec![],
@@ -332,10 +333,8 @@ impl Core {
                 }
                 Ok(())
             }
-            Err(error @ catalog::Error::Fenced { .. }) => {
-                let fatal = Fatal::Fenced(Arc::new(error));
-                self.fatal.set(fatal.clone());
-                Err(Error::OutOfService(fatal))
+            Err(error @ (catalog::Error::Fenced { .. } | catalog::Error::RolledBack { .. })) => {
+                Err(self.catalog_failed("committing a flush", error))
             }
             // It may have taken effect: keep it and send the very same again.
             Err(error @ (catalog::Error::Unavailable { .. } | catalog::Error::Store { .. })) => {
@@ -353,6 +352,7 @@ impl Core {
 
     async fn committed(&self, prepared: Prepared, committed: FlushCommitted) {
         let Prepared { commit, took } = prepared;
+        self.current.saw(committed.stamp());
         let now = self.clock.now();
         for (table, watermark) in &commit.watermarks {
             if committed.dropped_tables.contains(table) {
@@ -397,7 +397,8 @@ impl Core {
     async fn truncate(&self) {
         let Ok(wal) = self.wal() else { return };
         let up_to = wal::SequenceNumber(self.buffer.flushed_up_to().0);
-        let truncated = spawn_blocking(move || wal.truncate_up_to(up_to)).await;
+        let state = catalog_state(self.current.newest());
+        let truncated = spawn_blocking(move || forget(&wal, up_to, state)).await;
         if let Ok(Err(error)) = truncated {
             warn!(error = %chain(&error), "can't truncate write-ahead log");
         }
@@ -412,6 +413,23 @@ impl Core {
             }
         }
     }
+}
+
+/// Truncates the log, after it noted which state of the catalog has the rows.
+fn forget(
+    wal: &wal::Wal,
+    up_to: wal::SequenceNumber,
+    state: wal::CatalogState,
+) -> Result<(), wal::Error> {
+    let noted = wal.remember(state);
+    if let Err(error) = &noted
+        && !wal::is_full(error)
+    {
+        return noted;
+    }
+    wal.truncate_up_to(up_to)?;
+    // On a full disk there is room for the note only now.
+    noted.or_else(|_| wal.remember(state))
 }
 
 /// The newest batch of each producer.

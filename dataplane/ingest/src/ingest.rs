@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
-use flightcluster_catalog::{Catalog, Epoch, Ingester, SequenceNumber, TableId, TableName};
+use flightcluster_catalog::{
+    Catalog, Epoch, Ingester, LogId, LogState, RegisterIngester, SequenceNumber, SnapshotId,
+    SnapshotStamp, TableId, TableName,
+};
 use flightcluster_config::IngestConfig;
 use flightcluster_wal::{Disk, Wal, WalDirectory};
 use object_store::ObjectStore;
@@ -20,6 +23,7 @@ use tracing::{info, warn};
 use crate::buffer::{Buffer, TooOld};
 use crate::claim::Peers;
 use crate::clock::Clock;
+use crate::current::{self, Current};
 use crate::error::Error;
 use crate::fatal::{Fatal, FatalState};
 use crate::flush::{FlushState, Scope};
@@ -62,7 +66,8 @@ pub struct IngestOptions {
 #[derive(Debug)]
 pub struct Ingest {
     pub(crate) core: Arc<Core>,
-    flusher: AbortHandle,
+    /// Flusher and questions to the catalog.
+    tasks: [AbortHandle; 2],
     drained: tokio::sync::Mutex<bool>,
 }
 
@@ -79,6 +84,7 @@ pub(crate) struct Core {
     pub(crate) producers: Arc<Producers>,
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) staging: Staging,
+    pub(crate) current: Current,
     pub(crate) fatal: FatalState,
     pub(crate) flush: tokio::sync::Mutex<FlushState>,
     pub(crate) counters: Mutex<Counters>,
@@ -129,8 +135,14 @@ impl Ingest {
             .await
             .map_err(|_| Error::Cancelled)?
             .map_err(Error::OpenWal)?;
-        let registration = catalog.register_ingester(&node_name, &internal_url).await;
+        let request = RegisterIngester {
+            name: node_name,
+            url: internal_url,
+            log: log_state(&directory),
+        };
+        let registration = catalog.register_ingester(request).await;
         let registration = registration.map_err(failed("registering the ingester"))?;
+        let newest = registration.newest;
         let buffer = Buffer::new(config.buffer_bytes.as_u64(), config.flushed_grace);
         let (buffer, producers) = (Arc::new(buffer), Arc::new(Producers::default()));
         let ingester = registration.ingester.clone();
@@ -145,6 +157,7 @@ impl Ingest {
         let wal = spawn_blocking(move || replay.run())
             .await
             .map_err(|_| Error::Cancelled)??;
+        let current = Current::new(newest, clock.now());
         let core = Arc::new(Core {
             config,
             catalog,
@@ -156,6 +169,7 @@ impl Ingest {
             producers,
             peers,
             staging: Staging::default(),
+            current,
             fatal: FatalState::new(),
             flush: tokio::sync::Mutex::default(),
             counters: Mutex::default(),
@@ -165,16 +179,21 @@ impl Ingest {
             draining: AtomicBool::new(false),
             wal: RwLock::new(Some(Arc::new(wal))),
         });
+        // From now on the catalog accepts this log alone; nothing was acknowledged yet.
+        core.ask().await?;
         info!(
             ingester = %core.ingester.name,
             epoch = core.ingester.epoch.0,
             buffered_rows = core.buffer.held().unflushed_rows,
             "ingester open"
         );
-        let flusher = tokio::spawn(flusher::run(Arc::clone(&core))).abort_handle();
+        let tasks = [
+            tokio::spawn(flusher::run(Arc::clone(&core))).abort_handle(),
+            tokio::spawn(current::run(Arc::clone(&core))).abort_handle(),
+        ];
         Ok(Arc::new(Self {
             core,
-            flusher,
+            tasks,
             drained: tokio::sync::Mutex::new(false),
         }))
     }
@@ -275,7 +294,7 @@ impl Ingest {
             warn!(error = %flusher::chain(&error), delay_seconds, "retrying to drain");
             tokio::time::sleep(delay).await;
         }
-        self.flusher.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
         core.close_wal().await;
         *drained = true;
         info!(ingester = %core.ingester.name, "ingester drained");
@@ -331,9 +350,23 @@ impl Ingest {
     }
 }
 
+/// What the log can tell the catalog before it is replayed.
+fn log_state(directory: &WalDirectory) -> LogState {
+    let label = directory.label();
+    LogState {
+        id: LogId(label.id.0),
+        empty: directory.is_empty(),
+        epoch: Epoch(label.epoch),
+        seen: label.catalog.map(|state| SnapshotStamp {
+            snapshot: SnapshotId(state.snapshot),
+            created_at_millis: state.created_at_millis,
+        }),
+    }
+}
+
 impl Drop for Ingest {
     fn drop(&mut self) {
-        self.flusher.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
         // Now rather than when the last writer is gone: the directory's lock is free at once.
         self.core.wal.write().take();
     }
@@ -367,14 +400,8 @@ impl Core {
     /// Tells the catalog that there is nothing to ask this ingester for.
     async fn say_drained(&self) -> Result<(), Error> {
         let (id, epoch) = (self.ingester.id, self.ingester.epoch);
-        match self.catalog.drain_ingester(id, epoch).await {
-            Err(error @ flightcluster_catalog::Error::Fenced { .. }) => {
-                let error = Arc::new(error);
-                self.fatal.set(Fatal::Fenced(Arc::clone(&error)));
-                Err(Error::OutOfService(Fatal::Fenced(error)))
-            }
-            other => other.map_err(failed("draining the ingester")),
-        }
+        let drained = self.catalog.drain_ingester(id, epoch).await;
+        drained.map_err(|error| self.catalog_failed("draining the ingester", error))
     }
 
     async fn close_wal(&self) {

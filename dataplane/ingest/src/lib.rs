@@ -19,12 +19,20 @@
 //! - Bounded: unflushed rows take at most `ingest.buffer_bytes`, with those kept for the grace not
 //!   more either; writers wait for the flusher and are refused with [`Error::Overloaded`] when it
 //!   fails or can't keep up.
-//! - Fenced: when a younger process of this name registers, [`Ingest::fatal`] completes and nothing
-//!   is accepted any more.
+//! - Fenced: when a younger process of this name registers, or the catalog turns out to be an older
+//!   copy, [`Ingest::fatal`] completes within seconds and nothing is accepted any more. A process that
+//!   was paused asks before it takes a write.
+//! - Identified: an ingester that did not drain opens with the log it wrote to and with a catalog that
+//!   has everything the log relied on, or not at all ([`flightcluster_catalog::Error::WrongLog`],
+//!   [`flightcluster_catalog::Error::RolledBack`]).
 //!
 //! # Accepted
 //! A flush that fails after writing an object may leave it in the store, named nowhere. A batch
 //! written in the second after its table was dropped may be acknowledged and is gone with the table.
+//! A fenced process acknowledges until it learns of it, at most some seconds, and longer only while it
+//! can't ask the catalog; those rows are in its log, and in answers again when that log is opened again.
+//! A copy of the log's volume that is older than the last write but newer than the last flush is taken
+//! for the newest.
 //!
 //! What it leaves to others: who may write (`auth`), the protocol (`wire`, `server`), and bringing
 //! fresh rows into the schema of a query (`query`).
@@ -34,6 +42,7 @@ mod admission;
 mod buffer;
 mod claim;
 mod clock;
+mod current;
 mod error;
 mod fatal;
 mod flush;

@@ -9,6 +9,7 @@ use flightcluster_wal::{self as wal, Identity, Record, SchemaDefinition, Wal, Wa
 use tracing::info;
 
 use crate::buffer::{Buffer, Row};
+use crate::current::catalog_state;
 use crate::error::Error;
 use crate::memory::needed_bytes;
 use crate::message::decode_batch;
@@ -46,7 +47,9 @@ impl Replay {
         let identity = Identity {
             ingester_id: registration.ingester.id.0,
             ingester_name: registration.ingester.name.clone(),
-            known: wal::SequenceNumber(watermarks.values().map(|w| w.0).max().unwrap_or(0)),
+            epoch: registration.ingester.epoch.0,
+            known: wal::SequenceNumber(registration.known.0),
+            catalog: catalog_state(registration.newest),
         };
         let mut recovery = directory.recover(identity).map_err(Error::OpenWal)?;
         let mut schemas = Schemas::default();

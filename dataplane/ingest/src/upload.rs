@@ -78,6 +78,7 @@ impl Ingest {
         let staging = staging.map_err(failed("taking the stream into an upload"))?;
         let under_way = core.staging.of(staging.id, core.clock.now());
         let resolved = evolve(core.catalog.as_ref(), staging, target, &normalised).await?;
+        core.cover(resolved.0.id).await?;
         let writer = TableWriter::new(Arc::clone(core), resolved, incoming, normalised);
         Ok(writer.into_staging(under_way))
     }

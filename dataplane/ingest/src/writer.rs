@@ -94,6 +94,7 @@ impl TableWriter {
         let normalised = Arc::new(normalise_schema(incoming)?);
         let catalog = core.catalog.as_ref();
         let resolved = resolve(catalog, name, &normalised, mode, create_database).await?;
+        core.cover(resolved.0.id).await?;
         Ok(Self::new(core, resolved, incoming, normalised))
     }
 
@@ -187,6 +188,7 @@ impl TableWriter {
             _staging: self.staging.as_deref().map(TaskTracker::token),
         };
         self.core.check_open()?;
+        self.core.check_current().await?;
         if self.staging.as_deref().is_some_and(TaskTracker::is_closed) {
             return Err(Error::UploadSealed);
         }
@@ -200,32 +202,23 @@ impl TableWriter {
                 duplicate: false,
             });
         }
-        match self
-            .hand_over(batch, raw, producer.as_ref(), under_way)
-            .await?
-        {
+        let handed = self.hand_over(batch, raw, producer.as_ref(), under_way);
+        let (sequence, duplicate) = match handed.await? {
             Handed::Over(pending) => {
-                let sequence = SequenceNumber(
-                    pending
-                        .await
-                        .map_err(|error| self.core.wal_failed(error))?
-                        .0,
-                );
-                Ok(Ack {
-                    sequence,
-                    rows,
-                    duplicate: false,
-                })
+                let appended = pending.await;
+                let sequence = appended.map_err(|error| self.core.wal_failed(error))?;
+                (SequenceNumber(sequence.0), false)
             }
-            Handed::Known(known) => {
-                let sequence = self.repeat(known, producer).await?;
-                Ok(Ack {
-                    sequence,
-                    rows,
-                    duplicate: true,
-                })
-            }
-        }
+            Handed::Known(known) => (self.repeat(known, producer).await?, true),
+        };
+        // The pause may have come while the record was on its way to the disk.
+        let confirmed = self.core.check_current().await;
+        confirmed.map_err(|error| Error::Unconfirmed(Box::new(error)))?;
+        Ok(Ack {
+            sequence,
+            rows,
+            duplicate,
+        })
     }
 
     fn check(&self, batch: &RecordBatch, producer: Option<&Producer>) -> Result<(), Error> {

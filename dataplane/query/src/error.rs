@@ -373,6 +373,8 @@ impl Error {
             | Catalog::UploadNotFound(_)
             | Catalog::UploadEnded { .. }
             | Catalog::UploadTarget { .. }
+            | Catalog::WrongLog { .. }
+            | Catalog::RolledBack { .. }
             | Catalog::Fenced { .. }
             | Catalog::Unavailable { .. }
             | Catalog::Store { .. }) => Self::Catalog {

@@ -49,7 +49,9 @@ impl From<flightcluster_catalog::Error> for Failure {
             Error::UploadEnded { .. } => ErrorCode::UploadEnded,
             // Both say: somebody else was first, begin again.
             Error::SchemaChanged { .. } | Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
-            Error::Fenced { .. } => ErrorCode::WalFailed,
+            Error::Fenced { .. } | Error::WrongLog { .. } | Error::RolledBack { .. } => {
+                ErrorCode::WalFailed
+            }
             // A file that is written anew at the next attempt.
             Error::Unavailable { .. } | Error::FileGivenUp { .. } => ErrorCode::CatalogUnavailable,
             // The first two are answers to an operator, who does not come by this way.

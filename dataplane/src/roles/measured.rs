@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use flightcluster_catalog::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
     FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
-    IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles,
-    Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
-    TableName, Upload,
+    IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
+    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -101,9 +101,14 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
         self.timed("snapshot", call).await
     }
 
-    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
-        let call = self.catalog.register_ingester(name, url);
+    async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {
+        let call = self.catalog.register_ingester(request);
         self.timed("register_ingester", call).await
+    }
+
+    async fn check_ingester(&self, check: IngesterCheck) -> Result<SnapshotStamp, Error> {
+        let call = self.catalog.check_ingester(check);
+        self.timed("check_ingester", call).await
     }
 
     async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {

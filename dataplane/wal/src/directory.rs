@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{DirectoryLock, Disk};
 use crate::error::Error;
+use crate::format::header::Header;
+use crate::label::{CatalogState, Label, LogId};
 use crate::recover::{Identity, Recovery};
 
 const LOCK_FILE: &str = "lock";
@@ -15,6 +17,10 @@ const EXTENSION: &str = ".wal";
 pub struct WalDirectory {
     pub(crate) path: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
+    numbers: Vec<u64>,
+    /// Never changes: told without waiting for a label that is being written.
+    pub(crate) id: LogId,
+    label: Mutex<Label>,
     /// Released when the log is closed, by the process' end at the latest.
     _lock: DirectoryLock,
 }
@@ -28,10 +34,12 @@ impl std::fmt::Debug for WalDirectory {
 }
 
 impl WalDirectory {
-    /// Creates the directory when it is missing and takes its lock. Blocking.
+    /// Creates the directory when it is missing, takes its lock, and reads its label; a directory
+    /// without one gets one. Blocking.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process has it, [`Error::Directory`] when it can't be used.
+    /// [`Error::Locked`] when another process has it, [`Error::Directory`] when it can't be used,
+    /// [`Error::Damaged`] and [`Error::UnknownVersion`] when its label can't be read.
     pub fn lock(path: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Result<Self, Error> {
         let path = path.into();
         let failed = |doing| {
@@ -47,11 +55,72 @@ impl WalDirectory {
         let lock = lock.ok_or_else(|| Error::Locked {
             directory: path.clone(),
         })?;
+        let names = disk.list(&path).map_err(failed("list"))?;
+        let numbers = segment_numbers(&names);
+        let label = match Label::read(disk.as_ref(), &path, &names)? {
+            Some(label) => label,
+            None => {
+                let label = told_by_segments(disk.as_ref(), &path, &numbers)?;
+                let label = label.unwrap_or_else(Label::new);
+                label.write(disk.as_ref(), &path).map_err(failed("label"))?;
+                label
+            }
+        };
         Ok(Self {
             path,
             disk,
+            numbers,
+            id: label.id,
+            label: Mutex::new(label),
             _lock: lock,
         })
+    }
+
+    /// What the label says.
+    #[must_use]
+    pub fn label(&self) -> Label {
+        *self.lock_label()
+    }
+
+    /// Whether nothing was ever written to this log, as far as the directory tells: a log that was
+    /// written to always has a segment.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// Changes the label, durably. Blocking.
+    pub(crate) fn relabel(&self, change: impl FnOnce(&mut Label)) -> io::Result<()> {
+        let mut label = self.lock_label();
+        let mut changed = *label;
+        change(&mut changed);
+        if changed != *label {
+            changed.write(self.disk.as_ref(), &self.path)?;
+            *label = changed;
+        }
+        Ok(())
+    }
+
+    /// Notes the newest state of the catalog, durably. Blocking.
+    pub(crate) fn remember(&self, state: CatalogState) -> Result<(), Error> {
+        let newer = |label: &mut Label| {
+            // Answers may come out of order; the newest counts.
+            if label
+                .catalog
+                .is_none_or(|seen| seen.snapshot < state.snapshot)
+            {
+                label.catalog = Some(state);
+            }
+        };
+        self.relabel(newer).map_err(|source| Error::Directory {
+            doing: "label",
+            directory: self.path.clone(),
+            source: Arc::new(source),
+        })
+    }
+
+    fn lock_label(&self) -> MutexGuard<'_, Label> {
+        self.label.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the segments and prepares replay. Blocking; changes nothing.
@@ -59,7 +128,7 @@ impl WalDirectory {
     /// # Errors
     /// [`Error::MissingSegment`], [`Error::Directory`].
     pub fn recover(self, identity: Identity) -> Result<Recovery, Error> {
-        let numbers = self.segment_numbers()?;
+        let numbers = self.numbers.clone();
         for pair in numbers.windows(2) {
             if pair[1] != pair[0] + 1 {
                 return Err(Error::MissingSegment {
@@ -77,22 +146,40 @@ impl WalDirectory {
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.disk.sync_directory(&self.path)
     }
+}
 
-    /// Numbers of the segments, growing. Files with other names are left alone.
-    fn segment_numbers(&self) -> Result<Vec<u64>, Error> {
-        let names = self
-            .disk
-            .list(&self.path)
-            .map_err(|source| Error::Directory {
-                doing: "list",
-                directory: self.path.clone(),
-                source: Arc::new(source),
-            })?;
-        let parse = |name: &String| name.strip_suffix(EXTENSION)?.parse().ok();
-        let mut numbers: Vec<u64> = names.iter().filter_map(parse).collect();
-        numbers.sort_unstable();
-        Ok(numbers)
+/// Numbers of the segments, growing. Files with other names are left alone.
+fn segment_numbers(names: &[String]) -> Vec<u64> {
+    let parse = |name: &String| name.strip_suffix(EXTENSION)?.parse().ok();
+    let mut numbers: Vec<u64> = names.iter().filter_map(parse).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The label that the newest segment which knows its log would have. Needed when the label was deleted,
+/// and for logs of releases that had none: `None`.
+fn told_by_segments(
+    disk: &dyn Disk,
+    directory: &Path,
+    numbers: &[u64],
+) -> Result<Option<Label>, Error> {
+    for number in numbers.iter().rev() {
+        let file = segment_path(directory, *number);
+        let bytes = disk.read(&file).map_err(|source| Error::Segment {
+            doing: "read",
+            file,
+            source: Arc::new(source),
+        })?;
+        if let Some((header, _)) = Header::decode(&bytes) {
+            let label = |(id, epoch): (LogId, u64)| Label {
+                id,
+                epoch,
+                catalog: None,
+            };
+            return Ok(header.log.map(label));
+        }
     }
+    Ok(None)
 }
 
 /// Twenty digits, so that names sort as numbers.

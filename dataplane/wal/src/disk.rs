@@ -30,6 +30,10 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Opens an existing file to cut and sync it.
     fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>>;
 
+    /// Gives a file another name, in the place of the file that may have it. Durable only after
+    /// [`Disk::sync_directory`].
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Removes a file. Durable only after [`Disk::sync_directory`].
     fn remove(&self, file: &Path) -> io::Result<()>;
 
@@ -108,6 +112,10 @@ impl Disk for RealDisk {
         let mut file = OpenOptions::new().write(true).open(file)?;
         file.seek(SeekFrom::End(0))?;
         Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
     }
 
     fn remove(&self, file: &Path) -> io::Result<()> {

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::label::LogId;
+
 /// Failures of the log. Cheap to clone: one failed sync is told to every waiting writer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -92,6 +94,19 @@ pub enum Error {
         /// The number found.
         found: u32,
     },
+    /// The segment belongs to another log than its directory. Nothing was changed.
+    #[error(
+        "segment {file} belongs to log {found}, its directory to log {expected}: files of two logs are \
+         mixed; remove those of the other log, or bring back the volume as it was"
+    )]
+    OtherLog {
+        /// The file.
+        file: PathBuf,
+        /// The log the segment names.
+        found: LogId,
+        /// The log the label names.
+        expected: LogId,
+    },
     /// The log belongs to another ingester. Nothing was changed.
     #[error(
         "segment {file} was written by ingester {found_name} (id {found}), this is ingester \
@@ -108,17 +123,19 @@ pub enum Error {
         /// Our id.
         expected: u64,
     },
-    /// The catalog has files with newer rows than the log: an old copy of the volume was restored.
+    /// The catalog was told of newer rows than the log has: an old copy of the volume was restored.
     #[error(
-        "write-ahead log {directory} ends at sequence {last} but rows up to {known} are in files: \
-         the volume is an old copy; move the log directory away, its rows are older than the files"
+        "write-ahead log {directory} ends at sequence {last}, but the catalog was told of rows up to \
+         {known}: the volume is an old copy; bring back the newest one, or give up the rows that only \
+         that one has: move the log directory away and run `flightcluster catalog retire` with \
+         --accept-loss"
     )]
     Behind {
         /// The directory.
         directory: PathBuf,
         /// The last sequence number of the log.
         last: u64,
-        /// The highest one known to be in files.
+        /// The highest one the catalog was told of.
         known: u64,
     },
     /// A record larger than the format allows (the caller's mistake).
@@ -152,6 +169,25 @@ pub enum Error {
     Closed,
 }
 
+/// Whether an operation failed because there is no space on the volume.
+#[must_use]
+pub fn is_full(error: &Error) -> bool {
+    let source = match error {
+        Error::Full { .. } => return true,
+        Error::Directory { source, .. } | Error::Segment { source, .. } => source,
+        _ => return false,
+    };
+    out_of_space(source)
+}
+
+/// Whether an operation found no space on the volume.
+pub(crate) fn out_of_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 impl Error {
     /// A bounded label for metrics and events.
     #[must_use]
@@ -164,6 +200,7 @@ impl Error {
             Self::MissingSegment { .. } => "missing_segment",
             Self::SequenceGap { .. } => "sequence_gap",
             Self::UnknownVersion { .. } => "unknown_version",
+            Self::OtherLog { .. } => "other_log",
             Self::OtherIngester { .. } => "other_ingester",
             Self::Behind { .. } => "behind",
             Self::RecordTooLarge { .. } => "record_too_large",

@@ -25,6 +25,11 @@
 //! to which offset its segment was on disk when it was written, so that a torn tail (never
 //! acknowledged, safe to cut) is told from damage of older data (an error, nothing is changed).
 //!
+//! # Identity
+//! A log has a random id and remembers the newest state of the catalog it relied on ([`Label`]). The
+//! catalog knows the id: together they notice a log that is missing, exchanged or an old copy, and a
+//! catalog that was restored from a backup. Who compares them is the ingester.
+//!
 //! # Accepted
 //! An append whose future was dropped, or that was refused by a poisoned log, may still be there
 //! after a restart. A flipped bit in the very last group of a process that was killed can't be told
@@ -34,6 +39,7 @@ mod directory;
 mod disk;
 mod error;
 mod format;
+mod label;
 mod record;
 mod recover;
 mod wal;
@@ -44,7 +50,8 @@ mod tests;
 
 pub use directory::WalDirectory;
 pub use disk::{DirectoryLock, Disk, RealDisk, SegmentFile};
-pub use error::Error;
+pub use error::{Error, is_full};
+pub use label::{CatalogState, Label, LogId};
 pub use record::{Append, Message, Producer, Record, SchemaDefinition, SequenceNumber};
 pub use recover::{Identity, Recovery};
 pub use wal::{NoObserver, Observer, Pending, Reservation, Truncated, Wal, WalOptions};

@@ -12,8 +12,10 @@ use tracing::{info, warn};
 
 use crate::directory::WalDirectory;
 use crate::error::Error;
-use crate::format::v1::{self, Content, Header, Unusable};
+use crate::format::header::{self, Header};
+use crate::format::records::{self, Content, Unusable};
 use crate::format::{self, MAGIC};
+use crate::label::CatalogState;
 use crate::record::{Record, SchemaDefinition, SequenceNumber};
 use crate::wal::{Observer, SealedSegment, Wal, WalOptions};
 
@@ -24,9 +26,13 @@ pub struct Identity {
     pub ingester_id: u64,
     /// Its name, for people who look at the file.
     pub ingester_name: String,
-    /// The highest sequence number known to be in files: a new log continues after it, a log that
+    /// The life of the ingester that writes from now on.
+    pub epoch: u64,
+    /// The highest sequence number the catalog was told of: a new log continues after it, a log that
     /// ends before it is refused ([`Error::Behind`]).
     pub known: SequenceNumber,
+    /// The newest state of the catalog, to be remembered.
+    pub catalog: CatalogState,
 }
 
 /// A replay in progress.
@@ -205,6 +211,15 @@ impl Recovery {
                 expected: self.identity.ingester_id,
             });
         }
+        if let Some((found, _)) = header.log
+            && found != self.directory.id
+        {
+            return Err(Error::OtherLog {
+                file: file.to_owned(),
+                found,
+                expected: self.directory.id,
+            });
+        }
         match self.expected {
             Some(expected) if expected != header.first_sequence => Err(Error::SequenceGap {
                 file: file.to_owned(),
@@ -225,7 +240,7 @@ impl Recovery {
                 self.end_segment(segment, !rest.is_empty());
                 return Ok(None);
             }
-            let frame = match v1::decode(&segment.bytes, segment.offset, segment.salt) {
+            let frame = match records::decode(&segment.bytes, segment.offset, segment.salt) {
                 Ok(frame) => frame,
                 Err(unusable) => {
                     self.judge_end(segment, unusable)?;
@@ -304,7 +319,7 @@ impl Recovery {
             }
             Unusable::Broken(problem) => problem,
         };
-        if !segment.is_last || v1::was_synced(&segment.bytes, offset, segment.salt) {
+        if !segment.is_last || records::was_synced(&segment.bytes, offset, segment.salt) {
             return Err(Error::Damaged {
                 file,
                 offset: offset as u64,
@@ -401,7 +416,7 @@ impl OpenSegment {
 /// The header is synced before a record is written, so nothing can be lost with such a file. Any
 /// part of it may be missing, as zeros or by the file being short.
 fn is_unfinished(bytes: &[u8], ingester_name: &str) -> bool {
-    let newer = format::version(bytes).is_some_and(|found| found > v1::VERSION);
+    let newer = format::version(bytes).is_some_and(|found| found > header::VERSION);
     let short = bytes.len() <= Header::encoded_bytes(ingester_name);
     let zeros = bytes.iter().all(|byte| *byte == 0);
     zeros || (short && !newer && Header::decode(bytes).is_none())
@@ -415,7 +430,7 @@ fn decode_header(bytes: &[u8], file: &Path) -> Result<(Header, usize), Error> {
     };
     match format::version(bytes) {
         None => Err(damaged("it does not begin like a segment")),
-        Some(v1::VERSION) => {
+        Some(1..=header::VERSION) => {
             Header::decode(bytes).ok_or_else(|| damaged("the checksum of its header is wrong"))
         }
         Some(found) => Err(Error::UnknownVersion {

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::directory::WalDirectory;
 use crate::error::Error;
+use crate::label::CatalogState;
 use crate::record::{Append, SequenceNumber};
 use crate::recover::Identity;
 use crate::writer::{Completion, Request, Writer};
@@ -142,6 +143,16 @@ impl Wal {
         number: u64,
         next: SequenceNumber,
     ) -> Result<Self, Error> {
+        // Before the first segment of this life: nothing is written that the label does not tell of.
+        let relabelled = directory.relabel(|label| {
+            label.epoch = identity.epoch;
+            label.catalog = Some(identity.catalog);
+        });
+        relabelled.map_err(|source| Error::Directory {
+            doing: "label",
+            directory: directory.path.clone(),
+            source: Arc::new(source),
+        })?;
         let segments = Mutex::new(Segments {
             sealed: sealed.into(),
             active_bytes: 0,
@@ -267,6 +278,15 @@ impl Wal {
             self.shared.report_size();
         }
         Ok(truncated)
+    }
+
+    /// Notes the newest state of the catalog that this log relies on, durably: rows it does not hold
+    /// any more are in the files of that state. Call it before [`Wal::truncate_up_to`]. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Directory`] when it could not be written; what was noted before stays.
+    pub fn remember(&self, state: CatalogState) -> Result<(), Error> {
+        self.shared.directory.remember(state)
     }
 
     /// Segments and bytes on disk.

@@ -21,8 +21,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{error, warn};
 
 use crate::disk::SegmentFile;
-use crate::error::Error;
-use crate::format::v1;
+use crate::error::{Error, out_of_space};
+use crate::format::header::Header;
+use crate::format::records;
 use crate::record::{Append, SchemaDefinition, SequenceNumber};
 use crate::wal::{SealedSegment, Shared, WalOptions};
 
@@ -207,12 +208,12 @@ impl Writer {
             let slot = known.unwrap_or_else(|| {
                 let slot = (self.active.slots.len() + fresh.len()) as u32;
                 let (table, schema) = (append.table, &append.schema);
-                encoded.own(|own| v1::encode_schema(own, salt, synced, slot, table, schema));
+                encoded.own(|own| records::encode_schema(own, salt, synced, slot, table, schema));
                 encoded.theirs(&schema.ipc);
                 fresh.insert(key, slot);
                 slot
             });
-            encoded.own(|own| v1::encode_batch(own, salt, synced, slot, sequence, append));
+            encoded.own(|own| records::encode_batch(own, salt, synced, slot, sequence, append));
             for message in &append.messages {
                 encoded.theirs(&message.header);
                 encoded.theirs(&message.body);
@@ -227,7 +228,7 @@ impl Writer {
     fn append(&mut self, encoded: &Encoded) -> Result<(), Error> {
         match self.active.file.append(&mut encoded.slices()) {
             Ok(()) => {}
-            Err(source) if is_full(&source) => return Err(self.back_out(source)),
+            Err(source) if out_of_space(&source) => return Err(self.back_out(source)),
             Err(source) => return Err(self.poison("write", source)),
         }
         self.active
@@ -288,7 +289,7 @@ impl Writer {
                 self.shared.set_active(self.active.length);
                 Ok(())
             }
-            Err(source) if is_full(&source) => {
+            Err(source) if out_of_space(&source) => {
                 let path = self.shared.directory.segment_path(number);
                 let removed = match self.shared.directory.disk.remove(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -310,7 +311,7 @@ impl Writer {
         }
         let mut encoded = Encoded::default();
         let (salt, synced) = (self.active.salt, self.active.length);
-        encoded.own(|own| v1::encode_mark(own, salt, synced));
+        encoded.own(|own| records::encode_mark(own, salt, synced));
         if let Err(error) = self.append(&encoded) {
             warn!(error = %error, "can't mark the end of the write-ahead log");
         }
@@ -397,13 +398,14 @@ fn create_segment(
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let header = v1::Header {
+    let header = Header {
         segment: number,
         first_sequence,
         ingester_id: shared.identity.ingester_id,
         ingester_name: shared.identity.ingester_name.clone(),
         created_at_millis: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
         salt,
+        log: Some((shared.directory.id, shared.identity.epoch)),
     }
     .encode();
     let mut file = shared.directory.disk.create(&path)?;
@@ -430,11 +432,4 @@ fn create_segment(
         holds_batches: false,
         slots: HashMap::new(),
     })
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }

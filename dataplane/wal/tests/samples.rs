@@ -23,7 +23,12 @@ fn identity() -> Identity {
     Identity {
         ingester_id: 11,
         ingester_name,
+        epoch: 3,
         known: SequenceNumber(41),
+        catalog: CatalogState {
+            snapshot: 17,
+            created_at_millis: 1_700_000_000_123,
+        },
     }
 }
 
@@ -115,22 +120,37 @@ fn read(directory: &Path) -> Vec<Record> {
     records
 }
 
-fn check(version: &str) {
+fn copy_of(version: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(samples(version)).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
-    assert_eq!(read(copy.path()), sample_records());
+    copy
+}
+
+fn check(version: &str) {
+    assert_eq!(read(copy_of(version).path()), sample_records());
+}
+
+#[test]
+fn version_1_is_read() {
+    check("v1");
 }
 
 #[tokio::test]
-async fn version_1_is_read() {
-    let directory = samples("v1");
+async fn version_2_is_read() {
+    let directory = samples("v2");
     if std::env::var_os("UPDATE_EXPECT").is_some() && !directory.exists() {
         write_sample(&directory).await;
     }
-    check("v1");
+    check("v2");
+    let copy = copy_of("v2");
+    let label = WalDirectory::lock(copy.path(), Arc::new(RealDisk))
+        .unwrap()
+        .label();
+    assert_eq!(label.epoch, 3);
+    assert_eq!(label.catalog, Some(identity().catalog));
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use super::protocol::Call;
 use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FileChoice, FilesReplaced,
     FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
-    Ingester, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles,
-    Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
-    TableName, Upload,
+    Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
+    RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
+    SmallFiles, Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -78,9 +78,13 @@ call!(SnapshotCall { tables: Vec<TableName>, #[serde(default)] files: Vec<FileCh
 });
 
 // A repeat would begin another life and is harmless, but the caller decides about its lives.
-call!(RegisterIngesterCall { name: String, url: String }
+call!(RegisterIngesterCall { request: RegisterIngester }
     "register_ingester" -> Registration, repeatable: false,
-    |call, catalog| catalog.register_ingester(&call.name, &call.url));
+    |call, catalog| catalog.register_ingester(call.request));
+
+call!(CheckIngesterCall { check: IngesterCheck }
+    "check_ingester" -> SnapshotStamp, repeatable: true,
+    |call, catalog| catalog.check_ingester(call.check));
 
 call!(DrainIngesterCall { ingester: IngesterId, epoch: Epoch }
     "drain_ingester" -> (), repeatable: true,

@@ -12,9 +12,9 @@ use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
 
 use super::calls::{
-    AbortUploadCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall, CreateDatabaseCall,
-    CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall, EvolveTableCall,
-    ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
+    AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall,
+    CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall,
+    EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
     GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LeaseCall, ListDatabasesCall,
     ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
     PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
@@ -25,9 +25,9 @@ use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HE
 use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
     FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
-    IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles,
-    Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
-    TableName, Upload,
+    IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
+    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -339,12 +339,12 @@ impl Catalog for RemoteCatalog {
         self.call(SnapshotCall { tables, files }).await
     }
 
-    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
-        self.call(RegisterIngesterCall {
-            name: name.to_owned(),
-            url: url.to_owned(),
-        })
-        .await
+    async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {
+        self.call(RegisterIngesterCall { request }).await
+    }
+
+    async fn check_ingester(&self, check: IngesterCheck) -> Result<SnapshotStamp, Error> {
+        self.call(CheckIngesterCall { check }).await
     }
 
     async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {

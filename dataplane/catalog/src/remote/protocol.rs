@@ -7,7 +7,10 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Catalog, Epoch, Error, IngesterId, SchemaVersion, TableId, TableName, UploadState};
+use crate::{
+    Catalog, Epoch, Error, IngesterId, LogProblem, SchemaVersion, SequenceNumber, SnapshotId,
+    TableId, TableName, UploadState,
+};
 
 /// Header that names the version of the protocol, on requests and responses.
 pub(super) const VERSION_HEADER: &str = "x-flightcluster-catalog-protocol";
@@ -86,6 +89,15 @@ pub(super) enum Refusal {
         epoch: Epoch,
         current: Epoch,
     },
+    WrongLog {
+        ingester: String,
+        problem: LogProblem,
+        known: SequenceNumber,
+    },
+    RolledBack {
+        seen: SnapshotId,
+        newest: SnapshotId,
+    },
     Unavailable {
         message: String,
     },
@@ -117,6 +129,8 @@ impl Refusal {
             | Self::FilesChanged { .. }
             | Self::FileGivenUp { .. }
             | Self::UploadEnded { .. }
+            | Self::WrongLog { .. }
+            | Self::RolledBack { .. }
             | Self::Fenced { .. } => StatusCode::CONFLICT,
             Self::InvalidName { .. } | Self::UploadTarget { .. } | Self::Protocol { .. } => {
                 StatusCode::BAD_REQUEST
@@ -152,6 +166,16 @@ impl Refusal {
                 epoch,
                 current,
             },
+            Self::WrongLog {
+                ingester,
+                problem,
+                known,
+            } => Error::WrongLog {
+                ingester,
+                problem,
+                known,
+            },
+            Self::RolledBack { seen, newest } => Error::RolledBack { seen, newest },
             Self::Unavailable { message } => Error::Unavailable {
                 place: place.to_owned(),
                 source: Box::new(PeerError(message)),
@@ -190,6 +214,16 @@ impl From<Error> for Refusal {
                 epoch,
                 current,
             },
+            Error::WrongLog {
+                ingester,
+                problem,
+                known,
+            } => Self::WrongLog {
+                ingester,
+                problem,
+                known,
+            },
+            Error::RolledBack { seen, newest } => Self::RolledBack { seen, newest },
             Error::Unavailable { .. } => Self::Unavailable { message },
             Error::Store { .. } => Self::Store { message },
         }

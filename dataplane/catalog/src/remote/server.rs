@@ -13,9 +13,9 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::calls::{
-    AbortUploadCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall, CreateDatabaseCall,
-    CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall, EvolveTableCall,
-    ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
+    AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall,
+    CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall,
+    EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
     GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LeaseCall, ListDatabasesCall,
     ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
     PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
@@ -46,6 +46,7 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<ListTablesCall>(router);
     router = add::<SnapshotCall>(router);
     router = add::<RegisterIngesterCall>(router);
+    router = add::<CheckIngesterCall>(router);
     router = add::<DrainIngesterCall>(router);
     router = add::<RetireIngesterCall>(router);
     router = add::<ListIngestersCall>(router);

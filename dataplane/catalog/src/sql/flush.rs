@@ -34,6 +34,9 @@ pub(super) async fn commit(
     commit: FlushCommit,
 ) -> Result<FlushCommitted, Failure> {
     ingester::fence(c, commit.ingester, commit.epoch).await?;
+    if let Some(seen) = commit.seen {
+        snapshot::check(c, seen).await?;
+    }
     let digest = digest(&commit)?;
     if let Some(answer) = remembered(c, &digest).await? {
         return Ok(answer);
@@ -55,10 +58,12 @@ pub(super) async fn commit(
     {
         producer::move_forward(c, position).await?;
     }
+    ingester::note_durable(c, commit.ingester, commit.durable).await?;
     remember(c, &digest, commit.ingester, snapshot, &dropped).await?;
-    let snapshot = u64::try_from(snapshot).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let newest = snapshot::newest_stamp(c).await?;
     Ok(FlushCommitted {
-        snapshot: SnapshotId(snapshot),
+        snapshot: newest.snapshot,
+        created_at_millis: newest.created_at_millis,
         dropped_tables: dropped,
     })
 }
@@ -80,16 +85,20 @@ async fn remembered(
     c: &mut Connection,
     digest: &[u8],
 ) -> Result<Option<FlushCommitted>, sqlx::Error> {
-    sqlx::query("SELECT snapshot, dropped_tables FROM flushes WHERE id = $1")
-        .bind(digest)
-        .try_map(|row| {
-            Ok(FlushCommitted {
-                snapshot: SnapshotId(unsigned(&row, "snapshot")?),
-                dropped_tables: json(&row, "dropped_tables")?,
-            })
+    sqlx::query(
+        "SELECT f.snapshot, f.dropped_tables, s.created_at_millis
+         FROM flushes f JOIN snapshots s ON s.id = f.snapshot WHERE f.id = $1",
+    )
+    .bind(digest)
+    .try_map(|row| {
+        Ok(FlushCommitted {
+            snapshot: SnapshotId(unsigned(&row, "snapshot")?),
+            created_at_millis: row.try_get("created_at_millis")?,
+            dropped_tables: json(&row, "dropped_tables")?,
         })
-        .fetch_optional(c)
-        .await
+    })
+    .fetch_optional(c)
+    .await
 }
 
 async fn remember(

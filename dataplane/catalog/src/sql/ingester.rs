@@ -6,59 +6,156 @@ use super::dialect::{Connection, Row};
 use super::value::{now_millis, stored, unsigned};
 use super::{Failure, snapshot};
 use crate::{
-    Epoch, Error, Ingester, IngesterId, IngesterState, Registration, SequenceNumber, TableId, name,
+    Epoch, Error, Ingester, IngesterCheck, IngesterId, IngesterState, LogProblem, LogState,
+    RegisterIngester, Registration, SequenceNumber, SnapshotStamp, TableId, name,
 };
 
 const ACTIVE: &str = "active";
 const DRAINED: &str = "drained";
 const RETIRED: &str = "retired";
 
+/// What the catalog knows of the log of an ingester.
+struct KnownLog {
+    id: IngesterId,
+    state: IngesterState,
+    log: Option<String>,
+    /// The last life that was ready to write.
+    epoch: Epoch,
+    durable: SequenceNumber,
+}
+
 /// Begins a new life of an ingester and tells it what is in files.
 pub(super) async fn register(
     c: &mut Connection,
-    name: String,
-    url: String,
+    request: RegisterIngester,
 ) -> Result<Registration, Failure> {
+    let RegisterIngester { name, url, log } = request;
     name::check_ingester(&name)?;
-    snapshot::next(c, "register_ingester").await?;
+    let known = known_log(c, &name).await?;
+    check_log(c, &name, known.as_ref(), &log).await?;
     let now = now_millis();
-    let known = sqlx::query(
-        "UPDATE ingesters SET epoch = epoch + 1, url = $2, state = 'active', changed_at_millis = $3
-         WHERE name = $1 RETURNING id, name, url, epoch, state, changed_at_millis",
-    )
-    .bind(&name)
-    .bind(&url)
-    .bind(now)
-    .try_map(|row| ingester(&row))
-    .fetch_optional(&mut *c)
-    .await?;
-    let ingester = match known {
-        Some(ingester) => ingester,
-        None => insert(c, name, url, now).await?,
+    snapshot::next(c, "register_ingester").await?;
+    let (ingester, durable) = match known {
+        Some(known) => (renew(c, known.id, url, &log, now).await?, known.durable),
+        None => (insert(c, name, url, &log, now).await?, SequenceNumber(0)),
     };
     let watermarks = watermarks(c, ingester.id).await?;
+    let in_files = watermarks.iter().map(|(_, sequence)| *sequence).max();
     Ok(Registration {
+        known: in_files.unwrap_or_default().max(durable),
+        newest: snapshot::newest_stamp(c).await?,
         ingester,
         watermarks,
     })
+}
+
+/// Refuses an ingester whose acknowledged rows may be in another log than the one it has, and a log
+/// that relied on a catalog newer than this one.
+async fn check_log(
+    c: &mut Connection,
+    name: &str,
+    known: Option<&KnownLog>,
+    log: &LogState,
+) -> Result<(), Failure> {
+    let durable = known.map_or(SequenceNumber(0), |known| known.durable);
+    let wrong = |problem| {
+        let ingester = name.to_owned();
+        let known = durable;
+        Failure::from(Error::WrongLog {
+            ingester,
+            problem,
+            known,
+        })
+    };
+    // Its operator accepted what is lost.
+    let retired = known.is_some_and(|known| known.state == IngesterState::Retired);
+    if let Some(seen) = log.seen.filter(|_| !retired) {
+        snapshot::check(c, seen).await?;
+    }
+    let others: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM ingesters WHERE log_id = $1 AND name <> $2")
+            .bind(log.id.to_string())
+            .bind(name)
+            .fetch_one(c)
+            .await?;
+    if others > 0 {
+        return Err(wrong(LogProblem::OfAnother));
+    }
+    let Some(known) = known.filter(|known| known.state == IngesterState::Active) else {
+        return Ok(());
+    };
+    let same = known.log.as_ref().map(|id| *id == log.id.to_string());
+    match same {
+        // Nothing was acknowledged before a log was ready: whatever it has now will do.
+        Some(_) if known.epoch == Epoch(0) => Ok(()),
+        Some(true) | None if log.empty => Err(wrong(LogProblem::Missing)),
+        Some(true) if log.epoch < known.epoch => Err(wrong(LogProblem::Stale)),
+        // Without a known log it was registered by an older release.
+        Some(true) | None => Ok(()),
+        Some(false) if log.empty => Err(wrong(LogProblem::Missing)),
+        Some(false) => Err(wrong(LogProblem::Exchanged)),
+    }
+}
+
+async fn known_log(c: &mut Connection, name: &str) -> Result<Option<KnownLog>, sqlx::Error> {
+    sqlx::query(
+        "SELECT id, state, log_id, log_epoch, durable_sequence FROM ingesters WHERE name = $1",
+    )
+    .bind(name)
+    .try_map(|row| {
+        Ok(KnownLog {
+            id: IngesterId(unsigned(&row, "id")?),
+            state: state(&row)?,
+            log: row.try_get("log_id")?,
+            epoch: Epoch(unsigned(&row, "log_epoch")?),
+            durable: SequenceNumber(unsigned(&row, "durable_sequence")?),
+        })
+    })
+    .fetch_optional(c)
+    .await
+}
+
+async fn renew(
+    c: &mut Connection,
+    id: IngesterId,
+    url: String,
+    log: &LogState,
+    now: i64,
+) -> Result<Ingester, sqlx::Error> {
+    // Another log was not ready for any life yet.
+    sqlx::query(
+        "UPDATE ingesters
+         SET epoch = epoch + 1, url = $2, state = 'active', changed_at_millis = $3, log_id = $4,
+             log_epoch = CASE WHEN log_id = $4 THEN log_epoch ELSE 0 END
+         WHERE id = $1 RETURNING id, name, url, epoch, state, changed_at_millis",
+    )
+    .bind(stored(id.0)?)
+    .bind(url)
+    .bind(now)
+    .bind(log.id.to_string())
+    .try_map(|row| ingester(&row))
+    .fetch_one(c)
+    .await
 }
 
 async fn insert(
     c: &mut Connection,
     name: String,
     url: String,
+    log: &LogState,
     now: i64,
 ) -> Result<Ingester, sqlx::Error> {
     let id = snapshot::next_id(c, "ingester").await?;
     sqlx::query(
-        "INSERT INTO ingesters (id, name, url, epoch, state, changed_at_millis)
-         VALUES ($1, $2, $3, 1, 'active', $4)
+        "INSERT INTO ingesters (id, name, url, epoch, state, changed_at_millis, log_id)
+         VALUES ($1, $2, $3, 1, 'active', $4, $5)
          RETURNING id, name, url, epoch, state, changed_at_millis",
     )
     .bind(id)
     .bind(name)
     .bind(url)
     .bind(now)
+    .bind(log.id.to_string())
     .try_map(|row| ingester(&row))
     .fetch_one(c)
     .await
@@ -78,6 +175,47 @@ async fn watermarks(
     })
     .fetch_all(c)
     .await
+}
+
+/// Whether an ingester may go on: the newest state, and whether its log is to be noted as ready.
+pub(super) async fn check(
+    c: &mut Connection,
+    check: IngesterCheck,
+) -> Result<(SnapshotStamp, bool), Failure> {
+    fence(c, check.ingester, check.epoch).await?;
+    snapshot::check(c, check.seen).await?;
+    let behind: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM ingesters WHERE id = $1 AND log_epoch < epoch")
+            .bind(stored(check.ingester.0)?)
+            .fetch_one(&mut *c)
+            .await?;
+    Ok((snapshot::newest_stamp(c).await?, behind > 0))
+}
+
+/// Notes that the log of an ingester is ready for its present life.
+pub(super) async fn note_log(c: &mut Connection, check: IngesterCheck) -> Result<(), Failure> {
+    fence(c, check.ingester, check.epoch).await?;
+    sqlx::query("UPDATE ingesters SET log_epoch = epoch WHERE id = $1")
+        .bind(stored(check.ingester.0)?)
+        .execute(c)
+        .await?;
+    Ok(())
+}
+
+/// Notes up to which number the log of an ingester reaches.
+pub(super) async fn note_durable(
+    c: &mut Connection,
+    ingester: IngesterId,
+    durable: SequenceNumber,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE ingesters SET durable_sequence = $2 WHERE id = $1 AND durable_sequence < $2",
+    )
+    .bind(stored(ingester.0)?)
+    .bind(stored(durable.0)?)
+    .execute(c)
+    .await?;
+    Ok(())
 }
 
 /// Records that an ingester holds nothing that is not in files.

@@ -41,6 +41,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "times_and_restores",
         statements: include_str!("migrations/0005_times_and_restores.sql"),
     },
+    Migration {
+        version: 6,
+        name: "log_identity",
+        statements: include_str!("migrations/0006_log_identity.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

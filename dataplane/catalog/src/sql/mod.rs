@@ -49,9 +49,9 @@ use async_trait::async_trait;
 use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
     FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
-    IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, Registration, ReplaceFiles,
-    Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot, SnapshotRequest, Table, TableId,
-    TableName, Upload,
+    IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
+    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 pub use backup::{Backup, BackupError, Header};
 use dialect::Connection;
@@ -296,12 +296,25 @@ impl Catalog for SqlCatalog {
         .await
     }
 
-    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
-        let (name, url) = (name.to_owned(), url.to_owned());
+    async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {
         self.write("registering an ingester", |c| {
-            Box::pin(ingester::register(c, name, url))
+            Box::pin(ingester::register(c, request))
         })
         .await
+    }
+
+    async fn check_ingester(&self, check: IngesterCheck) -> Result<SnapshotStamp, Error> {
+        let checked = self.read("checking an ingester", move |c| {
+            Box::pin(ingester::check(c, check))
+        });
+        let (newest, log_is_new) = checked.await?;
+        if log_is_new {
+            self.write("noting the log of an ingester", move |c| {
+                Box::pin(ingester::note_log(c, check))
+            })
+            .await?;
+        }
+        Ok(newest)
     }
 
     async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {

@@ -19,8 +19,9 @@ use super::value::{now_millis, stored};
 use super::{migrations, snapshot};
 use crate::{Error, SnapshotId, UNPUBLISHED_SCHEMA};
 
-/// How far the numbers jump. More than are given in the time between two backups.
-const JUMP: i64 = 1_000_000;
+/// How far the numbers jump. More than are given in the time between two backups. The states that were
+/// jumped over are told from forgotten ones by it: it stays what it is.
+pub(super) const JUMP: i64 = 1_000_000;
 
 /// Time in which uploads can be finished again.
 const UPLOADS_WAIT_MILLIS: i64 = 7 * 24 * 60 * 60 * 1000;

@@ -6,10 +6,10 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::dialect::{Connection, Row};
 use super::value::{now_millis, optional, stored, unsigned};
-use super::{Failure, ingester, spans, table};
+use super::{Failure, ingester, restore, spans, table};
 use crate::{
-    File, FileChoice, IngesterId, LiveFiles, NewFile, SchemaVersion, SequenceNumber, Snapshot,
-    SnapshotId, SnapshotRequest, Table, TableId, TableSnapshot,
+    Error, File, FileChoice, IngesterId, LiveFiles, NewFile, SchemaVersion, SequenceNumber,
+    Snapshot, SnapshotId, SnapshotRequest, SnapshotStamp, Table, TableId, TableSnapshot,
 };
 
 /// Live files of a table (`$1`) with their columns; the argument goes on after `WHERE … AND`.
@@ -82,6 +82,54 @@ pub(super) async fn last_id(c: &mut Connection, kind: &'static str) -> Result<u6
 /// The id of the present state.
 pub(super) async fn newest(c: &mut Connection) -> Result<SnapshotId, sqlx::Error> {
     last_id(c, "snapshot").await.map(SnapshotId)
+}
+
+/// The present state with its time. The state before the first has time 0.
+pub(super) async fn newest_stamp(c: &mut Connection) -> Result<SnapshotStamp, sqlx::Error> {
+    let snapshot = newest(c).await?;
+    let created = created_at_millis(c, snapshot).await?;
+    Ok(SnapshotStamp {
+        snapshot,
+        created_at_millis: created.unwrap_or_default(),
+    })
+}
+
+async fn created_at_millis(
+    c: &mut Connection,
+    snapshot: SnapshotId,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT created_at_millis FROM snapshots WHERE id = $1")
+        .bind(stored(snapshot.0)?)
+        .fetch_optional(c)
+        .await
+}
+
+/// Refuses a caller that has seen a state which this catalog does not have: a later one, one of the same
+/// number made at another time, or one that a restore jumped over. What is neither was forgotten.
+pub(super) async fn check(c: &mut Connection, seen: SnapshotStamp) -> Result<(), Failure> {
+    let rolled_back = match created_at_millis(c, seen.snapshot).await? {
+        Some(created) => created != seen.created_at_millis,
+        None => seen.snapshot > newest(c).await? || jumped_over(c, seen.snapshot).await?,
+    };
+    if !rolled_back {
+        return Ok(());
+    }
+    Err(Error::RolledBack {
+        seen: seen.snapshot,
+        newest: newest(c).await?,
+    }
+    .into())
+}
+
+async fn jumped_over(c: &mut Connection, snapshot: SnapshotId) -> Result<bool, sqlx::Error> {
+    let restores: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM restores WHERE snapshot > $1 AND snapshot - $2 <= $1",
+    )
+    .bind(stored(snapshot.0)?)
+    .bind(restore::JUMP)
+    .fetch_one(c)
+    .await?;
+    Ok(restores > 0)
 }
 
 /// Reads the present state of the named tables. The transaction makes it consistent.

@@ -8,7 +8,7 @@ use flightcluster_catalog::{
 };
 
 use super::producers::claim_of;
-use super::{Subject, commit, content, create, file, flush_of, register, schema};
+use super::{Subject, commit, content, create, file, flush_of, life, register, schema};
 
 pub async fn a_flush_adds_files_and_moves_watermarks_in_one_snapshot(catalog: Subject) {
     let (a, b) = (create(&catalog, "a").await, create(&catalog, "b").await);
@@ -162,7 +162,10 @@ pub async fn a_flush_to_a_dropped_table_reports_it_and_keeps_the_rest(catalog: S
     let committed = catalog.commit_flush(flush).await.unwrap();
     assert_eq!(committed.dropped_tables, [gone.id]);
     assert_eq!(content(&catalog, &live).await.0, ["live"]);
-    let registration = catalog.register_ingester("ingester-0", "").await.unwrap();
+    let registration = catalog
+        .register_ingester(life("ingester-0", ""))
+        .await
+        .unwrap();
     assert_eq!(registration.watermarks, [(live.id, SequenceNumber(4))]);
 }
 

@@ -2,18 +2,16 @@
 
 use flightcluster_catalog::{Epoch, Error, IfExists, IngesterId, IngesterState, SequenceNumber};
 
-use super::{Subject, commit, create, file, flush_of, register, request};
+use super::{Subject, commit, create, file, flush_of, life, register, request};
 
 pub async fn an_ingester_keeps_its_id_and_gets_the_next_epoch(catalog: Subject) {
-    let first = catalog
-        .register_ingester("ingester-0", "https://a:17002")
-        .await
-        .unwrap();
-    let other = catalog.register_ingester("ingester-1", "").await.unwrap();
-    let second = catalog
-        .register_ingester("ingester-0", "https://b:17002")
-        .await
-        .unwrap();
+    let begin = |name: &str, url: &str| {
+        let (catalog, request) = (Subject::clone(&catalog), life(name, url));
+        async move { catalog.register_ingester(request).await.unwrap() }
+    };
+    let first = begin("ingester-0", "https://a:17002").await;
+    let other = begin("ingester-1", "").await;
+    let second = begin("ingester-0", "https://b:17002").await;
     assert_eq!(first.ingester.epoch, Epoch(1));
     assert_eq!(second.ingester.epoch, Epoch(2));
     assert_eq!(second.ingester.id, first.ingester.id);
@@ -94,14 +92,20 @@ pub async fn registering_returns_watermarks(catalog: Subject) {
     catalog.commit_flush(flush).await.unwrap();
     catalog.drop_table(&dropped.name, false).await.unwrap();
 
-    let registration = catalog.register_ingester("ingester-0", "").await.unwrap();
+    let registration = catalog
+        .register_ingester(life("ingester-0", ""))
+        .await
+        .unwrap();
     assert_eq!(registration.watermarks, [(kept.id, SequenceNumber(4))]);
 
     catalog
         .create_table(request(kept.name, IfExists::Replace))
         .await
         .unwrap();
-    let registration = catalog.register_ingester("ingester-0", "").await.unwrap();
+    let registration = catalog
+        .register_ingester(life("ingester-0", ""))
+        .await
+        .unwrap();
     assert!(registration.watermarks.is_empty());
 }
 

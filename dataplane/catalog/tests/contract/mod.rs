@@ -12,6 +12,7 @@
 
 pub mod flushes;
 pub mod ingesters;
+pub mod logs;
 pub mod names;
 pub mod producers;
 pub mod snapshots;
@@ -23,9 +24,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flightcluster_catalog::{
-    Catalog, CreateTable, FlushCommit, FlushCommitted, IfExists, Ingester, NewFile, SchemaBytes,
-    SchemaVersion, SequenceNumber, Table, TableId, TableName,
+    Catalog, CreateTable, Epoch, FlushCommit, FlushCommitted, IfExists, Ingester, IngesterCheck,
+    LogId, LogState, NewFile, RegisterIngester, Registration, SchemaBytes, SchemaVersion,
+    SequenceNumber, SnapshotStamp, Table, TableId, TableName,
 };
+use uuid::Uuid;
 
 pub type Subject = Arc<dyn Catalog>;
 
@@ -75,6 +78,18 @@ macro_rules! contract {
             an_aborted_upload_leaves_nothing,
             an_abandoned_upload_expires,
             streams_of_other_uploads_and_tables_are_refused,
+        });
+        $crate::contract::contract!(@tests $open, logs {
+            an_undrained_ingester_needs_the_log_it_wrote_to,
+            a_log_that_was_never_ready_can_be_replaced,
+            a_drained_ingester_may_have_a_new_log,
+            a_retired_ingester_may_have_a_new_log_or_its_old_one,
+            a_log_of_another_ingester_is_refused,
+            an_old_copy_of_a_log_is_refused,
+            a_registration_whose_answer_was_lost_is_repeated,
+            a_state_the_catalog_does_not_have_is_refused,
+            a_log_must_reach_to_what_was_reported,
+            a_check_tells_the_newest_state_and_fences,
         });
         $crate::contract::contract!(@tests $open, flushes {
             a_flush_adds_files_and_moves_watermarks_in_one_snapshot,
@@ -150,12 +165,39 @@ pub async fn create(catalog: &Subject, table: &str) -> Table {
 }
 
 pub async fn register(catalog: &Subject, name: &str) -> Ingester {
-    let url = format!("https://{name}.example:17002");
-    catalog
-        .register_ingester(name, &url)
-        .await
-        .unwrap()
-        .ingester
+    let request = life(name, &format!("https://{name}.example:17002"));
+    catalog.register_ingester(request).await.unwrap().ingester
+}
+
+/// A log whose id follows from `name`.
+pub fn log(name: &str) -> LogState {
+    let mut id = [0; 16];
+    id[..name.len()].copy_from_slice(name.as_bytes());
+    LogState {
+        id: LogId(Uuid::from_bytes(id)),
+        empty: false,
+        epoch: Epoch(0),
+        seen: None,
+    }
+}
+
+/// A life of an ingester on the log that belongs to its name.
+pub fn life(name: &str, url: &str) -> RegisterIngester {
+    RegisterIngester {
+        name: name.to_owned(),
+        url: url.to_owned(),
+        log: log(name),
+    }
+}
+
+/// Notes that the log of an ingester is ready, as it does before it acknowledges anything.
+pub async fn ready(catalog: &Subject, registration: &Registration) -> SnapshotStamp {
+    let check = IngesterCheck {
+        ingester: registration.ingester.id,
+        epoch: registration.ingester.epoch,
+        seen: registration.newest,
+    };
+    catalog.check_ingester(check).await.unwrap()
 }
 
 pub fn file(table: TableId, path: &str, first: u64, last: u64) -> NewFile {
@@ -180,6 +222,8 @@ pub fn flush_of(ingester: &Ingester, files: Vec<NewFile>) -> FlushCommit {
     FlushCommit {
         ingester: ingester.id,
         epoch: ingester.epoch,
+        seen: None,
+        durable: SequenceNumber(0),
         files,
         watermarks,
         producers: Vec::new(),

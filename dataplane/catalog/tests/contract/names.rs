@@ -2,7 +2,7 @@
 
 use flightcluster_catalog::{Error, IfExists, TableName};
 
-use super::{Subject, request};
+use super::{Subject, life, request};
 
 pub async fn the_default_database_exists_from_the_start(catalog: Subject) {
     catalog.ping().await.unwrap();
@@ -53,7 +53,7 @@ pub async fn unusable_names_are_refused(catalog: Subject) {
             "{schema}.{table}: {result:?}"
         );
     }
-    let result = catalog.register_ingester("", "").await;
+    let result = catalog.register_ingester(life("", "")).await;
     assert!(
         matches!(result, Err(Error::InvalidName { .. })),
         "{result:?}"

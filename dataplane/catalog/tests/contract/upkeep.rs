@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flightcluster_catalog::{
     Error, FilesReplaced, Ingester, JobKind, Lease, LiveFiles, NewFile, ReplaceCause, ReplaceFiles,
-    SchemaVersion, SequenceNumber, Table, TableId,
+    SchemaVersion, SequenceNumber, SnapshotId, SnapshotStamp, Table, TableId,
 };
 
 use super::{Subject, commit, content, create, file, flush_of, register, schema};
@@ -423,6 +423,13 @@ pub async fn history_is_forgotten_and_what_is_readable_stays(catalog: Subject) {
             .unwrap(),
         before
     );
+    // A log that saw nothing newer than a forgotten state is none of another catalog.
+    let mut idle = super::life(&ingester.name, "");
+    idle.log.seen = Some(SnapshotStamp {
+        snapshot: SnapshotId(before.id.0 - 1),
+        created_at_millis: 1,
+    });
+    let ingester = catalog.register_ingester(idle).await.unwrap().ingester;
 
     // An ingester that comes late with rows of the dropped table is told so.
     let late = flush_of(&ingester, vec![file(gone.id, "late", 9, 9)]);

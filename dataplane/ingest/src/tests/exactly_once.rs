@@ -74,6 +74,11 @@ async fn repeats_are_recognised_after_a_restart_from_log_and_from_files() {
     ingest.flush().await.unwrap();
     drop((table, ingest));
     std::fs::remove_dir_all(world.wal_dir()).unwrap();
+    world
+        .catalog
+        .retire_ingester("ingester-0", true)
+        .await
+        .unwrap();
     let ingest = world.open().await;
     let table = writer(&ingest, &readings()).await;
     assert!(

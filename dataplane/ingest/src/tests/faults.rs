@@ -30,6 +30,7 @@ pub(crate) enum Fault {
 pub(crate) struct FaultyCatalog {
     inner: Arc<dyn Catalog>,
     commits: Mutex<VecDeque<Fault>>,
+    registrations: Mutex<VecDeque<Fault>>,
     away: Mutex<bool>,
     /// This table's schema comes back unreadable.
     spoiled: Mutex<Option<TableId>>,
@@ -52,6 +53,7 @@ impl FaultyCatalog {
         Self {
             inner,
             commits: Mutex::default(),
+            registrations: Mutex::default(),
             away: Mutex::default(),
             spoiled: Mutex::default(),
             commit_log: Mutex::default(),
@@ -74,6 +76,11 @@ impl FaultyCatalog {
     /// From now on answers to claims wait for the test; or, with `None`, no longer.
     pub(crate) fn hold_claim_answers(&self, hold: Option<Arc<Hold>>) {
         *self.claim_answers.lock() = hold;
+    }
+
+    /// The next registration goes wrong.
+    pub(crate) fn fail_registration(&self, fault: Fault) {
+        self.registrations.lock().push_back(fault);
     }
 
     pub(crate) fn set_away(&self, away: bool) {
@@ -152,8 +159,23 @@ impl Catalog for FaultyCatalog {
         self.inner.read_snapshot(request).await
     }
 
-    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
-        self.inner.register_ingester(name, url).await
+    async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {
+        let fault = self.registrations.lock().pop_front();
+        match fault {
+            None => self.inner.register_ingester(request).await,
+            Some(Fault::Request) => Err(Self::unavailable()),
+            Some(Fault::Answer) => {
+                self.inner.register_ingester(request).await?;
+                Err(Self::unavailable())
+            }
+        }
+    }
+
+    async fn check_ingester(&self, check: IngesterCheck) -> Result<SnapshotStamp, Error> {
+        if *self.away.lock() {
+            return Err(Self::unavailable());
+        }
+        self.inner.check_ingester(check).await
     }
 
     async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod crash;
+mod disk;
 mod exactly_once;
 mod faults;
 mod flushing;
+mod identity;
 mod pressure;
 mod schemas;
 mod several;
@@ -23,7 +25,10 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use flightcluster_catalog::sql::SqlCatalog;
-use flightcluster_catalog::{Catalog, File, SchemaVersion, SequenceNumber, TableName};
+use flightcluster_catalog::{
+    Catalog, Epoch, File, LogId, LogState, RegisterIngester, Registration, SchemaVersion,
+    SequenceNumber, TableName,
+};
 use flightcluster_config::{ByteSize, IngestConfig};
 use flightcluster_wal::RealDisk;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -31,6 +36,20 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::*;
 use faults::{FaultyCatalog, FaultyStore};
+
+/// A process that begins with the name of another and a volume of its own.
+pub(crate) fn life_with_a_new_log(name: &str) -> RegisterIngester {
+    RegisterIngester {
+        name: name.to_owned(),
+        url: String::new(),
+        log: LogState {
+            id: LogId(uuid::Uuid::new_v4()),
+            empty: true,
+            epoch: Epoch(0),
+            seen: None,
+        },
+    }
+}
 
 /// One ingester's world: it outlives the ingester, as disks do.
 pub(crate) struct World {
@@ -85,6 +104,33 @@ impl World {
 
     pub(crate) async fn open(&self) -> Arc<Ingest> {
         Ingest::open(self.options()).await.unwrap()
+    }
+
+    /// Time passes while the process runs, and goes on asking the catalog in vain.
+    pub(crate) async fn time_passes_without_catalog(&self, ingest: &Ingest, seconds: u64) {
+        for step in 0..seconds.div_ceil(5) {
+            let step = (seconds - step * 5).min(5);
+            self.hand.advance(Duration::from_secs(step));
+            ingest.core_for_tests().ask().await.unwrap_err();
+        }
+    }
+
+    /// What a second process does when it opens the log, while the first one does not know yet.
+    pub(crate) async fn begin_younger_life(&self) -> Registration {
+        let label = std::fs::read(self.wal_dir().join("label")).unwrap();
+        let id = uuid::Uuid::from_slice(&label[16..32]).unwrap();
+        let epoch = u64::from_le_bytes(label[32..40].try_into().unwrap());
+        let request = RegisterIngester {
+            name: "ingester-0".to_owned(),
+            url: String::new(),
+            log: LogState {
+                id: LogId(id),
+                empty: false,
+                epoch: Epoch(epoch),
+                seen: None,
+            },
+        };
+        self.catalog.register_ingester(request).await.unwrap()
     }
 
     /// What a query sees: the files of a snapshot and the rows above its watermark.

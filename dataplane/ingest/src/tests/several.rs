@@ -272,8 +272,10 @@ async fn an_earlier_life_is_not_asked_and_lets_nothing_go() {
     let (a, b) = (cluster.start("a").await, cluster.start("b").await);
     assert!(is_new(&a, 1).await);
     // Another process with the name of a, on another volume: a is fenced and does not know.
-    let registered = cluster.world.catalog.register_ingester("a", "").await;
-    let younger = registered.unwrap().ingester;
+    let catalog = &cluster.world.catalog;
+    catalog.retire_ingester("a", true).await.unwrap();
+    let younger = catalog.register_ingester(life_with_a_new_log("a")).await;
+    let younger = younger.unwrap().ingester;
     assert_eq!(send(&b, 1).await.unwrap_err().category(), "producer_owner");
     let asked = a
         .release_producer(younger.epoch, table_id(&cluster).await, "pump-7")
@@ -357,9 +359,9 @@ async fn a_claim_is_renewed_within_the_window() {
     assert_eq!(catalog.claim_log.lock().len(), 2);
     // Without the catalog it goes on to the end of the window and no longer.
     catalog.set_away(true);
-    hand.advance(Duration::from_secs(55));
+    cluster.world.time_passes_without_catalog(&a, 55).await;
     write(4).await.unwrap();
-    hand.advance(Duration::from_secs(46));
+    cluster.world.time_passes_without_catalog(&a, 46).await;
     assert_eq!(write(5).await.unwrap_err().category(), "catalog");
     catalog.set_away(false);
     write(5).await.unwrap();

@@ -108,6 +108,11 @@ async fn a_batch_is_logged_as_it_came() {
     let identity = flightcluster_wal::Identity {
         ingester_id: id,
         ingester_name: String::new(),
+        epoch: 9,
+        catalog: flightcluster_wal::CatalogState {
+            snapshot: 1,
+            created_at_millis: 1,
+        },
         known: flightcluster_wal::SequenceNumber(0),
     };
     let mut recovery = directory.recover(identity).unwrap();
@@ -214,9 +219,9 @@ async fn a_stream_goes_on_while_the_catalog_is_away_for_a_minute() {
     let ingest = world.open().await;
     let writer = writer(&ingest, &readings()).await;
     world.catalog.set_away(true);
-    world.hand.advance(Duration::from_secs(59));
+    world.time_passes_without_catalog(&ingest, 59).await;
     write(&writer, [1]).await.unwrap();
-    world.hand.advance(Duration::from_secs(2));
+    world.time_passes_without_catalog(&ingest, 2).await;
     let error = write(&writer, [2]).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Unavailable);
     assert!(error.retry_after().is_some());

@@ -14,8 +14,8 @@ use datafusion::execution::FunctionRegistry as _;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
-    Catalog, CreateTable, FlushCommit, IfExists, Ingester, NewFile, Registration, SequenceNumber,
-    Table, TableId, TableName,
+    Catalog, CreateTable, Epoch, FlushCommit, IfExists, Ingester, LogId, LogState, NewFile,
+    RegisterIngester, Registration, SequenceNumber, Table, TableId, TableName,
 };
 use flightcluster_config::{ByteSize, QueryConfig};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -72,7 +72,18 @@ pub(super) struct Ingesters {
 impl Ingesters {
     pub(super) async fn register(&self, name: &str) {
         let url = format!("https://{name}.internal:17002");
-        let registration = self.catalog.register_ingester(name, &url).await.unwrap();
+        let log = LogState {
+            id: LogId(uuid::Uuid::new_v4()),
+            empty: true,
+            epoch: Epoch(0),
+            seen: None,
+        };
+        let request = RegisterIngester {
+            name: name.to_owned(),
+            url,
+            log,
+        };
+        let registration = self.catalog.register_ingester(request).await.unwrap();
         let held = Held {
             registration,
             next: 1,
@@ -155,6 +166,8 @@ impl Ingesters {
             time_range_nanos: time_range(&rows),
         };
         let commit = FlushCommit {
+            seen: None,
+            durable: SequenceNumber(0),
             ingester: registration.ingester.id,
             epoch: registration.ingester.epoch,
             files: vec![file],

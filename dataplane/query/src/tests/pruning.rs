@@ -116,6 +116,8 @@ async fn add_files(cluster: &Cluster, table: &Table, count: i64) {
     });
     let commit = flightcluster_catalog::FlushCommit {
         ingester: ingester.id,
+        seen: None,
+        durable: SequenceNumber(0),
         epoch: ingester.epoch,
         files: files.collect(),
         watermarks: Vec::new(),

@@ -103,6 +103,8 @@ async fn orphans_are_deleted_when_a_setting_says_so_and_never_become_files() {
     assert_eq!((found.objects, found.condemned), (1, 1));
     let late = FlushCommit {
         ingester: world.ingester.id,
+        seen: None,
+        durable: SequenceNumber(0),
         epoch: world.ingester.epoch,
         files: vec![NewFile {
             table: world.table.id,

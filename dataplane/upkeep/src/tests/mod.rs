@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
-    Catalog, CreateTable, FlushCommit, IfExists, Ingester, NewFile, SchemaBytes, SequenceNumber,
-    Table, TableName,
+    Catalog, CreateTable, Epoch, FlushCommit, IfExists, Ingester, LogId, LogState, NewFile,
+    RegisterIngester, SchemaBytes, SequenceNumber, Table, TableName,
 };
 use flightcluster_config::{ByteSize, UpkeepConfig};
 use futures::TryStreamExt as _;
@@ -54,7 +54,17 @@ impl World {
             unpublished: None,
         };
         let table = catalog.create_table(request).await.unwrap();
-        let registration = catalog.register_ingester("i", "").await.unwrap();
+        let request = RegisterIngester {
+            name: "i".to_owned(),
+            url: String::new(),
+            log: LogState {
+                id: LogId(uuid::Uuid::from_u128(1)),
+                empty: true,
+                epoch: Epoch(0),
+                seen: None,
+            },
+        };
+        let registration = catalog.register_ingester(request).await.unwrap();
         let objects = Arc::new(InMemory::new());
         let store = Arc::new(FaultyStore::new(Arc::clone(&objects)));
         let config = UpkeepConfig {
@@ -115,6 +125,8 @@ impl World {
             .unwrap();
         let commit = FlushCommit {
             ingester: self.ingester.id,
+            seen: None,
+            durable: SequenceNumber(0),
             epoch: self.ingester.epoch,
             files: vec![file],
             watermarks: vec![(self.table.id, SequenceNumber(n))],

@@ -175,10 +175,10 @@ fn a_torn_record_in_front_of_a_later_one_of_the_same_group_is_cut() {
 fn a_segment_of_a_newer_release_is_refused() {
     let disk = log_of(2);
     let mut data = disk.content(&segment(1));
-    data[8] = 2;
+    data[8] = 3;
     let error = replay(&disk.with(&segment(1), data)).unwrap_err();
     let Error::UnknownVersion {
-        found: 2,
+        found: 3,
         what: "format version",
         ..
     } = error

@@ -211,7 +211,7 @@ async fn everything_queued_behind_a_refused_record_is_refused() {
     }
     disk.wait_for(|log| {
         log.iter()
-            .filter(|entry| entry.starts_with("append"))
+            .filter(|entry| entry.starts_with("append 0"))
             .count()
             == 4
     });

@@ -80,8 +80,12 @@ impl FakeDisk {
         self.0.state.lock().unwrap().files[file].data.clone()
     }
 
+    /// The segments.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        self.0.state.lock().unwrap().files.keys().cloned().collect()
+        let state = self.0.state.lock().unwrap();
+        let mut files: Vec<_> = state.files.keys().cloned().collect();
+        files.retain(|file| file.extension().is_some_and(|kind| kind == "wal"));
+        files
     }
 
     /// A disk with the same files, one of them replaced.
@@ -240,6 +244,16 @@ impl Disk for FakeDisk {
             disk: self.clone(),
             path: file.to_owned(),
         }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.run("rename", from, |state| {
+            let mut file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+            // Until the directory is synced the name may give the file it had before.
+            file.synced = state.files.get(to).and_then(|old| old.synced.clone());
+            state.files.insert(to.to_owned(), file);
+            Ok(())
+        })
     }
 
     fn remove(&self, file: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@
 mod damage;
 mod durability;
 mod fake;
+mod identity;
 mod segments;
 
 use std::path::{Path, PathBuf};
@@ -16,12 +17,18 @@ use crate::*;
 use fake::FakeDisk;
 
 const DIRECTORY: &str = "/wal";
+const STATE: CatalogState = CatalogState {
+    snapshot: 5,
+    created_at_millis: 1000,
+};
 
 fn identity() -> Identity {
     Identity {
         ingester_id: 7,
         ingester_name: "ingester-0".to_owned(),
+        epoch: 1,
         known: SequenceNumber(0),
+        catalog: STATE,
     }
 }
 

@@ -65,6 +65,7 @@ impl Line {
                 self.postponed.lock().push(entry);
                 return Ok(FlushCommitted {
                     snapshot: SnapshotId(0),
+                    created_at_millis: 0,
                     dropped_tables: vec![],
                 });
             }
@@ -74,9 +75,7 @@ impl Line {
                 }
             }
             Some(Broken::NoEpochCheck) => {
-                let all = self.inner.list_ingesters().await?;
-                let current = all.iter().find(|each| each.id == commit.ingester);
-                commit.epoch = current.map_or(commit.epoch, |each| each.epoch);
+                commit.epoch = self.present_epoch(commit.ingester, commit.epoch).await?;
             }
             Some(Broken::ProducersForgotten) => commit.producers.clear(),
             Some(Broken::TwoCommits) if !commit.files.is_empty() => {
@@ -94,14 +93,27 @@ impl Line {
         self.inner.commit_flush(commit).await
     }
 
-    async fn register(&self, name: &str, url: &str) -> Result<Registration, Error> {
-        let mut registration = self.inner.register_ingester(name, url).await?;
+    async fn register(&self, request: RegisterIngester) -> Result<Registration, Error> {
+        let mut registration = self.inner.register_ingester(request).await?;
         if self.broken == Some(Broken::ReplayOffByOne) {
             for (_, watermark) in &mut registration.watermarks {
                 watermark.0 = watermark.0.saturating_sub(1);
             }
         }
         Ok(registration)
+    }
+
+    async fn check(&self, mut check: IngesterCheck) -> Result<SnapshotStamp, Error> {
+        if self.broken == Some(Broken::NoEpochCheck) {
+            check.epoch = self.present_epoch(check.ingester, check.epoch).await?;
+        }
+        self.inner.check_ingester(check).await
+    }
+
+    async fn present_epoch(&self, ingester: IngesterId, own: Epoch) -> Result<Epoch, Error> {
+        let all = self.inner.list_ingesters().await?;
+        let current = all.iter().find(|each| each.id == ingester);
+        Ok(current.map_or(own, |each| each.epoch))
     }
 
     async fn claim(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
@@ -147,6 +159,8 @@ impl Line {
         self.inner.replace_files(ended).await?;
         let all = self.inner.list_ingesters().await?;
         let commit = FlushCommit {
+            seen: None,
+            durable: SequenceNumber(0),
             ingester: all[0].id,
             epoch: all[0].epoch,
             files: request.outputs,
@@ -260,9 +274,14 @@ impl Catalog for LossyCatalog {
         line.pass(Port::Snapshot, line.look(request)).await
     }
 
-    async fn register_ingester(&self, name: &str, url: &str) -> Result<Registration, Error> {
+    async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {
         let line = self.line();
-        line.pass(Port::Register, line.register(name, url)).await
+        line.pass(Port::Register, line.register(request)).await
+    }
+
+    async fn check_ingester(&self, check: IngesterCheck) -> Result<SnapshotStamp, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.check(check)).await
     }
 
     async fn drain_ingester(&self, ingester: IngesterId, epoch: Epoch) -> Result<(), Error> {

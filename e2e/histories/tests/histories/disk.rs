@@ -258,7 +258,7 @@ impl Disk for SimulatedDisk {
                 let _ = create(content);
             }
         };
-        self.run(Port::Create, partly, create)?;
+        self.run(port_of(file, Port::Create), partly, create)?;
         self.open(file)
     }
 
@@ -271,7 +271,12 @@ impl Disk for SimulatedDisk {
             life,
             broken: self.broken,
         };
-        Ok(Box::new(OpenFile { disk, number }))
+        let is_label = port_of(file, Port::Append) == Port::Label;
+        Ok(Box::new(OpenFile {
+            disk,
+            number,
+            is_label,
+        }))
     }
 
     fn remove(&self, file: &Path) -> io::Result<()> {
@@ -281,7 +286,17 @@ impl Disk for SimulatedDisk {
                 .map(drop)
                 .ok_or_else(|| io::ErrorKind::NotFound.into())
         };
-        self.run(Port::Remove, |_, _| (), remove)
+        self.run(port_of(file, Port::Remove), |_, _| (), remove)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let rename = |content: &mut Content| {
+            let file = content.names.remove(&name_of(from));
+            let file = file.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            content.names.insert(name_of(to), file);
+            Ok(())
+        };
+        self.run(Port::Label, |_, _| (), rename)
     }
 
     fn sync_directory(&self, _: &Path) -> io::Result<()> {
@@ -296,12 +311,26 @@ impl Disk for SimulatedDisk {
     }
 }
 
+/// What is done to a label is a matter of its own.
+fn port_of(file: &Path, port: Port) -> Port {
+    if name_of(file).starts_with("label") {
+        Port::Label
+    } else {
+        port
+    }
+}
+
 struct OpenFile {
     disk: SimulatedDisk,
     number: u64,
+    is_label: bool,
 }
 
 impl OpenFile {
+    fn port(&self, port: Port) -> Port {
+        if self.is_label { Port::Label } else { port }
+    }
+
     fn file<T>(&self, content: &mut Content, action: impl FnOnce(&mut File) -> T) -> T {
         action(content.files.entry(self.number).or_default())
     }
@@ -312,7 +341,7 @@ impl SegmentFile for OpenFile {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let part = self.disk.life.chance(bytes.len() as u32 + 1) as usize;
         self.disk.run(
-            Port::Append,
+            self.port(Port::Append),
             |content, _| self.file(content, |file| file.append(&bytes[..part])),
             |content| {
                 self.file(content, |file| file.append(&bytes));
@@ -324,7 +353,7 @@ impl SegmentFile for OpenFile {
     fn sync(&mut self) -> io::Result<()> {
         let life = &self.disk.life;
         self.disk.run(
-            Port::Sync,
+            self.port(Port::Sync),
             |content, trouble| {
                 let crashed = trouble == Trouble::CrashBefore;
                 let kept = || life.chance(2) == 0;

@@ -20,6 +20,8 @@ pub(crate) enum Port {
     Sync,
     /// A segment is created.
     Create,
+    /// A label is written beside the one before, or takes its place.
+    Label,
     /// A segment is removed.
     Remove,
     /// The log's directory is synced.

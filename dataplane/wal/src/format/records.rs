@@ -1,19 +1,15 @@
-//! Segment format version 1: a header, then records until the end of the file or the first zeros.
+//! The records of a segment, behind its header until the end of the file or the first zeros. They are
+//! the same in versions 1 and 2.
 //!
 //! All numbers are little endian. See `docs/reference/wal-format.md` for the layout in a table.
 
 use bytes::Bytes;
 
-use super::MAGIC;
+use super::Reader;
 use crate::record::{Append, Message, Producer, SequenceNumber};
 
-/// The version this module reads and writes.
-pub(crate) const VERSION: u16 = 1;
 /// Bytes in front of every record's head.
 pub(crate) const FRAME_BYTES: usize = 16;
-
-const HEADER_FIXED_BYTES: usize = 58;
-const CRC_BYTES: usize = 4;
 
 const KIND_SCHEMA: u8 = 1;
 const KIND_BATCH: u8 = 2;
@@ -23,78 +19,6 @@ const ATTRIBUTE_PRODUCER_ID: u16 = 1;
 const ATTRIBUTE_PRODUCER_SEQUENCE: u16 = 2;
 /// Attributes from here on may be skipped by a reader that does not know them.
 const ATTRIBUTE_OPTIONAL: u16 = 0x8000;
-
-/// The beginning of a segment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) segment: u64,
-    /// Sequence number of the first batch that is written to this segment.
-    pub(crate) first_sequence: SequenceNumber,
-    pub(crate) ingester_id: u64,
-    pub(crate) ingester_name: String,
-    pub(crate) created_at_millis: i64,
-    /// Random; part of every record's checksum, so that bytes of another segment (or bytes a client
-    /// made to look like a record) are never taken for a record of this one.
-    pub(crate) salt: u64,
-}
-
-impl Header {
-    /// Bytes of a header with this name.
-    pub(crate) fn encoded_bytes(ingester_name: &str) -> usize {
-        HEADER_FIXED_BYTES + ingester_name.len() + CRC_BYTES
-    }
-
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let name = self.ingester_name.as_bytes();
-        let name = &name[..name.len().min(usize::from(u16::MAX))];
-        let length = HEADER_FIXED_BYTES + name.len() + CRC_BYTES;
-        let mut out = Vec::with_capacity(length);
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&0_u16.to_le_bytes());
-        out.extend_from_slice(&(length as u32).to_le_bytes());
-        out.extend_from_slice(&self.segment.to_le_bytes());
-        out.extend_from_slice(&self.first_sequence.0.to_le_bytes());
-        out.extend_from_slice(&self.ingester_id.to_le_bytes());
-        out.extend_from_slice(&self.created_at_millis.to_le_bytes());
-        out.extend_from_slice(&self.salt.to_le_bytes());
-        out.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        out.extend_from_slice(name);
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
-    }
-
-    /// Reads a header and says how long it is; `None` when it is short or its checksum is wrong.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
-        let mut reader = Reader(bytes.get(12..)?);
-        let length = reader.u32()? as usize;
-        let segment = reader.u64()?;
-        let first_sequence = SequenceNumber(reader.u64()?);
-        let ingester_id = reader.u64()?;
-        let created_at_millis = reader.u64()? as i64;
-        let salt = reader.u64()?;
-        let name_length = usize::from(reader.u16()?);
-        let name = reader.take(name_length)?;
-        let crc = reader.u32()?;
-        let covered = HEADER_FIXED_BYTES + name_length;
-        let known = super::version(bytes) == Some(VERSION);
-        let whole = known && length == covered + CRC_BYTES;
-        if !whole || crc32c::crc32c(&bytes[..covered]) != crc {
-            return None;
-        }
-        let ingester_name = String::from_utf8(name.to_vec()).ok()?;
-        let header = Self {
-            segment,
-            first_sequence,
-            ingester_id,
-            ingester_name,
-            created_at_millis,
-            salt,
-        };
-        Some((header, length))
-    }
-}
 
 /// A record as it is in the file.
 #[derive(Debug)]
@@ -380,35 +304,4 @@ pub(crate) fn was_synced(segment: &[u8], offset: usize, salt: u64) -> bool {
             Some([1..=3, 0, 0, 0])
         ) && read_head(segment, at, salt).is_ok_and(|head| head.synced_up_to > offset as u64)
     })
-}
-
-/// Takes numbers off the front of a slice; `None` when it is too short.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
 }
