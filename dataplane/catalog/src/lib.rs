@@ -10,6 +10,7 @@
 
 pub mod model;
 mod name;
+mod options;
 pub mod remote;
 pub mod sql;
 mod upkeep;
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 
 pub use model::*;
 pub use name::UNPUBLISHED_SCHEMA;
+pub use options::*;
 pub use upkeep::*;
 
 /// The port to the catalog.
@@ -67,6 +69,12 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
         from: SchemaVersion,
         schema: SchemaBytes,
     ) -> Result<Table, Error>;
+
+    /// Sets and removes options of a table or database, in a snapshot of its own.
+    ///
+    /// - Errors: [`Error::TableNotFound`], [`Error::DatabaseNotFound`]. What an option means is not looked at.
+    /// - Retry: safe.
+    async fn set_options(&self, request: SetOptions) -> Result<(), Error>;
 
     /// Looks a table up.
     async fn table(&self, name: &TableName) -> Result<Option<Table>, Error>;

@@ -107,6 +107,9 @@ pub struct Table {
     /// Free options (`CREATE TABLE … WITH`), by key.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// The options of its database, which hold where the table does not say.
+    #[serde(default)]
+    pub database_options: BTreeMap<String, String>,
     /// Creation time, milliseconds since the Unix epoch.
     pub created_at_millis: i64,
 }

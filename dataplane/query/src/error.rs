@@ -97,6 +97,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// An option that can't be set (the caller's mistake).
+    #[error("option {name}: {problem}")]
+    Option {
+        /// The option.
+        name: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// A parameter that can't be bound (the caller's mistake).
     #[error("parameter {name}: {problem}")]
     Parameter {
@@ -323,6 +331,7 @@ impl Error {
             Self::TableExists { .. } => "table_exists",
             Self::DatabaseExists { .. } => "database_exists",
             Self::InvalidName { .. } => "invalid_name",
+            Self::Option { .. } => "option",
             Self::Parameter { .. } => "parameter",
             Self::ParameterMissing { .. } => "parameter_missing",
             Self::Value { .. } => "value",

@@ -37,6 +37,7 @@ mod floats;
 mod functions;
 mod growth;
 mod names;
+mod options;
 mod parameters;
 mod plan;
 pub mod ports;
@@ -70,6 +71,7 @@ pub use plan::{Plan, QueryRequest, StatementKind};
 pub use ports::{Budget, RecentRows, RecentRowsError, StatementKey, TableWriter};
 pub use recent::Patience;
 pub use schema::{decode_schema, encode_schema};
+pub use times::has_times;
 
 /// A lazy, cancellable (by dropping) stream of batches of one schema.
 pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch, Error>> + Send>>;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
@@ -113,7 +114,7 @@ pub(crate) async fn look_up(
             .filter(|name| !present.contains(name) && !created(name)),
     );
 
-    let view = Arc::new(View::new(snapshot));
+    let view = Arc::new(View::new(snapshot, unix_nanos()));
     let mut tables: Vec<(TableName, Arc<dyn TableProvider>)> = Vec::new();
     for described in &describes {
         describe(inner, described, &view, &mut tables).await?;
@@ -155,6 +156,11 @@ async fn first_snapshot(inner: &Inner, tables: &[TableName]) -> Result<Snapshot,
         .read_snapshot(SnapshotRequest { tables })
         .await
         .map_err(|source| Error::from_catalog("taking a snapshot", source))
+}
+
+fn unix_nanos() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn stored_table(

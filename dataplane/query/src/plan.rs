@@ -1,7 +1,7 @@
 //! From the text of a statement to a plan: names looked up in one catalog snapshot, parameters
 //! bound, types settled. No row is touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -13,7 +13,7 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, WriteOp,
 };
-use flightcluster_catalog::{IfExists, SnapshotId, TableName};
+use flightcluster_catalog::{IfExists, SchemaVersion, SetOptions, SnapshotId, TableName};
 
 use crate::Error;
 use crate::access::Access;
@@ -21,6 +21,7 @@ use crate::delete::Deletion;
 use crate::engine::Inner;
 use crate::growth::check_growth;
 use crate::names::{check_access, check_target, explain_missing, look_up};
+use crate::options;
 use crate::parameters::Parameters;
 use crate::recent::View;
 use crate::schema::check_storable;
@@ -54,7 +55,7 @@ pub enum StatementKind {
     /// It answers rows and changes nothing: `SELECT`, `WITH`, `VALUES`, `EXPLAIN`, `SHOW`,
     /// `DESCRIBE`.
     Query,
-    /// It changes what exists: `CREATE`, `DROP`.
+    /// It changes what exists: `CREATE`, `DROP`, `ALTER`.
     Ddl,
     /// It adds or takes away rows: `INSERT`, `DELETE`, `TRUNCATE`.
     Dml,
@@ -93,7 +94,8 @@ impl Plan {
             Action::Query(_) => StatementKind::Query,
             Action::CreateTable { .. }
             | Action::DropTable { .. }
-            | Action::CreateDatabase { .. } => StatementKind::Ddl,
+            | Action::CreateDatabase { .. }
+            | Action::SetOptions(_) => StatementKind::Ddl,
             Action::Insert { .. } | Action::Delete(_) => StatementKind::Dml,
         }
     }
@@ -126,6 +128,7 @@ pub(crate) enum Action {
     CreateTable {
         name: TableName,
         schema: SchemaRef,
+        options: BTreeMap<String, String>,
         if_exists: IfExists,
         rows: Option<Ready>,
     },
@@ -143,6 +146,7 @@ pub(crate) enum Action {
         rows: Ready,
     },
     Delete(Deletion),
+    SetOptions(SetOptions),
 }
 
 /// A plan that gives rows.
@@ -243,6 +247,7 @@ fn by_name(effect: &Effect) -> Option<Action> {
             name,
             if_not_exists,
         }),
+        Effect::SetOptions(set) => Some(Action::SetOptions(set)),
         Effect::Query | Effect::CreateTable { .. } | Effect::Insert(_) | Effect::Delete(_) => None,
     }
 }
@@ -285,9 +290,9 @@ impl Planning {
         };
         match (statement.effect, plan) {
             (
-                Effect::CreateTable { name, .. },
+                Effect::CreateTable { name, options, .. },
                 LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)),
-            ) => create_table(name, create, rows, &statement.label),
+            ) => create_table(name, options, create, rows, &statement.label),
             (Effect::Insert(table), LogicalPlan::Dml(insert))
                 if insert.op == WriteOp::Insert(InsertOp::Append) =>
             {
@@ -329,6 +334,7 @@ impl Planning {
 
 fn create_table(
     name: TableName,
+    options: BTreeMap<String, String>,
     create: CreateMemoryTable,
     rows: Rows,
     label: &str,
@@ -356,9 +362,11 @@ fn create_table(
         && !empty.produce_one_row
     {
         let schema = table_schema(empty.schema.inner(), false)?;
+        check_options(&options, &schema)?;
         let action = Action::CreateTable {
             name,
             schema,
+            options,
             if_exists,
             rows: None,
         };
@@ -366,13 +374,19 @@ fn create_table(
     }
     let (rows, parameters, open) = rows.ready(input)?;
     let schema = table_schema(&rows.schema, true)?;
+    check_options(&options, &schema)?;
     let action = Action::CreateTable {
         name,
         schema,
+        options,
         if_exists,
         rows: Some(rows),
     };
     Ok((action, parameters, open))
+}
+
+fn check_options(options: &BTreeMap<String, String>, schema: &Schema) -> Result<(), Error> {
+    options::check(options.keys().map(String::as_str), schema, SchemaVersion(1))
 }
 
 /// Makes plans that give rows ready.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow_schema::SchemaRef;
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -16,13 +17,14 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::filter::FilterExecBuilder;
 use datafusion::physical_plan::union::UnionExec;
 use flightcluster_catalog::{File, SchemaVersion, Table, TableId, TableName};
 use object_store::path::Path;
 
 use crate::recent::{FreshRows, View};
 use crate::session::store_url;
-use crate::times::{TimeColumn, TimeRange};
+use crate::times::{TimeColumn, TimeRange, rows_from};
 
 /// A stored table in the schema it had when the query was planned.
 ///
@@ -35,6 +37,8 @@ pub(crate) struct StoredTable {
     version: SchemaVersion,
     schema: SchemaRef,
     time: Option<TimeColumn>,
+    /// Rows with a time before this, in nanoseconds since the Unix epoch, are expired.
+    expired_before: Option<i64>,
     view: Arc<View>,
 }
 
@@ -47,6 +51,7 @@ impl StoredTable {
             version: table.schema_version,
             time: TimeColumn::of(&schema, table.schema_version),
             schema,
+            expired_before: table.expired_before(view.now_nanos()),
             view,
         }
     }
@@ -72,10 +77,51 @@ impl StoredTable {
         self.time.as_ref()
     }
 
-    /// The times rows that pass these filters can have.
+    /// The times rows that pass these filters can have, and that are not expired.
     pub(crate) fn times(&self, filters: &[Expr]) -> TimeRange {
-        let time = self.time.as_ref();
-        time.map_or(TimeRange::ALL, |time| time.range(filters))
+        let Some(time) = &self.time else {
+            return TimeRange::ALL;
+        };
+        let kept = self.expired_before.map_or(TimeRange::ALL, TimeRange::since);
+        time.range(filters).and(kept)
+    }
+
+    /// The column by which rows expire, and the first moment that is not expired, when they do.
+    pub(crate) fn expiry(&self) -> Option<(&TimeColumn, i64)> {
+        self.time.as_ref().zip(self.expired_before)
+    }
+
+    /// Whether some rows of a file may be expired.
+    pub(crate) fn may_be_expired(&self, file: &File) -> bool {
+        let times = file.file.time_range_nanos;
+        self.expiry()
+            .is_some_and(|(_, from)| times.is_none_or(|(low, _)| low < from))
+    }
+
+    /// A scan of files without the expired rows, which some of them have.
+    fn unexpired(
+        &self,
+        state: &dyn Session,
+        files: &[&File],
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let Some((time, from)) = self.expiry() else {
+            return self.files(state, files, projection, None);
+        };
+        let all = || (0..self.schema.fields().len()).collect();
+        let mut columns: Vec<usize> = projection.cloned().unwrap_or_else(all);
+        let wanted = columns.len();
+        let at = columns.iter().position(|column| *column == time.at);
+        let at = at.unwrap_or_else(|| {
+            columns.push(time.at);
+            wanted
+        });
+        // The limit is of rows that are left, which nobody knows here.
+        let scan = self.files(state, files, Some(&columns), None)?;
+        let kept = time.not_before(at, &scan.schema(), from)?;
+        let filter = FilterExecBuilder::new(kept, scan);
+        let filter = filter.apply_projection(Some((0..wanted).collect()))?;
+        Ok(Arc::new(filter.build()?))
     }
 
     /// A scan of `files`, in this order as far as each partition goes.
@@ -129,6 +175,7 @@ impl StoredTable {
     }
 
     fn fresh(
+        &self,
         fresh: &FreshRows,
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
@@ -142,10 +189,25 @@ impl StoredTable {
             })
             .transpose()
             .map_err(|_| internal_datafusion_err!("a needed column was not fetched"))?;
-        let source =
-            MemorySourceConfig::try_new(&fresh.batches, Arc::clone(&fresh.schema), places)?
-                .with_limit(limit);
+        let batches = self.unexpired_batches(fresh)?;
+        let source = MemorySourceConfig::try_new(&batches, Arc::clone(&fresh.schema), places)?
+            .with_limit(limit);
         Ok(DataSourceExec::from_data_source(source))
+    }
+
+    fn unexpired_batches(
+        &self,
+        fresh: &FreshRows,
+    ) -> Result<Vec<Vec<RecordBatch>>, DataFusionError> {
+        let Some((time, from)) = self.expiry() else {
+            return Ok(fresh.batches.clone());
+        };
+        let at = fresh.columns.binary_search(&time.at);
+        let at = at.map_err(|_| internal_datafusion_err!("the time column was not fetched"))?;
+        let unexpired = |batch: &RecordBatch| rows_from(batch.clone(), at, from);
+        let of_ingester = |batches: &Vec<RecordBatch>| batches.iter().map(unexpired).collect();
+        let batches: Result<_, ArrowError> = fresh.batches.iter().map(of_ingester).collect();
+        Ok(batches?)
     }
 }
 
@@ -181,24 +243,31 @@ impl TableProvider for StoredTable {
         if let Some(order) = fresh.first_read {
             order.sort(&mut files);
         }
-        let mut parts = Vec::with_capacity(2);
-        if !files.is_empty() {
-            parts.push(self.files(state, &files, projection, limit)?);
+        // Files without expired rows are read as if there were no retention: counts stay exact.
+        let (some_expired, whole): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|file| self.may_be_expired(file));
+        let mut parts = Vec::with_capacity(3);
+        if !whole.is_empty() {
+            parts.push(self.files(state, &whole, projection, limit)?);
+        }
+        if !some_expired.is_empty() {
+            parts.push(self.unexpired(state, &some_expired, projection)?);
         }
         if !fresh.batches.is_empty() {
-            parts.push(Self::fresh(&fresh, projection, limit)?);
+            parts.push(self.fresh(&fresh, projection, limit)?);
         }
-        match (parts.pop(), parts.pop()) {
-            (None, _) => {
-                let schema = match projection {
-                    Some(columns) => SchemaRef::new(self.schema.project(columns)?),
-                    None => Arc::clone(&self.schema),
-                };
-                Ok(Arc::new(EmptyExec::new(schema)))
-            }
-            (Some(only), None) => Ok(only),
-            (Some(fresh), Some(files)) => UnionExec::try_new(vec![files, fresh]),
+        if parts.len() > 1 {
+            return UnionExec::try_new(parts);
         }
+        let Some(only) = parts.pop() else {
+            let schema = match projection {
+                Some(columns) => SchemaRef::new(self.schema.project(columns)?),
+                None => Arc::clone(&self.schema),
+            };
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        };
+        Ok(only)
     }
 
     /// Files and their row groups and pages are skipped by the filters, which does not replace

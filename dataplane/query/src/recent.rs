@@ -66,6 +66,8 @@ impl Default for Patience {
 #[derive(Debug)]
 pub(crate) struct View {
     state: RwLock<State>,
+    /// When the query was planned, nanoseconds since the Unix epoch: what is expired then, it does not see.
+    now_nanos: i64,
 }
 
 #[derive(Debug)]
@@ -127,7 +129,7 @@ pub(crate) struct Need {
 pub(crate) type Needs = BTreeMap<TableId, Need>;
 
 impl View {
-    pub(crate) fn new(snapshot: Snapshot) -> Self {
+    pub(crate) fn new(snapshot: Snapshot, now_nanos: i64) -> Self {
         let state = State {
             snapshot: Arc::new(snapshot),
             fresh: BTreeMap::new(),
@@ -135,11 +137,12 @@ impl View {
         };
         Self {
             state: RwLock::new(state),
+            now_nanos,
         }
     }
 
     /// One file of a table and nothing else.
-    pub(crate) fn of_file(table: &Table, file: &File) -> Self {
+    pub(crate) fn of_file(table: &Table, file: &File, now_nanos: i64) -> Self {
         let held = TableSnapshot {
             table: table.clone(),
             files: vec![file.clone()],
@@ -164,7 +167,12 @@ impl View {
         };
         Self {
             state: RwLock::new(state),
+            now_nanos,
         }
+    }
+
+    pub(crate) fn now_nanos(&self) -> i64 {
+        self.now_nanos
     }
 
     pub(crate) fn snapshot_id(&self) -> SnapshotId {
@@ -224,6 +232,8 @@ pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
                 Some(columns) => need.columns.extend(columns),
                 None => need.columns.extend(0..need.schema.fields().len()),
             }
+            // By which rows are left out.
+            need.columns.extend(table.expiry().map(|(time, _)| time.at));
         }
         Ok(TreeNodeRecursion::Continue)
     })?;

@@ -2,6 +2,7 @@
 //!
 //! Nothing is looked up here. What is not on the list of supported statements is refused by name.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::common::TableReference;
@@ -15,9 +16,10 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
-use flightcluster_catalog::TableName;
+use flightcluster_catalog::{OptionsOf, SetOptions, TableName};
 
 use crate::depth::{MAX_TABLES, check_depth};
+use crate::options;
 use crate::references::references;
 use crate::sort::{Sorter, syntax};
 use crate::{AccessKind, Error, Location};
@@ -32,6 +34,9 @@ pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";
 /// Longest text of a statement. Tokens and syntax tree take about a hundred times as much memory, so
 /// this is below what a message may have.
 const MAX_SQL_BYTES: usize = 4 * 1024 * 1024;
+
+/// The label of a statement that sets options of a database.
+const ALTER_DATABASE: &str = "ALTER DATABASE";
 
 /// One statement.
 #[derive(Debug)]
@@ -55,7 +60,11 @@ pub(crate) enum Effect {
     /// Nothing but answer.
     Query,
     /// Creates a table, maybe with rows and maybe in place of another.
-    CreateTable { name: TableName, replace: bool },
+    CreateTable {
+        name: TableName,
+        replace: bool,
+        options: BTreeMap<String, String>,
+    },
     /// Drops a table.
     DropTable { name: TableName, if_exists: bool },
     /// Creates a database.
@@ -64,6 +73,8 @@ pub(crate) enum Effect {
     Insert(TableName),
     /// Takes rows out of a table: all, or those a condition is true for.
     Delete(TableName),
+    /// Sets options of a table or database.
+    SetOptions(SetOptions),
 }
 
 impl Effect {
@@ -75,15 +86,18 @@ impl Effect {
             Self::CreateTable {
                 name,
                 replace: false,
+                ..
             }
             | Self::Insert(name) => Some((AccessKind::Write, &name.database)),
             Self::CreateTable {
                 name,
                 replace: true,
+                ..
             }
             | Self::Delete(name)
             | Self::DropTable { name, .. } => Some((AccessKind::Admin, &name.database)),
             Self::CreateDatabase { name, .. } => Some((AccessKind::Admin, name)),
+            Self::SetOptions(set) => Some((AccessKind::Admin, database_of(set))),
         }
     }
 
@@ -94,8 +108,19 @@ impl Effect {
             | Self::Insert(name)
             | Self::Delete(name)
             | Self::DropTable { name, .. } => Some(name),
-            Self::Query | Self::CreateDatabase { .. } => None,
+            Self::SetOptions(SetOptions {
+                of: OptionsOf::Table(name),
+                ..
+            }) => Some(name),
+            Self::Query | Self::CreateDatabase { .. } | Self::SetOptions(_) => None,
         }
+    }
+}
+
+fn database_of(set: &SetOptions) -> &str {
+    match &set.of {
+        OptionsOf::Database(name) => name,
+        OptionsOf::Table(name) => &name.database,
     }
 }
 
@@ -111,15 +136,16 @@ pub(crate) fn parse(sql: &str, database: &str, sorter: Sorter) -> Result<Stateme
             location: None,
         });
     }
-    let tokens = tokenize(sql)?;
+    let mut tokens = tokenize(sql)?;
     check_depth(&tokens)?;
     let label = label(&tokens);
+    options::alter_database_as_table(&mut tokens);
     let mut statements = DFParserBuilder::new(tokens)
         .with_dialect(&GenericDialect {})
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|error| at_the_end(sorter.sort("parsing", error), sql))?;
-    let parsed = match (statements.pop_front(), statements.len()) {
+    let mut parsed = match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => statement,
         (first, more) => {
             return Err(Error::StatementCount {
@@ -127,11 +153,19 @@ pub(crate) fn parse(sql: &str, database: &str, sorter: Sorter) -> Result<Stateme
             });
         }
     };
-    let effect = effect(&parsed, &label, database, sorter)?;
+    let given = options::take(&mut parsed)?;
+    let mut effect = effect(&parsed, &label, database, sorter)?;
+    if let Effect::CreateTable { options, .. } = &mut effect {
+        *options = given;
+    }
     refuse_ignored(&parsed)?;
     let found = references(&parsed, sorter)?;
     let full = |name| full_name(name, database);
-    let tables: Vec<TableName> = found.all.into_iter().map(full).collect();
+    let tables: Vec<TableName> = match effect {
+        // Nothing is read.
+        Effect::SetOptions(_) => Vec::new(),
+        _ => found.all.into_iter().map(full).collect(),
+    };
     let read = match effect.target() {
         None => tables.clone(),
         Some(target) => {
@@ -259,7 +293,21 @@ fn effect(
         Sql::CreateTable(create) => Ok(Effect::CreateTable {
             name: name(&create.name)?,
             replace: create.or_replace,
+            options: BTreeMap::new(),
         }),
+        Sql::AlterTable(alter) => match options::altered(alter)? {
+            Some((of, changes)) if label == ALTER_DATABASE => {
+                let of = OptionsOf::Database(database_name(of, label, sorter)?);
+                Ok(Effect::SetOptions(SetOptions { of, changes }))
+            }
+            Some((of, changes)) => {
+                let of = OptionsOf::Table(name(of)?);
+                Ok(Effect::SetOptions(SetOptions { of, changes }))
+            }
+            None => refused(
+                "write ALTER TABLE t SET (retention = '30d'); columns are added by writing them",
+            ),
+        },
         Sql::Drop {
             object_type: ObjectType::Table,
             if_exists,
@@ -279,13 +327,10 @@ fn effect(
             managed_location: None,
             or_replace: false,
             ..
-        } => match table_reference(db_name, sorter)? {
-            TableReference::Bare { table } => Ok(Effect::CreateDatabase {
-                name: table.to_string(),
-                if_not_exists: *if_not_exists,
-            }),
-            _ => refused("the name of a database has one part"),
-        },
+        } => Ok(Effect::CreateDatabase {
+            name: database_name(db_name, label, sorter)?,
+            if_not_exists: *if_not_exists,
+        }),
         Sql::Insert(insert) if insert.overwrite || insert.replace_into => {
             refused("rows are only added; use CREATE OR REPLACE TABLE … AS")
         }
@@ -314,6 +359,16 @@ fn effect(
             refused("each statement is a transaction of its own")
         }
         _ => refused("see the SQL reference for what is"),
+    }
+}
+
+fn database_name(name: &ObjectName, label: &str, sorter: Sorter) -> Result<String, Error> {
+    match table_reference(name, sorter)? {
+        TableReference::Bare { table } => Ok(table.to_string()),
+        _ => Err(Error::Unsupported {
+            statement: label.to_owned(),
+            cure: "the name of a database has one part",
+        }),
     }
 }
 

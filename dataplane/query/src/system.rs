@@ -12,7 +12,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
-use flightcluster_catalog::{Catalog, Ingester, IngesterState, Replacement, Snapshot};
+use flightcluster_catalog::{Catalog, Ingester, IngesterState, RETENTION, Replacement, Snapshot};
 
 use crate::Error;
 use crate::running::{Running, RunningQuery};
@@ -23,7 +23,7 @@ const COMPACTIONS: u32 = 1_000;
 /// A table of schema `system`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SystemTable {
-    /// The tables of the database, with the rows and bytes of their files.
+    /// The tables of the database, with the rows and bytes of their files, and how long rows are kept.
     Tables,
     /// The Parquet files of the database.
     Files,
@@ -71,6 +71,7 @@ impl SystemTable {
                 ("file_rows", DataType::UInt64, false),
                 ("file_bytes", DataType::UInt64, false),
                 ("created_at", millis, false),
+                ("retention", DataType::Utf8, true),
             ],
             Self::Files => vec![
                 ("table_name", DataType::Utf8, false),
@@ -188,6 +189,7 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
     let mut rows = UInt64Builder::new();
     let mut bytes = UInt64Builder::new();
     let mut created = TimestampMillisecondBuilder::new().with_timezone("UTC");
+    let mut retention = StringBuilder::new();
     for held in &snapshot.tables {
         name.append_value(&held.table.name.table);
         id.append_value(held.table.id.0);
@@ -196,6 +198,7 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
         rows.append_value(held.files.iter().map(|file| file.file.rows).sum());
         bytes.append_value(held.files.iter().map(|file| file.file.size_bytes).sum());
         created.append_value(held.table.created_at_millis);
+        retention.append_option(held.table.option(RETENTION));
     }
     vec![
         Arc::new(name.finish()),
@@ -205,6 +208,7 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
         Arc::new(rows.finish()),
         Arc::new(bytes.finish()),
         Arc::new(created.finish()),
+        Arc::new(retention.finish()),
     ]
 }
 

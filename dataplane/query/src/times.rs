@@ -3,12 +3,26 @@
 //! Everything here may only err in one direction: a range may be too wide, never too narrow. What is
 //! not understood lets all times through; the engine filters the rows themselves in any case.
 
-use arrow_schema::{DataType, Schema, TimeUnit};
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType,
+};
+use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch};
+use arrow_schema::{ArrowError, DataType, Schema, TimeUnit};
+use arrow_select::filter::filter_record_batch;
 use datafusion::common::ScalarValue;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
-use flightcluster_catalog::{File, FileChoice, SchemaVersion};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, binary, is_null, lit};
+use flightcluster_catalog::{File, FileChoice, SchemaVersion, Table};
+
+use crate::schema::decode_schema;
 
 /// Field metadata that says what a column is, as InfluxDB clients know it.
 const COLUMN_TYPE_KEY: &str = "iox::column::type";
@@ -23,7 +37,7 @@ pub(crate) struct TimeColumn {
     pub(crate) at: usize,
     name: String,
     unit: TimeUnit,
-    zone: Option<std::sync::Arc<str>>,
+    zone: Option<Arc<str>>,
 }
 
 impl TimeColumn {
@@ -55,6 +69,38 @@ impl TimeColumn {
             unit: *unit,
             zone: zone.clone(),
         })
+    }
+
+    /// Whether a row is not before `from`, nanoseconds since the Unix epoch, or has no time: over a batch
+    /// that has this column at `at`.
+    pub(crate) fn not_before(
+        &self,
+        at: usize,
+        schema: &Schema,
+        from: i64,
+    ) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(&self.name, at));
+        let unit = nanos_of(self.unit);
+        // The first value that is not before, whatever the unit.
+        let first = from.div_euclid(unit) + i64::from(from.rem_euclid(unit) > 0);
+        let young = binary(
+            Arc::clone(&column),
+            Operator::GtEq,
+            lit(self.value(first)),
+            schema,
+        )?;
+        binary(is_null(column)?, Operator::Or, young, schema)
+    }
+
+    /// A number of units as a value of this column.
+    fn value(&self, value: i64) -> ScalarValue {
+        let (value, zone) = (Some(value), self.zone.clone());
+        match self.unit {
+            TimeUnit::Second => ScalarValue::TimestampSecond(value, zone),
+            TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(value, zone),
+            TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(value, zone),
+            TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(value, zone),
+        }
     }
 
     /// Whether a column of this name is it.
@@ -177,15 +223,7 @@ impl TimeColumn {
             return;
         };
         let unit = nanos_of(self.unit);
-        let value = |value| {
-            let (value, zone) = (Some(value), self.zone.clone());
-            match self.unit {
-                TimeUnit::Second => ScalarValue::TimestampSecond(value, zone),
-                TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(value, zone),
-                TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(value, zone),
-                TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(value, zone),
-            }
-        };
+        let value = |value| self.value(value);
         *column = ColumnStatistics::new_unknown()
             .with_null_count(Precision::Exact(0))
             .with_min_value(Precision::Exact(value(low.div_euclid(unit))))
@@ -202,6 +240,50 @@ fn nanos_of(unit: TimeUnit) -> i64 {
     }
 }
 
+/// Whether the times the catalog keeps of the files of a table are those of its time column: whether a
+/// file may be judged by them.
+#[must_use]
+pub fn has_times(table: &Table) -> bool {
+    let schema = decode_schema(&table.schema);
+    schema.is_ok_and(|schema| TimeColumn::of(&schema, table.schema_version).is_some())
+}
+
+/// The values of a timestamp column and the nanoseconds of one unit.
+pub(crate) fn timestamps(column: &ArrayRef) -> Option<(&[i64], i64)> {
+    let DataType::Timestamp(unit, _) = column.data_type() else {
+        return None;
+    };
+    let values = match unit {
+        TimeUnit::Second => column.as_primitive::<TimestampSecondType>().values(),
+        TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().values(),
+        TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().values(),
+        TimeUnit::Nanosecond => column.as_primitive::<TimestampNanosecondType>().values(),
+    };
+    Some((values, nanos_of(*unit)))
+}
+
+/// The rows whose time in column `at` is not before `from`, nanoseconds since the Unix epoch, and those
+/// without a time.
+pub(crate) fn rows_from(
+    batch: RecordBatch,
+    at: usize,
+    from: i64,
+) -> Result<RecordBatch, ArrowError> {
+    let column = batch.column(at);
+    let Some((values, nanos)) = timestamps(column) else {
+        return Ok(batch);
+    };
+    let kept = |(row, value): (usize, &i64)| {
+        column.is_null(row) || i128::from(*value) * i128::from(nanos) >= i128::from(from)
+    };
+    let keep = values.iter().enumerate().map(|row| Some(kept(row)));
+    let keep: BooleanArray = keep.collect();
+    if keep.true_count() == batch.num_rows() {
+        return Ok(batch);
+    }
+    filter_record_batch(&batch, &keep)
+}
+
 /// Times in nanoseconds since the Unix epoch, both ends included. Empty when it ends before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeRange {
@@ -216,8 +298,13 @@ impl TimeRange {
         to: i64::MAX,
     };
 
+    /// These and all later ones.
+    pub(crate) fn since(from: i64) -> Self {
+        Self { from, to: i64::MAX }
+    }
+
     /// What is in both.
-    fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             from: self.from.max(other.from),
             to: self.to.min(other.to),

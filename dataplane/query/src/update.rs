@@ -15,7 +15,9 @@ use std::sync::Arc;
 use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::SchemaRef;
 use datafusion::logical_expr::LogicalPlan;
-use flightcluster_catalog::{Catalog, CreateTable, IfExists, Table, TableName, UNPUBLISHED_SCHEMA};
+use flightcluster_catalog::{
+    Catalog, CreateTable, IfExists, OptionsOf, SetOptions, Table, TableName, UNPUBLISHED_SCHEMA,
+};
 use futures::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -23,8 +25,9 @@ use tracing::warn;
 
 use crate::engine::{ExecuteOptions, Inner};
 use crate::execute::{Control, conform, rows};
+use crate::options;
 use crate::plan::{Action, Plan, Ready};
-use crate::schema::encode_schema;
+use crate::schema::{decode_schema, encode_schema};
 use crate::{BatchStream, Error, StatementKey};
 
 /// Runs a statement that changes something; returns how many rows it wrote.
@@ -69,6 +72,14 @@ fn is_written_out(plan: &LogicalPlan) -> bool {
     }
 }
 
+/// A table to be created.
+struct NewTable {
+    name: TableName,
+    schema: SchemaRef,
+    options: BTreeMap<String, String>,
+    if_exists: IfExists,
+}
+
 struct Change {
     inner: Arc<Inner>,
     control: Control,
@@ -90,20 +101,34 @@ impl Change {
             Action::CreateTable {
                 name,
                 schema,
+                options,
                 if_exists,
                 rows: None,
             } => {
-                self.create_table(&name, &schema, if_exists, None).await?;
+                let new = NewTable {
+                    name,
+                    schema,
+                    options,
+                    if_exists,
+                };
+                self.create_table(&new, None).await?;
                 Ok(0)
             }
+            Action::SetOptions(set) => self.set_options(set).await,
             Action::CreateTable {
                 name,
                 schema,
+                options,
                 if_exists,
                 rows: Some(ready),
             } => {
-                self.create_with_rows(&name, &schema, if_exists, ready)
-                    .await
+                let new = NewTable {
+                    name,
+                    schema,
+                    options,
+                    if_exists,
+                };
+                self.create_with_rows(&new, ready).await
             }
             Action::Delete(deletion) => deletion.run(&self.inner, &self.control).await,
             Action::Insert {
@@ -139,18 +164,33 @@ impl Change {
             .map_err(|source| Error::from_catalog("creating a database", source))
     }
 
+    async fn set_options(&self, request: SetOptions) -> Result<u64, Error> {
+        let failed = |source| Error::from_catalog("setting options", source);
+        if let OptionsOf::Table(name) = &request.of
+            && let Some(table) = self.inner.catalog.table(name).await.map_err(failed)?
+        {
+            let set = request.changes.iter().filter(|(_, value)| value.is_some());
+            let schema = decode_schema(&table.schema)?;
+            options::check(
+                set.map(|(name, _)| name.as_str()),
+                &schema,
+                table.schema_version,
+            )?;
+        }
+        let set = self.inner.catalog.set_options(request).await;
+        set.map(|()| 0).map_err(failed)
+    }
+
     async fn create_table(
         &self,
-        name: &TableName,
-        schema: &SchemaRef,
-        if_exists: IfExists,
+        new: &NewTable,
         unpublished: Option<String>,
     ) -> Result<Table, Error> {
         let request = CreateTable {
-            name: name.clone(),
-            schema: encode_schema(schema)?,
-            options: BTreeMap::new(),
-            if_exists,
+            name: new.name.clone(),
+            schema: encode_schema(&new.schema)?,
+            options: new.options.clone(),
+            if_exists: new.if_exists,
             // As with every other way to write: the first table makes its database.
             create_database: true,
             unpublished,
@@ -159,13 +199,7 @@ impl Change {
         created.map_err(|source| Error::from_catalog("creating a table", source))
     }
 
-    async fn create_with_rows(
-        &self,
-        name: &TableName,
-        schema: &SchemaRef,
-        if_exists: IfExists,
-        ready: Ready,
-    ) -> Result<u64, Error> {
+    async fn create_with_rows(&self, new: &NewTable, ready: Ready) -> Result<u64, Error> {
         if self.inner.writer.is_none() {
             return Err(Error::NoWriter);
         }
@@ -175,21 +209,19 @@ impl Change {
         let mut guard = Unpublished {
             catalog: Arc::clone(&self.inner.catalog),
             name: TableName {
-                database: name.database.clone(),
+                database: new.name.database.clone(),
                 schema: UNPUBLISHED_SCHEMA.to_owned(),
                 table: unpublished.clone(),
             },
             remains: true,
         };
-        let table = self
-            .create_table(name, schema, if_exists, Some(unpublished))
-            .await?;
+        let table = self.create_table(new, Some(unpublished)).await?;
         if table.name != guard.name {
             // There is one already, and it is to be kept.
             guard.remains = false;
             return Ok(0);
         }
-        let written = self.fill(name, &table, if_exists, schema, rows).await;
+        let written = self.fill(new, &table, rows).await;
         match written {
             Ok(_) => guard.remains = false,
             Err(_) => guard.drop_table().await,
@@ -199,20 +231,14 @@ impl Change {
 
     /// Writes the rows of an unpublished table and gives it its name. The number of rows is 0 when
     /// somebody else made a table of that name meanwhile, which is kept.
-    async fn fill(
-        &self,
-        name: &TableName,
-        table: &Table,
-        if_exists: IfExists,
-        schema: &SchemaRef,
-        rows: BatchStream,
-    ) -> Result<u64, Error> {
+    async fn fill(&self, new: &NewTable, table: &Table, rows: BatchStream) -> Result<u64, Error> {
+        let name = &new.name;
         // No key: nothing was written to this table before.
         let written = self
-            .write(&table.name, name, None, Arc::clone(schema), rows)
+            .write(&table.name, name, None, Arc::clone(&new.schema), rows)
             .await?;
         let catalog = &self.inner.catalog;
-        let published = catalog.publish_table(table.id, name, if_exists).await;
+        let published = catalog.publish_table(table.id, name, new.if_exists).await;
         let published =
             published.map_err(|source| Error::from_catalog("publishing a table", source))?;
         Ok(if published.id == table.id { written } else { 0 })

@@ -74,6 +74,7 @@ impl From<flightcluster_query::Error> for Failure {
             | Error::NullValue { .. }
             | Error::ReadOnly { .. } => ErrorCode::InvalidSql,
             Error::InvalidName { .. }
+            | Error::Option { .. }
             | Error::Parameter { .. }
             | Error::ParameterMissing { .. } => ErrorCode::InvalidArgument,
             Error::UnstorableType { .. } => ErrorCode::UnsupportedType,

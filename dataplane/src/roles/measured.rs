@@ -7,8 +7,8 @@ use flightcluster_catalog::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
     FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
     IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
-    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot,
-    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles,
+    Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -70,6 +70,11 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
         let call = self.catalog.drop_table(name, if_exists);
         self.timed("drop_table", call).await
+    }
+
+    async fn set_options(&self, request: SetOptions) -> Result<(), Error> {
+        let call = self.catalog.set_options(request);
+        self.timed("set_options", call).await
     }
 
     async fn evolve_table(

@@ -98,6 +98,10 @@ impl flightcluster_upkeep::Rewriter for EngineRewriter {
             removed_rows: done.removed_rows,
         })
     }
+
+    fn has_times(&self, table: &Table) -> bool {
+        flightcluster_query::has_times(table)
+    }
 }
 
 /// Writes what upkeep reports into the metrics.
@@ -110,13 +114,19 @@ impl Observer for UpkeepObserver {
         took: Duration,
         inputs: (u64, u64),
         outputs: (u64, u64),
-        _removed_rows: u64,
+        expired_rows: u64,
     ) {
+        self.0.expired_rows.inc_by(expired_rows);
         self.0.compaction.observe(took.as_secs_f64());
         self.0.input_files.inc_by(inputs.0);
         self.0.input_bytes.inc_by(inputs.1);
         self.0.output_files.inc_by(outputs.0);
         self.0.output_bytes.inc_by(outputs.1);
+    }
+
+    fn expired(&self, files: u64, rows: u64) {
+        self.0.expired_files.inc_by(files);
+        self.0.expired_rows.inc_by(rows);
     }
 
     fn compaction_lost(&self) {

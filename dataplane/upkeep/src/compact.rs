@@ -81,11 +81,7 @@ impl Upkeep {
             limit: FILES_LOOKED_AT,
         };
         while !stop.is_cancelled() {
-            let files = self
-                .catalog
-                .live_files(which)
-                .await
-                .map_err(Error::catalog("listing live files"))?;
+            let files = self.live_files(which).await?;
             let Some(group) = choose(&files, &policy) else {
                 return Ok(());
             };
@@ -122,7 +118,8 @@ impl Upkeep {
         stop: &CancellationToken,
     ) -> Result<bool, Error> {
         let began = Instant::now();
-        let rewritten = match self.rewriter.rewrite(table, group, None, stop).await {
+        let keep_from = self.expired_before(table);
+        let rewritten = match self.rewriter.rewrite(table, group, keep_from, stop).await {
             Ok(rewritten) => rewritten,
             // Told to stop, it failed as asked.
             Err(_) if stop.is_cancelled() => return Ok(false),

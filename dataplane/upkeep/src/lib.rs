@@ -1,5 +1,5 @@
-//! What keeps stored tables in shape: few large files instead of many small ones, objects nobody reads
-//! deleted, objects nobody knows reported.
+//! What keeps stored tables in shape: few large files instead of many small ones, files of expired rows
+//! ended, objects nobody reads deleted, objects nobody knows reported.
 //!
 //! This crate decides what is done and when, and talks to the catalog and the object store. How files
 //! are read and written is behind the port [`Rewriter`]; what is counted behind [`Observer`].
@@ -22,6 +22,7 @@
 mod choose;
 mod compact;
 mod error;
+mod expire;
 mod garbage;
 mod orphans;
 mod ports;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use compact::Compacted;
 pub use error::Error;
+pub use expire::Expired;
 pub use orphans::Orphans;
 pub use ports::{Observer, RewriteFailure, Rewriter, Rewritten};
 pub use rounds::{Upkeep, UpkeepOptions};

@@ -33,12 +33,19 @@ pub trait Rewriter: Send + Sync + std::fmt::Debug + 'static {
         keep_from_nanos: Option<i64>,
         stop: &CancellationToken,
     ) -> Result<Rewritten, RewriteFailure>;
+
+    /// Whether the times the catalog keeps of the table's files are those of its time column. If not, rows
+    /// of it do not expire.
+    fn has_times(&self, table: &Table) -> bool;
 }
 
 /// Is told what happens, for metrics. Must not block.
 pub trait Observer: Send + Sync + std::fmt::Debug + 'static {
-    /// Files took the place of others.
-    fn compacted(&self, took: Duration, inputs: (u64, u64), outputs: (u64, u64), removed_rows: u64);
+    /// Files (and their bytes) took the place of others, and expired rows were left out.
+    fn compacted(&self, took: Duration, inputs: (u64, u64), outputs: (u64, u64), expired_rows: u64);
+
+    /// So many files, with so many rows, ended because all of their rows are expired.
+    fn expired(&self, files: u64, rows: u64);
 
     /// A compaction was given up because its inputs were no longer live.
     fn compaction_lost(&self);

@@ -98,10 +98,13 @@ impl Upkeep {
         }
     }
 
-    /// One round: compaction, deletion, forgetting. Whether nothing failed.
+    /// One round: retention, compaction, deletion, forgetting. Whether nothing failed.
     async fn round(&self, stop: &CancellationToken) -> bool {
+        // First: what goes altogether need not be compacted.
+        let expired = self.expire(stop).await;
+        let mut healthy = self.note("retention", expired);
         let compacted = self.compact(stop).await;
-        let mut healthy = self.note("compaction", compacted);
+        healthy &= self.note("compaction", compacted);
         let collected = self.collect_garbage(stop).await;
         healthy &= self.note(JobKind::GarbageCollection.as_str(), collected);
         let forgotten = self.forget_history().await;

@@ -11,7 +11,8 @@ use crate::{
     FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
     Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
     RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SmallFiles, Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    SetOptions, SmallFiles, Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName,
+    Upload,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -53,6 +54,10 @@ call!(PublishTableCall { table: TableId, name: TableName, if_exists: IfExists }
 call!(DropTableCall { name: TableName, if_exists: bool }
     "drop_table" -> Option<Table>, repeatable: false,
     |call, catalog| catalog.drop_table(&call.name, call.if_exists));
+
+// A repeat sets the same.
+call!(SetOptionsCall { request: SetOptions } "set_options" -> (), repeatable: true,
+    |call, catalog| catalog.set_options(call.request));
 
 call!(EvolveTableCall { table: TableId, from: SchemaVersion, schema: SchemaBytes }
     "evolve_table" -> Table, repeatable: false,

@@ -18,16 +18,16 @@ use super::calls::{
     GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LeaseCall, ListDatabasesCall,
     ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
     PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
-    SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, UnknownPathsCall,
-    UploadCall,
+    SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
+    UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
     FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
     IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
-    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot,
-    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles,
+    Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -65,8 +65,9 @@ impl fmt::Debug for RemoteOptions {
 /// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
-/// - Retry: reads, `publish_table`, `drain_ingester`, `retire_ingester`, `commit_flush` and the calls about
-///   producers, uploads and of upkeep are sent a second time when the first got no answer and there is time left.
+/// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush` and
+///   the calls about producers, uploads and of upkeep are sent a second time when the first got no answer
+///   and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
     client: Client,
@@ -303,6 +304,10 @@ impl Catalog for RemoteCatalog {
             if_exists,
         })
         .await
+    }
+
+    async fn set_options(&self, request: SetOptions) -> Result<(), Error> {
+        self.call(SetOptionsCall { request }).await
     }
 
     async fn evolve_table(

@@ -19,8 +19,8 @@ use super::calls::{
     GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LeaseCall, ListDatabasesCall,
     ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
     PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
-    SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, UnknownPathsCall,
-    UploadCall,
+    SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
+    UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -40,6 +40,7 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<CreateTableCall>(router);
     router = add::<PublishTableCall>(router);
     router = add::<DropTableCall>(router);
+    router = add::<SetOptionsCall>(router);
     router = add::<EvolveTableCall>(router);
     router = add::<TableCall>(router);
     router = add::<TablesByIdCall>(router);

@@ -60,6 +60,14 @@ pub(super) async fn find(c: &mut Connection, name: &str) -> Result<Option<Databa
         .await
 }
 
+/// The id of a database.
+pub(super) async fn id(c: &mut Connection, name: &str) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT id FROM databases WHERE name = $1")
+        .bind(name)
+        .fetch_optional(c)
+        .await
+}
+
 /// All databases, by name.
 pub(super) async fn list(c: &mut Connection) -> Result<Vec<Database>, Failure> {
     Ok(

@@ -46,6 +46,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "log_identity",
         statements: include_str!("migrations/0006_log_identity.sql"),
     },
+    Migration {
+        version: 7,
+        name: "database_options",
+        statements: include_str!("migrations/0007_database_options.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

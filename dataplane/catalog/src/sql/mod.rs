@@ -27,6 +27,7 @@ mod flush;
 mod garbage;
 mod ingester;
 mod migrations;
+mod options;
 mod postgres;
 mod producer;
 mod replace;
@@ -50,8 +51,8 @@ use crate::{
     Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
     FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
     IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
-    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SmallFiles, Snapshot,
-    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles,
+    Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 pub use backup::{Backup, BackupError, Header};
 use dialect::Connection;
@@ -251,6 +252,13 @@ impl Catalog for SqlCatalog {
         let name = name.clone();
         self.write("dropping a table", move |c| {
             Box::pin(table::drop(c, name, if_exists))
+        })
+        .await
+    }
+
+    async fn set_options(&self, request: SetOptions) -> Result<(), Error> {
+        self.write("setting options", move |c| {
+            Box::pin(options::set(c, request))
         })
         .await
     }

@@ -20,7 +20,7 @@ macro_rules! select_tables {
     ($rest:literal) => {
         concat!(
             "SELECT t.id, d.name AS database_name, t.schema_name, t.name, t.schema_version,
-                    t.options, t.created_at_millis, v.schema_bytes
+                    t.options, d.options AS database_options, t.created_at_millis, v.schema_bytes
              FROM tables t
              JOIN databases d ON d.id = t.database_id
              JOIN schema_versions v ON v.table_id = t.id AND v.version = t.schema_version
@@ -186,7 +186,6 @@ async fn insert(c: &mut Connection, request: CreateTable, snapshot: i64) -> Resu
     };
     let id = snapshot::next_id(c, "table").await?;
     let version = SchemaVersion(1);
-    let created_at_millis = now_millis();
     let options_json =
         serde_json::to_string(&options).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
     sqlx::query(
@@ -199,21 +198,15 @@ async fn insert(c: &mut Connection, request: CreateTable, snapshot: i64) -> Resu
     .bind(&name.table)
     .bind(stored(version.0)?)
     .bind(options_json)
-    .bind(created_at_millis)
+    .bind(now_millis())
     .bind(snapshot)
     .bind(&name.database)
     .execute(&mut *c)
     .await?;
     insert_schema(c, id, version, &schema, snapshot).await?;
     let id = u64::try_from(id).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(Table {
-        id: TableId(id),
-        name,
-        schema,
-        schema_version: version,
-        options,
-        created_at_millis,
-    })
+    let inserted = find_by_id(c, TableId(id)).await?;
+    Ok(inserted.ok_or(sqlx::Error::RowNotFound)?)
 }
 
 async fn insert_schema(
@@ -250,7 +243,8 @@ pub(super) async fn drop(
     Ok(Some(table))
 }
 
-async fn missing(
+/// Says what is missing: a table, or the whole database.
+pub(super) async fn missing(
     c: &mut Connection,
     name: TableName,
     if_exists: bool,
@@ -429,6 +423,7 @@ fn table(row: &Row) -> Result<Table, sqlx::Error> {
         schema: SchemaBytes(row.try_get("schema_bytes")?),
         schema_version: SchemaVersion(unsigned(row, "schema_version")?),
         options: json(row, "options")?,
+        database_options: json(row, "database_options")?,
         created_at_millis: row.try_get("created_at_millis")?,
     })
 }

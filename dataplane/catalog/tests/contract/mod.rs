@@ -48,6 +48,7 @@ macro_rules! contract {
             a_dropped_table_is_gone_and_its_name_is_free,
             a_schema_evolves_only_from_the_present_version,
             tables_are_listed_by_name_and_database,
+            options_are_set_and_removed_and_those_of_a_database_are_with_its_tables,
             an_unpublished_table_is_in_no_list_until_it_gets_its_name_with_all_it_holds,
             publishing_refuses_keeps_or_replaces_the_table_of_that_name,
             a_repeated_or_late_publication_changes_nothing,

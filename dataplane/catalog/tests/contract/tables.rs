@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use flightcluster_catalog::{
-    CreateTable, Error, IfExists, SchemaVersion, Table, TableId, TableName, UNPUBLISHED_SCHEMA,
+    CreateTable, Error, IfExists, OptionsOf, SchemaVersion, SetOptions, Table, TableId, TableName,
+    UNPUBLISHED_SCHEMA,
 };
 
 use super::{Subject, commit, content, create, file, register, request, schema};
@@ -314,4 +315,56 @@ pub async fn nobody_creates_a_table_among_the_unpublished_ones(catalog: Subject)
         .publish_table(hidden.id, &name, IfExists::Fail)
         .await;
     assert!(matches!(published, Err(Error::InvalidName { .. })));
+}
+
+pub async fn options_are_set_and_removed_and_those_of_a_database_are_with_its_tables(
+    catalog: Subject,
+) {
+    let table = create(&catalog, "t").await;
+    let set = |of: OptionsOf, name: &str, value: Option<&str>| {
+        let changes = [(name.to_owned(), value.map(str::to_owned))].into();
+        catalog.set_options(SetOptions { of, changes })
+    };
+    let of_table = || OptionsOf::Table(table.name.clone());
+    let of_database = |name: &str| OptionsOf::Database(name.to_owned());
+    let before = catalog.snapshot(&[]).await.unwrap().id;
+    set(of_table(), "retention", Some("30d")).await.unwrap();
+    set(of_database("default"), "retention", Some("é'90d"))
+        .await
+        .unwrap();
+    set(of_database("default"), "other", Some("x"))
+        .await
+        .unwrap();
+    assert!(catalog.snapshot(&[]).await.unwrap().id > before);
+    let found = catalog.table(&table.name).await.unwrap().unwrap();
+    assert_eq!(found.options["retention"], "30d");
+    assert_eq!(found.options["time_column"], "time", "others stay");
+    assert_eq!(found.database_options["retention"], "é'90d");
+    let names = std::slice::from_ref(&table.name);
+    assert_eq!(
+        catalog.snapshot(names).await.unwrap().tables[0].table,
+        found
+    );
+    // A table that is made later is of the database too.
+    let later = create(&catalog, "later").await;
+    assert_eq!(later.database_options, found.database_options);
+    assert_eq!(later.option("retention"), Some("é'90d"));
+    set(of_table(), "retention", None).await.unwrap();
+    set(of_table(), "never-was", None).await.unwrap();
+    set(of_database("default"), "other", None).await.unwrap();
+    let found = catalog.table(&table.name).await.unwrap().unwrap();
+    assert_eq!(found.options.len(), 1);
+    assert_eq!(found.database_options.len(), 1);
+    let missing = set(
+        OptionsOf::Table(TableName::public("default", "no")),
+        "a",
+        None,
+    )
+    .await;
+    assert!(
+        matches!(missing, Err(Error::TableNotFound(_))),
+        "{missing:?}"
+    );
+    let missing = set(of_database("no"), "a", None).await;
+    assert!(matches!(missing, Err(Error::DatabaseNotFound(name)) if name == "no"));
 }

@@ -126,6 +126,10 @@ impl Catalog for FaultyCatalog {
         self.inner.drop_table(name, if_exists).await
     }
 
+    async fn set_options(&self, request: SetOptions) -> Result<(), Error> {
+        self.inner.set_options(request).await
+    }
+
     async fn evolve_table(
         &self,
         table: TableId,

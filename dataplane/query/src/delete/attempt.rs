@@ -9,7 +9,7 @@ use arrow_schema::SchemaRef;
 use datafusion::common::{DFSchema, internal_datafusion_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::functions_aggregate::count::count_all;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execute_stream;
 use flightcluster_catalog::{
@@ -47,7 +47,18 @@ pub(super) struct Attempt<'a> {
 struct Changed {
     inputs: Vec<u64>,
     outputs: Vec<NewFile>,
+    /// Rows of the inputs that are in no output: those that are deleted, and expired ones among them.
     removed: u64,
+    /// Rows the statement deletes: nobody saw the expired ones any more.
+    deleted: u64,
+}
+
+/// What is known of a file before it is written again.
+struct Counted {
+    /// Rows that are deleted.
+    rows: u64,
+    /// Whether some of its rows may be expired, which are not counted.
+    some_expired: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -74,7 +85,7 @@ impl<'a> Attempt<'a> {
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => Ok(self.changed.removed),
+            Ok(()) => Ok(self.changed.deleted),
             // When nobody knows whether the commit took effect the outputs may be live: they stay, and
             // the scan for orphans finds them if they are not.
             Err(Error::Catalog { doing, source }) if unknown(&source) => {
@@ -96,15 +107,17 @@ impl<'a> Attempt<'a> {
             lease.keep().await?;
             let counted = self.matching(&held.table, &schema, file);
             let counted = self.stop.run_until_cancelled(counted).await;
-            let rows = counted.ok_or(Error::Cancelled)??;
-            if rows == 0 {
+            let counted = counted.ok_or(Error::Cancelled)??;
+            if counted.rows == 0 {
                 continue;
             }
             self.changed.inputs.push(file.id);
-            self.changed.removed += rows;
-            if rows < file.file.rows {
-                self.rewrite(&held.table, file, rows, condition.clone())
-                    .await?;
+            self.changed.deleted += counted.rows;
+            match &condition {
+                Some(condition) if counted.rows < file.file.rows => {
+                    self.rewrite(&held.table, file, counted, condition).await?;
+                }
+                _ => self.changed.removed += file.file.rows,
             }
         }
         Ok(())
@@ -148,12 +161,23 @@ impl<'a> Attempt<'a> {
     }
 
     /// How many rows of a file go.
-    async fn matching(&self, table: &Table, schema: &SchemaRef, file: &File) -> Result<u64, Error> {
-        let Some(condition) = self.deletion.condition.clone() else {
-            return Ok(file.file.rows);
-        };
-        let view = Arc::new(View::of_file(table, file));
+    async fn matching(
+        &self,
+        table: &Table,
+        schema: &SchemaRef,
+        file: &File,
+    ) -> Result<Counted, Error> {
+        let view = Arc::new(View::of_file(table, file, self.deletion.now_nanos));
         let provider = Arc::new(StoredTable::new(table, Arc::clone(schema), view));
+        let some_expired = provider.may_be_expired(file);
+        let condition = match self.deletion.condition.clone() {
+            Some(condition) => condition,
+            None if some_expired => lit(true),
+            None => {
+                let rows = file.file.rows;
+                return Ok(Counted { rows, some_expired });
+            }
+        };
         let relation = self.deletion.relation.clone();
         let state = Arc::clone(&self.deletion.state);
         let sorter = self.inner.sorter;
@@ -176,7 +200,8 @@ impl<'a> Attempt<'a> {
                 .sum();
             Ok(u64::try_from(rows).unwrap_or_default())
         };
-        self.inner.compute.run(work).await
+        let rows = self.inner.compute.run(work).await?;
+        Ok(Counted { rows, some_expired })
     }
 
     /// The condition over the columns of a file in the schema of its table.
@@ -198,14 +223,14 @@ impl<'a> Attempt<'a> {
         &mut self,
         table: &Table,
         file: &File,
-        rows: u64,
-        remove: Option<Arc<dyn PhysicalExpr>>,
+        counted: Counted,
+        condition: &Arc<dyn PhysicalExpr>,
     ) -> Result<(), Error> {
         let request = RewriteRequest {
             table: table.clone(),
             files: vec![file.clone()],
             keep_from_nanos: None,
-            remove,
+            remove: Some(Arc::clone(condition)),
         };
         let rewritten = self
             .inner
@@ -214,8 +239,9 @@ impl<'a> Attempt<'a> {
             .await;
         let rewritten = rewritten.map_err(|error| self.rewrite_error(error))?;
         self.changed.outputs.extend(rewritten.outputs);
-        if rewritten.removed_rows != rows {
-            let removed = rewritten.removed_rows;
+        let (rows, removed) = (counted.rows, rewritten.removed_rows);
+        self.changed.removed += removed;
+        if removed < rows || (removed > rows && !counted.some_expired) {
             return Err(Error::Engine {
                 doing: "deleting rows",
                 source: Box::new(internal_datafusion_err!(

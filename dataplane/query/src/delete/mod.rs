@@ -64,6 +64,8 @@ pub(crate) struct Deletion {
     /// All rows go without one.
     condition: Option<Expr>,
     state: Arc<SessionState>,
+    /// When the statement was planned, nanoseconds since the Unix epoch.
+    now_nanos: i64,
 }
 
 impl Deletion {
@@ -110,6 +112,7 @@ impl Deletion {
             relation: scan.table_name,
             condition,
             state: rows.state,
+            now_nanos: rows.view.now_nanos(),
         })
     }
 

@@ -4,12 +4,8 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::{
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType,
-};
 use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow_schema::{DataType, SchemaRef, TimeUnit};
+use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use bytes::Bytes;
 use datafusion::physical_expr::PhysicalExpr;
@@ -23,6 +19,7 @@ use tracing::debug;
 
 use super::scan::time_column;
 use super::{Inner, RewriteError, RewriteRequest};
+use crate::times::{rows_from, timestamps};
 
 /// Size of a part: object stores take parts from 5 MiB, and want them all of one size.
 const PART_BYTES: usize = 8 << 20;
@@ -206,19 +203,7 @@ impl<'a> Outputs<'a> {
         let (Some(from), Some(at)) = (self.keep_from, self.time_column) else {
             return Ok(batch);
         };
-        let column = batch.column(at);
-        let Some((values, nanos)) = timestamps(column) else {
-            return Ok(batch);
-        };
-        let young = |(row, value): (usize, &i64)| {
-            column.is_null(row) || i128::from(*value) * i128::from(nanos) >= i128::from(from)
-        };
-        let keep: BooleanArray = values
-            .iter()
-            .enumerate()
-            .map(|row| Some(young(row)))
-            .collect();
-        self.only(batch, &keep)
+        rows_from(batch, at, from).map_err(|source| self.fit_error(source))
     }
 
     /// The rows that nobody asked to be removed: where the condition is null, they stay.
@@ -355,27 +340,5 @@ fn widen_range(range: (i64, i64), column: &ArrayRef) -> Option<(i64, i64)> {
     values.iter().try_fold(range, |(low, high), value| {
         let value = value.checked_mul(nanos)?;
         Some((low.min(value), high.max(value)))
-    })
-}
-
-/// The values of a timestamp column and the nanoseconds of one unit.
-fn timestamps(column: &ArrayRef) -> Option<(&[i64], i64)> {
-    let DataType::Timestamp(unit, _) = column.data_type() else {
-        return None;
-    };
-    Some(match unit {
-        TimeUnit::Second => (
-            column.as_primitive::<TimestampSecondType>().values(),
-            1_000_000_000,
-        ),
-        TimeUnit::Millisecond => (
-            column.as_primitive::<TimestampMillisecondType>().values(),
-            1_000_000,
-        ),
-        TimeUnit::Microsecond => (
-            column.as_primitive::<TimestampMicrosecondType>().values(),
-            1_000,
-        ),
-        TimeUnit::Nanosecond => (column.as_primitive::<TimestampNanosecondType>().values(), 1),
     })
 }

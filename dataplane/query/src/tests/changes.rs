@@ -341,7 +341,7 @@ async fn tables_that_cannot_be_kept_are_refused_when_created() {
             "invalid_name",
         ),
         ("CREATE TEMPORARY TABLE t (a BIGINT)", "not_implemented"),
-        ("CREATE TABLE t (a BIGINT) WITH (x = 1)", "not_implemented"),
+        ("CREATE TABLE t (a BIGINT) WITH (x = 1)", "option"),
         ("DROP TABLE system.tables", "invalid_name"),
         ("INSERT INTO system.tables VALUES (1)", "invalid_name"),
     ] {

@@ -12,5 +12,6 @@ mod parameters;
 mod pruning;
 mod reads;
 mod repeats;
+mod retention;
 mod rewriting;
 mod shapes;

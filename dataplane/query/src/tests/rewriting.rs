@@ -140,6 +140,7 @@ fn table(schema: &SchemaRef) -> Table {
         schema: encode_schema(schema).unwrap(),
         schema_version: SchemaVersion(3),
         options: Default::default(),
+        database_options: Default::default(),
         created_at_millis: 0,
     }
 }

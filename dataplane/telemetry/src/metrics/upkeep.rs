@@ -23,6 +23,10 @@ pub struct UpkeepMetrics {
     pub output_files: Counter,
     /// Their bytes.
     pub output_bytes: Counter,
+    /// Files that ended because all of their rows were expired.
+    pub expired_files: Counter,
+    /// Expired rows that are in no file any more.
+    pub expired_rows: Counter,
     /// Objects deleted.
     pub deleted: Counter,
     /// Deletions that failed.
@@ -64,6 +68,14 @@ impl UpkeepMetrics {
             output_bytes: declare.counter(
                 "flightcluster_compaction_output_bytes_total",
                 "Bytes of the files that compaction wrote",
+            ),
+            expired_files: declare.counter(
+                "flightcluster_retention_expired_files_total",
+                "Files that ended because all of their rows were older than the table keeps them",
+            ),
+            expired_rows: declare.counter(
+                "flightcluster_retention_expired_rows_total",
+                "Rows older than their table keeps them that are in no file any more",
             ),
             deleted: declare.counter(
                 "flightcluster_gc_deleted_objects_total",

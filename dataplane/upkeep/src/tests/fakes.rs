@@ -29,6 +29,9 @@ pub(super) struct Lines {
     pub(super) held: Mutex<Option<Arc<Notify>>>,
     pub(super) waits: Notify,
     pub(super) broken: AtomicBool,
+    /// The table has no time column.
+    pub(super) timeless: AtomicBool,
+    pub(super) kept_from: Mutex<Option<i64>>,
 }
 
 impl Lines {
@@ -39,6 +42,8 @@ impl Lines {
             held: Mutex::default(),
             waits: Notify::new(),
             broken: AtomicBool::new(false),
+            timeless: AtomicBool::new(false),
+            kept_from: Mutex::default(),
         }
     }
 }
@@ -49,9 +54,10 @@ impl Rewriter for Lines {
         &self,
         table: &Table,
         files: &[File],
-        _keep_from_nanos: Option<i64>,
+        keep_from_nanos: Option<i64>,
         stop: &CancellationToken,
     ) -> Result<Rewritten, RewriteFailure> {
+        *self.kept_from.lock() = keep_from_nanos;
         if self.broken.load(Ordering::Relaxed) {
             return Err("broken on purpose".into());
         }
@@ -86,6 +92,10 @@ impl Rewriter for Lines {
             outputs: vec![output],
             removed_rows: 0,
         })
+    }
+
+    fn has_times(&self, _: &Table) -> bool {
+        !self.timeless.load(Ordering::Relaxed)
     }
 }
 
@@ -189,12 +199,17 @@ pub(super) struct Counts {
     pub(super) orphans: AtomicU64,
     pub(super) waiting: AtomicU64,
     pub(super) input_bytes: AtomicU64,
+    pub(super) expired_rows: AtomicU64,
     pub(super) failed: Mutex<Vec<&'static str>>,
 }
 
 impl Observer for Counts {
     fn compacted(&self, _: Duration, inputs: (u64, u64), _: (u64, u64), _: u64) {
         self.input_bytes.fetch_add(inputs.1, Ordering::Relaxed);
+    }
+
+    fn expired(&self, _files: u64, rows: u64) {
+        self.expired_rows.fetch_add(rows, Ordering::Relaxed);
     }
 
     fn compaction_lost(&self) {

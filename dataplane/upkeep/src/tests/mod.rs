@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod compaction;
+mod expiry;
 mod fakes;
 mod garbage;
 
@@ -105,6 +106,11 @@ impl World {
 
     /// Writes a file with the next row, as a flush does.
     async fn flush(&mut self) {
+        self.flush_with_times(None).await;
+    }
+
+    /// The same with times, in nanoseconds since the Unix epoch.
+    async fn flush_with_times(&mut self, time_range_nanos: Option<(i64, i64)>) {
         self.written += 1;
         let n = self.written;
         let path = format!("default/{}/flush-{n}.parquet", self.table.id);
@@ -117,7 +123,7 @@ impl World {
             schema_version: self.table.schema_version,
             first_sequence: SequenceNumber(n),
             last_sequence: SequenceNumber(n),
-            time_range_nanos: None,
+            time_range_nanos,
         };
         self.objects
             .put(&Path::parse(path).unwrap(), text.into())

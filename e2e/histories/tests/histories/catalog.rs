@@ -242,6 +242,12 @@ impl Catalog for LossyCatalog {
             .await
     }
 
+    async fn set_options(&self, request: SetOptions) -> Result<(), Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.set_options(request))
+            .await
+    }
+
     async fn evolve_table(
         &self,
         table: TableId,

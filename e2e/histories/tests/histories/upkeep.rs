@@ -75,6 +75,10 @@ impl flightcluster_upkeep::Rewriter for Workshop {
             removed_rows: done.removed_rows,
         })
     }
+
+    fn has_times(&self, table: &Table) -> bool {
+        flightcluster_query::has_times(table)
+    }
 }
 
 /// Nobody counts.
@@ -83,6 +87,7 @@ struct Silent;
 
 impl Observer for Silent {
     fn compacted(&self, _: Duration, _: (u64, u64), _: (u64, u64), _: u64) {}
+    fn expired(&self, _: u64, _: u64) {}
     fn compaction_lost(&self) {}
     fn garbage_deleted(&self, _: u64, _: u64) {}
     fn garbage_waiting(&self, _: u64) {}

@@ -1,0 +1,47 @@
+//! Options of tables and databases: JSON objects of texts.
+
+use std::collections::BTreeMap;
+
+use sqlx::AssertSqlSafe;
+
+use super::dialect::Connection;
+use super::value::json;
+use super::{Failure, database, snapshot, table};
+use crate::{Error, OptionsOf, SetOptions};
+
+/// Sets and removes options.
+pub(super) async fn set(c: &mut Connection, request: SetOptions) -> Result<(), Failure> {
+    // Nobody else changes them between the reading and the writing.
+    snapshot::next(c, "set_options").await?;
+    let (place, id) = match &request.of {
+        OptionsOf::Database(name) => match database::id(c, name).await? {
+            Some(id) => ("databases", id),
+            None => return Err(Error::DatabaseNotFound(name.clone()).into()),
+        },
+        OptionsOf::Table(name) => match table::find(c, name).await? {
+            Some(found) => ("tables", super::value::stored(found.id.0)?),
+            None => return table::missing(c, name.clone(), false).await.map(drop),
+        },
+    };
+    let read = format!("SELECT options FROM {place} WHERE id = $1");
+    let mut options: BTreeMap<String, String> = sqlx::query(AssertSqlSafe(read))
+        .bind(id)
+        .try_map(|row| json(&row, "options"))
+        .fetch_one(&mut *c)
+        .await?;
+    for (name, value) in request.changes {
+        match value {
+            Some(value) => options.insert(name, value),
+            None => options.remove(&name),
+        };
+    }
+    let text =
+        serde_json::to_string(&options).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    let write = format!("UPDATE {place} SET options = $2 WHERE id = $1");
+    sqlx::query(AssertSqlSafe(write))
+        .bind(id)
+        .bind(text)
+        .execute(c)
+        .await?;
+    Ok(())
+}
