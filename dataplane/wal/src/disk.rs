@@ -27,9 +27,6 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// [`Disk::sync_directory`].
     fn create(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>>;
 
-    /// Opens an existing file to cut and sync it.
-    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>>;
-
     /// Gives a file another name, in the place of the file that may have it. Durable only after
     /// [`Disk::sync_directory`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -51,6 +48,25 @@ pub trait SegmentFile: Send {
 
     /// Cuts the file to `length` bytes; the next append goes there. Not durable until synced.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
+}
+
+/// Puts a file with this content in the place of the one before, durably: written beside it, synced,
+/// renamed, and the directory synced. Until then the one before stays as it is.
+pub(crate) fn replace(disk: &dyn Disk, file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut fresh = file.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = Path::new(&fresh);
+    // What an attempt before left behind.
+    match disk.remove(fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut open = disk.create(fresh)?;
+    open.append(&mut [IoSlice::new(content)])?;
+    open.sync()?;
+    drop(open);
+    disk.rename(fresh, file)?;
+    disk.sync_directory(file.parent().unwrap_or(Path::new(".")))
 }
 
 /// The disk of this machine.
@@ -106,12 +122,6 @@ impl Disk for RealDisk {
         Ok(Box::new(
             OpenOptions::new().create_new(true).write(true).open(file)?,
         ))
-    }
-
-    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
-        let mut file = OpenOptions::new().write(true).open(file)?;
-        file.seek(SeekFrom::End(0))?;
-        Ok(Box::new(file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -7,20 +7,18 @@
 //!
 //! Written whole beside the old one, synced and renamed, so that there is always one that is right.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, replace};
 use crate::error::Error;
 use crate::format::Reader;
 
 /// Name of the file.
 const FILE: &str = "label";
-/// Where the next one is written.
-const FRESH_FILE: &str = "label.new";
 
 const MAGIC: [u8; 8] = *b"FCLOG\0\r\n";
 const VERSION: u16 = 1;
@@ -139,18 +137,7 @@ impl Label {
 
     /// Puts this label in the place of the one before, durably. Blocking.
     pub(crate) fn write(&self, disk: &dyn Disk, directory: &Path) -> io::Result<()> {
-        let fresh = directory.join(FRESH_FILE);
-        // What an attempt before left behind.
-        match disk.remove(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = disk.create(&fresh)?;
-        file.append(&mut [IoSlice::new(&self.encode())])?;
-        file.sync()?;
-        drop(file);
-        disk.rename(&fresh, &directory.join(FILE))?;
-        disk.sync_directory(directory)
+        replace(disk, &directory.join(FILE), &self.encode())
     }
 }
 

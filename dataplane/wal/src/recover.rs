@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::directory::WalDirectory;
+use crate::disk::replace;
 use crate::error::Error;
 use crate::format::header::{self, Header};
 use crate::format::records::{self, Content, Unusable};
@@ -68,8 +69,8 @@ struct OpenSegment {
 enum Repair {
     /// Its creation was interrupted before it held anything.
     Remove { number: u64 },
-    /// Sync it, after cutting it when `cut` is set.
-    Sync { number: u64, length: u64, cut: bool },
+    /// Write it anew, as far as it is right.
+    Rewrite { number: u64, content: Bytes },
 }
 
 impl Recovery {
@@ -237,7 +238,7 @@ impl Recovery {
             let rest = &segment.bytes[segment.offset..];
             // Zeros up to the end: space that was reserved and not used.
             if rest.iter().all(|byte| *byte == 0) {
-                self.end_segment(segment, !rest.is_empty());
+                self.end_segment(segment);
                 return Ok(None);
             }
             let frame = match records::decode(&segment.bytes, segment.offset, segment.salt) {
@@ -333,18 +334,14 @@ impl Recovery {
             problem,
             "cutting torn tail of the last segment"
         );
-        self.end_segment(segment, true);
+        self.end_segment(segment);
         Ok(())
     }
 
-    fn end_segment(&mut self, segment: &OpenSegment, cut: bool) {
+    fn end_segment(&mut self, segment: &OpenSegment) {
         if segment.is_last {
-            let (number, length) = (segment.number, segment.offset as u64);
-            self.repair = Some(Repair::Sync {
-                number,
-                length,
-                cut,
-            });
+            let (number, content) = (segment.number, segment.bytes.slice(..segment.offset));
+            self.repair = Some(Repair::Rewrite { number, content });
         }
     }
 
@@ -360,39 +357,31 @@ impl Recovery {
 
     /// Puts the last segment into the state the replay took it for, durably.
     ///
-    /// The sync is needed without a cut too: replay may have read pages of a killed process that are
-    /// not on disk yet, and its rows count as durable from now on.
+    /// It is written anew, and not only synced: replay may have read pages that are not on the disk, and
+    /// after a sync that failed, in this process or one before, a further sync does not write them.
     fn repair(&mut self) -> Result<(), Error> {
         let Some(repair) = self.repair.take() else {
             return Ok(());
         };
-        let (number, doing) = match &repair {
-            Repair::Remove { number } => (*number, "remove"),
-            Repair::Sync {
-                number, cut: true, ..
-            } => (*number, "cut"),
-            Repair::Sync { number, .. } => (*number, "sync"),
-        };
-        let file = self.directory.segment_path(number);
-        let disk = &self.directory.disk;
-        let result = match repair {
-            Repair::Remove { .. } => {
+        let disk = self.directory.disk.as_ref();
+        let (doing, number, result) = match repair {
+            Repair::Remove { number } => {
                 self.last_number = number - 1;
-                disk.remove(&file).and_then(|()| self.directory.sync())
+                let removed = disk.remove(&self.directory.segment_path(number));
+                (
+                    "remove",
+                    number,
+                    removed.and_then(|()| self.directory.sync()),
+                )
             }
-            Repair::Sync { length, cut, .. } => disk.open(&file).and_then(|mut open| {
-                if cut {
-                    open.truncate(length)?;
-                }
-                open.sync()?;
-                // Its creation may have been interrupted before this: a power cut during the creation
-                // of the next segment must not leave that one without this.
-                self.directory.sync()
-            }),
+            Repair::Rewrite { number, content } => {
+                let file = self.directory.segment_path(number);
+                ("rewrite", number, replace(disk, &file, &content))
+            }
         };
         result.map_err(|source| Error::Segment {
             doing,
-            file,
+            file: self.directory.segment_path(number),
             source: Arc::new(source),
         })
     }

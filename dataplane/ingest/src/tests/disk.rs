@@ -57,10 +57,6 @@ impl Disk for TestDisk {
         RealDisk.create(file).map(|file| self.wrap(file))
     }
 
-    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
-        RealDisk.open(file).map(|file| self.wrap(file))
-    }
-
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         RealDisk.rename(from, to)
     }

@@ -188,6 +188,70 @@ async fn a_disk_that_is_full_at_rotation_refuses_and_recovers() {
     assert_records(&replay(&disk).unwrap(), 1..=3);
 }
 
+/// Found by the history checker (seed 12209). A process was killed between a write and its sync, the sync
+/// of the next one failed, and the one after that read the rows from memory: they were never on the disk.
+#[tokio::test]
+async fn rows_whose_sync_failed_at_a_start_outlive_a_power_cut_once_they_were_shown() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, options());
+    write(&wal, 1..=3).await;
+    disk.hold_syncs(true);
+    let record = append(4);
+    let reservation = wal.reserve(&record).await.unwrap();
+    let before = disk.log().len();
+    let _pending = wal.enqueue(reservation, record, Box::new(|_| {})).unwrap();
+    disk.wait_for(|log| log[before..].iter().any(|entry| entry.starts_with("sync ")));
+    let killed = disk.copy();
+    disk.hold_syncs(false);
+
+    let failing = replayed_and_opened(&killed, "sync");
+    assert_eq!(failing.unwrap_err().category(), "segment");
+    let third = killed.copy();
+    let (records, wal) = replayed_and_opened(&third, "").unwrap();
+    assert_records(&records, 1..=4);
+    write(&wal, 5..=5).await;
+    for kept in [false, true] {
+        let left = third.after_power_cut(|| kept);
+        assert_records(&replay(&left).unwrap(), 1..=5);
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_fails_anywhere_leaves_the_segment_as_it_was() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, options());
+    write(&wal, 1..=3).await;
+    drop(wal);
+    let segment = disk.files().pop().unwrap();
+    let content = disk.content(&segment);
+    for operation in ["create", "append", "sync", "rename", "sync_directory"] {
+        let error = replayed_and_opened(&disk, operation).unwrap_err();
+        assert_eq!(error.category(), "segment", "{operation}");
+        assert_eq!(disk.content(&segment), content, "{operation}");
+        for kept in [false, true] {
+            let left = disk.after_power_cut(|| kept);
+            assert_records(&replay(&left).unwrap(), 1..=3);
+        }
+    }
+}
+
+/// Reads a log and opens it for writing, while the next operation of this kind fails.
+fn replayed_and_opened(
+    disk: &FakeDisk,
+    failing: &'static str,
+) -> Result<(Vec<Record>, Wal), Error> {
+    let mut recovery = recovery(disk)?;
+    let mut records = Vec::new();
+    while let Some(record) = recovery.next_record()? {
+        records.push(record);
+    }
+    if !failing.is_empty() {
+        disk.fail(failing, ErrorKind::Other);
+    }
+    let wal = recovery.finish(options(), Arc::new(NoObserver))?;
+    Ok((records, wal))
+}
+
 #[tokio::test]
 async fn everything_queued_behind_a_refused_record_is_refused() {
     let disk = FakeDisk::default();

@@ -36,6 +36,20 @@ struct FakeFile {
     /// What the disk holds for sure; `None` before the first sync of file and directory.
     synced: Option<Vec<u8>>,
     data_synced: Vec<u8>,
+    /// Written, but a sync of it failed: no later sync writes it, although it can be read.
+    lost: Vec<std::ops::Range<usize>>,
+}
+
+impl FakeFile {
+    /// What a sync puts on the disk.
+    fn written(&self) -> Vec<u8> {
+        let mut written = self.data.clone();
+        for lost in &self.lost {
+            let end = lost.end.min(written.len());
+            written[lost.start.min(end)..end].fill(0);
+        }
+        written
+    }
 }
 
 impl FakeDisk {
@@ -143,6 +157,7 @@ impl FakeDisk {
                     data,
                     synced: Some(copy),
                     data_synced,
+                    lost: Vec::new(),
                 },
             );
         }
@@ -175,6 +190,10 @@ impl FakeDisk {
             .is_some_and(|(failing, _)| *failing == operation);
         if failing {
             let (_, kind) = state.failures.pop_front().unwrap();
+            if operation == "sync" {
+                let file = state.files.get_mut(path).unwrap();
+                file.lost.push(file.data_synced.len()..file.data.len());
+            }
             if operation == "append" {
                 // Part of it is written all the same.
                 let _ = action(&mut state);
@@ -236,10 +255,6 @@ impl Disk for FakeDisk {
             );
             Ok(())
         })?;
-        self.open(file)
-    }
-
-    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
         Ok(Box::new(OpenFake {
             disk: self.clone(),
             path: file.to_owned(),
@@ -292,9 +307,9 @@ impl SegmentFile for OpenFake {
     fn sync(&mut self) -> io::Result<()> {
         self.disk.run("sync", &self.path, |state| {
             let file = state.files.get_mut(&self.path).unwrap();
-            file.data_synced = file.data.clone();
+            file.data_synced = file.written();
             if let Some(synced) = &mut file.synced {
-                synced.clone_from(&file.data);
+                synced.clone_from(&file.data_synced);
             }
             Ok(())
         })

@@ -4,9 +4,7 @@
 //! - A power cut leaves what was synced, and of the rest any pages, any lengths and any directory
 //!   entries, as chance has it.
 //! - A sync that fails may have written any of the pages, and the next one does not write them again
-//!   (as Linux does it). The process sees them all until it ends. The next one reads what is on the
-//!   disk: one that finds the page cache of the machine as it was may take rows for durable that are
-//!   not, which the log can't know and does not promise to survive.
+//!   (as Linux does it). This process and the next ones see them all until the power is cut.
 //! - A full disk takes a part of an append.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,8 +44,6 @@ struct File {
     data: Vec<u8>,
     synced: Vec<u8>,
     dirty: BTreeSet<usize>,
-    /// A sync failed: not everything that is neither synced nor dirty is on the disk.
-    failed: bool,
 }
 
 impl File {
@@ -97,11 +93,6 @@ impl Volume {
     /// What a process finds that starts after the one before was killed.
     pub(crate) fn after_kill(&self) -> Self {
         let mut content = self.0.lock().clone();
-        for file in content.files.values_mut().filter(|file| file.failed) {
-            file.write_back(false, || true);
-            file.data = file.synced.clone();
-            file.failed = false;
-        }
         content.locked = false;
         Self(Mutex::new(content))
     }
@@ -131,7 +122,6 @@ impl Volume {
         for file in content.files.values_mut() {
             file.write_back(false, || chance.random_bool(share));
             file.data = file.synced.clone();
-            file.failed = false;
         }
         content.synced_names = names.clone();
         content.names = names;
@@ -153,6 +143,23 @@ fn broken_disk() -> io::Error {
 }
 
 impl SimulatedDisk {
+    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        let number = self.content(|content| content.names.get(&name_of(file)).copied())?;
+        let number = number.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let (volume, life) = (Arc::clone(&self.volume), Arc::clone(&self.life));
+        let disk = Self {
+            volume,
+            life,
+            broken: self.broken,
+        };
+        let is_label = port_of(file, Port::Append) == Port::Label;
+        Ok(Box::new(OpenFile {
+            disk,
+            number,
+            is_label,
+        }))
+    }
+
     fn content<T>(&self, action: impl FnOnce(&mut Content) -> T) -> io::Result<T> {
         let mut content = self.volume.0.lock();
         if self.life.is_dead() || content.detached {
@@ -262,23 +269,6 @@ impl Disk for SimulatedDisk {
         self.open(file)
     }
 
-    fn open(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
-        let number = self.content(|content| content.names.get(&name_of(file)).copied())?;
-        let number = number.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let (volume, life) = (Arc::clone(&self.volume), Arc::clone(&self.life));
-        let disk = Self {
-            volume,
-            life,
-            broken: self.broken,
-        };
-        let is_label = port_of(file, Port::Append) == Port::Label;
-        Ok(Box::new(OpenFile {
-            disk,
-            number,
-            is_label,
-        }))
-    }
-
     fn remove(&self, file: &Path) -> io::Result<()> {
         let remove = |content: &mut Content| {
             let removed = content.names.remove(&name_of(file));
@@ -296,7 +286,7 @@ impl Disk for SimulatedDisk {
             content.names.insert(name_of(to), file);
             Ok(())
         };
-        self.run(Port::Label, |_, _| (), rename)
+        self.run(port_of(to, Port::Create), |_, _| (), rename)
     }
 
     fn sync_directory(&self, _: &Path) -> io::Result<()> {
@@ -357,10 +347,7 @@ impl SegmentFile for OpenFile {
             |content, trouble| {
                 let crashed = trouble == Trouble::CrashBefore;
                 let kept = || life.chance(2) == 0;
-                self.file(content, |file| {
-                    file.write_back(crashed, kept);
-                    file.failed |= !crashed;
-                });
+                self.file(content, |file| file.write_back(crashed, kept));
             },
             |content| {
                 if self.disk.broken != Some(Broken::AcknowledgesBeforeSync) {
