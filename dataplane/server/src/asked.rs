@@ -1,6 +1,6 @@
 //! What an ingester is asked by other pods: actions of the internal port, both ends of them.
 //!
-//! This is the adapter of [`flightcluster_ingest::Peers`]. Bodies are JSON.
+//! This is the adapter of [`flightcluster_ingest::Peers`] and [`FlushPeers`]. Bodies are JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use flightcluster_ingest::{Ingest, PeerError};
 use serde::{Deserialize, Serialize};
 
 use crate::call::pass_on_request_id;
+use crate::ingesters::FlushPeers;
 use crate::peers::Peers;
 use crate::status::{ErrorCode, Failure};
 
@@ -82,13 +83,9 @@ impl flightcluster_ingest::Peers for PeerIngesters {
     }
 }
 
-impl PeerIngesters {
-    /// Asks an ingester for [`Ingest::flush_upload`].
-    pub(crate) async fn flush_upload(
-        &self,
-        ingester: &Ingester,
-        staging: TableId,
-    ) -> Result<(), Failure> {
+#[async_trait]
+impl FlushPeers for PeerIngesters {
+    async fn flush_upload(&self, ingester: &Ingester, staging: TableId) -> Result<(), Failure> {
         let question = FlushUpload {
             ingester: ingester.id,
             epoch: ingester.epoch,
@@ -98,12 +95,7 @@ impl PeerIngesters {
             .await
     }
 
-    /// Asks an ingester for [`Ingest::flush_table`].
-    pub(crate) async fn flush_table(
-        &self,
-        ingester: &Ingester,
-        table: TableId,
-    ) -> Result<(), Failure> {
+    async fn flush_table(&self, ingester: &Ingester, table: TableId) -> Result<(), Failure> {
         let question = FlushTable {
             ingester: ingester.id,
             epoch: ingester.epoch,
@@ -112,7 +104,9 @@ impl PeerIngesters {
         self.flush(ingester, FLUSH_TABLE, &question, "that are in no file")
             .await
     }
+}
 
+impl PeerIngesters {
     async fn flush<Q: Serialize + Sync>(
         &self,
         ingester: &Ingester,

@@ -1,14 +1,27 @@
 //! The ingesters of the cluster, asked to put rows into files: the one of this process by a call, the
 //! others over the internal port.
 
+use std::fmt;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use flightcluster_catalog::{Catalog, Ingester, IngesterState, TableId};
 use flightcluster_ingest::Ingest;
 use futures::future::try_join_all;
 
-use crate::asked::PeerIngesters;
 use crate::status::Failure;
+
+/// The way to ingesters of other processes. Each is asked in the life it is named with.
+///
+/// - Errors: any, when that life did not say that it has the rows in files.
+#[async_trait]
+pub trait FlushPeers: Send + Sync + fmt::Debug + 'static {
+    /// Asks for [`Ingest::flush_upload`].
+    async fn flush_upload(&self, ingester: &Ingester, staging: TableId) -> Result<(), Failure>;
+
+    /// Asks for [`Ingest::flush_table`].
+    async fn flush_table(&self, ingester: &Ingester, table: TableId) -> Result<(), Failure>;
+}
 
 /// The way to all ingesters.
 #[derive(Debug)]
@@ -18,7 +31,7 @@ pub struct Ingesters {
     /// The one in this process, if there is one.
     pub local: Option<Arc<Ingest>>,
     /// The way to all others.
-    pub peers: PeerIngesters,
+    pub peers: Arc<dyn FlushPeers>,
 }
 
 impl Ingesters {

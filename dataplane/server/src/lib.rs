@@ -54,7 +54,7 @@ pub use asked::PeerIngesters;
 pub use call::{Admission, CallLayer};
 pub use caller::admission;
 pub use gate::Gate;
-pub use ingesters::Ingesters;
+pub use ingesters::{FlushPeers, Ingesters};
 pub use inserted::InsertedRows;
 pub use internal::InternalService;
 pub use listener::{Listener, Stop};

@@ -43,7 +43,12 @@ struct Answer<'a> {
 }
 
 impl Uploads {
-    async fn finish(&self, id: &str) -> Result<Upload, Failure> {
+    /// Makes the rows of an upload visible, all at once.
+    ///
+    /// - Errors: nothing is visible, or, after a lost answer, everything.
+    /// - Retry: safe, a repeat of a finished one gets the same answer.
+    /// - Cancellation: as after an error.
+    pub async fn finish(&self, id: &str) -> Result<Upload, Failure> {
         for _ in 0..ATTEMPTS {
             let upload = self.catalog.seal_upload(id).await?;
             if upload.state == UploadState::Finished {

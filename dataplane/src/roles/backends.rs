@@ -419,7 +419,7 @@ fn ingesters(
     Arc::new(Ingesters {
         catalog: Arc::clone(catalog),
         local: local.map(Arc::clone),
-        peers: PeerIngesters(Arc::clone(peers)),
+        peers: Arc::new(PeerIngesters(Arc::clone(peers))),
     })
 }
 

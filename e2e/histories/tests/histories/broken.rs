@@ -30,12 +30,16 @@ pub(crate) enum Broken {
     PositionNotHandedOver,
     /// A compaction is committed although somebody else has compacted some of its files.
     CompactsEndedFiles,
+    /// An ingester says that it has flushed its rows of an upload, and has not.
+    UploadNotFlushed,
+    /// An upload that is aborted appears all the same.
+    AbortedAppears,
     /// Objects are deleted while files that are live have them.
     DeletesLiveFiles,
 }
 
 impl Broken {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -49,6 +53,8 @@ impl Broken {
         Self::WindowForgotten,
         Self::PositionNotHandedOver,
         Self::CompactsEndedFiles,
+        Self::UploadNotFlushed,
+        Self::AbortedAppears,
         Self::DeletesLiveFiles,
     ];
 

@@ -191,6 +191,22 @@ impl Line {
         Ok(due)
     }
 
+    async fn abort(&self, id: &str) -> Result<(), Error> {
+        if self.broken != Some(Broken::AbortedAppears) {
+            return self.inner.abort_upload(id).await;
+        }
+        let upload = self.inner.seal_upload(id).await?;
+        let target = self.inner.table(&upload.target).await?;
+        let staging_version = upload.staging.map(|table| table.schema_version);
+        let finish = FinishUpload {
+            id: id.to_owned(),
+            staging_version: staging_version.unwrap_or_default(),
+            target: target.map(|table| (table.id, table.schema_version)),
+            schema: None,
+        };
+        self.inner.finish_upload(finish).await.map(drop)
+    }
+
     async fn look(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
         let mut snapshot = self.inner.read_snapshot(request).await?;
         if self.broken == Some(Broken::WatermarkTooLow) {
@@ -422,19 +438,18 @@ impl Catalog for LossyCatalog {
     async fn seal_upload(&self, id: &str) -> Result<Upload, Error> {
         let line = self.line();
         let call = line.inner.seal_upload(id);
-        line.pass(Port::Lookup, call).await
+        line.pass(Port::Upload, call).await
     }
 
     async fn finish_upload(&self, request: FinishUpload) -> Result<Upload, Error> {
         let line = self.line();
         let call = line.inner.finish_upload(request);
-        line.pass(Port::Lookup, call).await
+        line.pass(Port::Upload, call).await
     }
 
     async fn abort_upload(&self, id: &str) -> Result<(), Error> {
         let line = self.line();
-        let call = line.inner.abort_upload(id);
-        line.pass(Port::Lookup, call).await
+        line.pass(Port::Upload, line.abort(id)).await
     }
 
     async fn expire_uploads(&self) -> Result<u64, Error> {

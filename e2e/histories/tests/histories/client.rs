@@ -99,6 +99,7 @@ pub(crate) fn stored_nothing(error: &Error) -> bool {
         error,
         Error::Overloaded { .. }
             | Error::Draining
+            | Error::UploadSealed
             | Error::OutOfService(_)
             | Error::ProducerOrder { .. }
             | Error::TableNotFound(_)

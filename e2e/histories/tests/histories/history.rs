@@ -10,6 +10,10 @@
 //! - invented: a row that nobody had sent, or whose every sending was refused;
 //! - altered: a row with other values than the ones sent.
 //!
+//! The rows of an upload are those of a table that nobody can ask for, until it may be finished. As soon
+//! as one of them is seen in its target, or it is known to be finished, all its promises are those of
+//! the target; the rows of one that is aborted are invented wherever they are seen.
+//!
 //! How often a row can be there: once for each acknowledgement, and for each attempt of which nobody
 //! knows how it ended once or not at all. A producer's row is there at most once, however often it
 //! was sent.
@@ -96,6 +100,12 @@ pub(crate) type Expected = BTreeMap<i64, u32>;
 #[derive(Debug, Default)]
 pub(crate) struct History {
     tables: BTreeMap<TableId, BTreeMap<i64, Known>>,
+    /// Which of the tables of a history each is.
+    numbers: BTreeMap<TableId, usize>,
+    /// Uploads that may be finished at any moment: where their rows are, and which table gets them.
+    may_finish: BTreeMap<TableId, usize>,
+    /// Where the rows of finished uploads are now.
+    finished: BTreeMap<TableId, TableId>,
     /// Everything that happened, in order.
     pub(crate) notes: Vec<String>,
     pub(crate) acknowledged: u64,
@@ -107,9 +117,62 @@ impl History {
         self.notes.push(text);
     }
 
+    /// What is table number `number` at the moment.
+    pub(crate) fn number(&mut self, table: TableId, number: usize) {
+        self.numbers.insert(table, number);
+    }
+
+    /// From now on the rows of this upload may be in its target: all of them or none.
+    pub(crate) fn may_finish(&mut self, staging: TableId, target: usize) {
+        if !self.finished.contains_key(&staging) {
+            self.may_finish.insert(staging, target);
+        }
+    }
+
+    /// The rows of this upload will never be anywhere.
+    pub(crate) fn never_finishes(&mut self, staging: TableId) {
+        self.may_finish.remove(&staging);
+    }
+
+    /// The rows of this upload are in a table.
+    pub(crate) fn finish(&mut self, staging: TableId, target: TableId) {
+        self.may_finish.remove(&staging);
+        self.finished.insert(staging, target);
+        let rows = self.tables.remove(&staging).unwrap_or_default();
+        self.tables.entry(target).or_default().extend(rows);
+    }
+
+    /// Uploads whose rows an answer has are finished: the promises for them join those of the table.
+    fn finish_what_is_seen(
+        &mut self,
+        table: TableId,
+        expected: &mut Expected,
+        counts: &BTreeMap<i64, u32>,
+    ) {
+        let number = self.numbers.get(&table);
+        let candidates = self.may_finish.iter();
+        let candidates = candidates.filter(|(_, target)| Some(*target) == number);
+        let is_seen = |staging: &TableId| {
+            let rows = self.tables.get(staging).into_iter().flatten();
+            rows.into_iter().any(|(key, _)| counts.contains_key(key))
+        };
+        let seen: Vec<_> = candidates
+            .map(|(staging, _)| *staging)
+            .filter(is_seen)
+            .collect();
+        for staging in seen {
+            expected.extend(self.ask(staging));
+            self.finish(staging, table);
+        }
+    }
+
+    fn place(&self, table: TableId) -> TableId {
+        self.finished.get(&table).copied().unwrap_or(table)
+    }
+
     /// Rows are sent to a table; `once` says that a producer sends them.
     pub(crate) fn send(&mut self, table: TableId, rows: &[Row], once: bool) {
-        let known = self.tables.entry(table).or_default();
+        let known = self.tables.entry(self.place(table)).or_default();
         for row in rows {
             let known = known.entry(row.key).or_default();
             known.wide = row.extra.is_some();
@@ -136,7 +199,7 @@ impl History {
     }
 
     fn settle(&mut self, table: TableId, rows: &[Row], change: impl Fn(&mut Known)) {
-        let known = self.tables.entry(table).or_default();
+        let known = self.tables.entry(self.place(table)).or_default();
         for row in rows {
             let known = known.entry(row.key).or_default();
             known.open -= 1;
@@ -164,8 +227,10 @@ impl History {
         for row in rows {
             *counts.entry(row.key).or_default() += 1;
         }
+        let mut expected = expected.clone();
+        self.finish_what_is_seen(table, &mut expected, &counts);
         let known = self.tables.entry(table).or_default();
-        for (key, least) in expected {
+        for (key, least) in &expected {
             if counts.get(key).copied().unwrap_or(0) < *least {
                 let kind = if known[key].acknowledged > 0 {
                     Kind::Lost
@@ -221,8 +286,13 @@ impl History {
         count: u64,
     ) -> Result<(), Violation> {
         let least: u64 = expected.values().map(|least| u64::from(*least)).sum();
-        let known = self.tables.entry(table).or_default();
-        let most: u64 = known.values().map(|known| u64::from(known.most())).sum();
+        let number = self.numbers.get(&table);
+        let uploads = self.may_finish.iter();
+        let uploads = uploads.filter(|(_, target)| Some(*target) == number);
+        let tables = uploads.map(|(staging, _)| *staging).chain([table]);
+        let known = tables.filter_map(|table| self.tables.get(&table));
+        let most = known.flat_map(BTreeMap::values);
+        let most: u64 = most.map(|known| u64::from(known.most())).sum();
         self.answers += 1;
         let kind = if count < least {
             Kind::Lost
@@ -366,6 +436,49 @@ mod tests {
         let expected = history.ask(TABLE);
         let result = history.check(TABLE, &expected, &narrow(&[0, 1, 91]));
         assert_eq!(result.unwrap_err().kind, Kind::Altered);
+    }
+
+    /// Rows 0 and 1 are acknowledged in a table, 8 and 9 in an upload into it.
+    fn uploading() -> (History, TableId) {
+        let (mut history, staging) = (history(), TableId(2));
+        history.number(TABLE, 0);
+        history.send(staging, &rows(&[8, 9]), false);
+        history.acknowledge(staging, &rows(&[8, 9]));
+        (history, staging)
+    }
+
+    #[test]
+    fn the_rows_of_an_upload_are_seen_all_or_none_and_stay() {
+        let (mut history, staging) = uploading();
+        assert_eq!(
+            verdict(&mut history, &rows(&[0, 1, 8, 9])),
+            Some(Kind::Invented)
+        );
+        history.may_finish(staging, 1);
+        assert_eq!(
+            verdict(&mut history, &rows(&[0, 1, 8, 9])),
+            Some(Kind::Invented)
+        );
+        history.may_finish(staging, 0);
+        assert_eq!(verdict(&mut history, &rows(&[0, 1])), None);
+        assert_eq!(verdict(&mut history, &rows(&[0, 1, 8])), Some(Kind::Lost));
+        assert_eq!(verdict(&mut history, &rows(&[0, 1, 8, 9])), None);
+        assert_eq!(verdict(&mut history, &rows(&[0, 1])), Some(Kind::Lost));
+    }
+
+    #[test]
+    fn the_rows_of_an_upload_are_promised_when_it_is_finished_and_never_come_when_aborted() {
+        let (mut history, staging) = uploading();
+        history.may_finish(staging, 0);
+        history.finish(staging, TABLE);
+        assert_eq!(verdict(&mut history, &rows(&[0, 1])), Some(Kind::Lost));
+        let (mut history, staging) = uploading();
+        history.may_finish(staging, 0);
+        history.never_finishes(staging);
+        assert_eq!(
+            verdict(&mut history, &rows(&[0, 1, 8, 9])),
+            Some(Kind::Invented)
+        );
     }
 
     #[test]

@@ -32,10 +32,12 @@ pub(crate) enum Port {
     Register,
     /// A producer is claimed.
     Claim,
-    /// An ingester asks another one to let go of a producer.
+    /// An ingester asks another one to let go of a producer, or to flush an upload.
     Peer,
     /// Any other call of an ingester, or of its upkeep, to the catalog.
     Lookup,
+    /// An upload is ended.
+    Upload,
     /// A file is stored.
     Put,
     /// Files take the place of others.

@@ -3,11 +3,11 @@
 //!
 //! A seed decides everything about a history ([`program`]): how many ingesters, tables and writers,
 //! the sizes of segments and buffers, and the steps: writes (with and without producer numbers, with
-//! new columns, pipelined, repeated at any ingester), flushes, compactions, deletions of objects,
-//! crashes with and without a power cut, starts, drains, take-overs by a second life, dropped tables,
-//! moved clocks, queries, and calls that are held while all of this happens. Any call may get lost
-//! before or after its effect, or be the last one of its process. Every answer is checked
-//! ([`history`]); a bad history is made as short as it gets and printed.
+//! new columns, pipelined, repeated at any ingester), uploads of several streams, flushes, compactions,
+//! deletions of objects, crashes with and without a power cut, starts, drains, take-overs by a second
+//! life, dropped tables, moved clocks, queries, and calls that are held while all of this happens. Any
+//! call may get lost before or after its effect, or be the last one of its process ([`troubles`]).
+//! Every answer is checked ([`history`]); a bad history is made as short as it gets and printed.
 //!
 //! # What is deterministic
 //! The program of a seed, the place of each fault, and the luck of every power cut. Steps run one at a
@@ -34,7 +34,9 @@ mod run;
 mod steps;
 mod store;
 mod told;
+mod troubles;
 mod upkeep;
+mod uploads;
 mod world;
 
 use std::io::Write as _;
@@ -88,7 +90,10 @@ fn no_history_breaks_a_promise() {
     if let Some(first) = number("SEED") {
         let count = number("SEEDS").unwrap_or(1);
         let name = std::env::var("BROKEN").ok();
-        let broken = name.map(|name| Broken::of(&name).unwrap());
+        let broken = name.map(|name| {
+            let found = Broken::of(&name);
+            found.unwrap_or_else(|| panic!("no broken build {name}; there are {:?}", Broken::ALL))
+        });
         let sum = run_seeds(first..first + count, broken, None);
         tell(&format!("from {first}"), &sum, begun);
         return must_be_good(&sum, broken);
@@ -98,7 +103,7 @@ fn no_history_breaks_a_promise() {
     must_be_good(&sum, None);
     let mut counts = sum.counts;
     for next in (FIXED..).step_by(100) {
-        let missing: Vec<_> = program::all_troubles()
+        let missing: Vec<_> = troubles::all_troubles()
             .filter(|what| !counts.contains_key(what))
             .collect();
         if missing.is_empty() {

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flightcluster_catalog::{Ingester, TableId};
-use flightcluster_ingest::{Ingest, PeerError, Peers};
+use flightcluster_ingest::{PeerError, Peers};
+use flightcluster_server::FlushPeers;
+use flightcluster_server::status::{ErrorCode, Failure};
 use parking_lot::Mutex;
 
 use crate::broken::Broken;
 use crate::life::{Life, Port};
 use crate::reader::Running;
+use crate::world::alive;
 
 /// The other ingesters, as one process reaches them.
 #[derive(Debug)]
@@ -17,6 +20,44 @@ pub(crate) struct OtherIngesters {
     pub(crate) running: Arc<Mutex<Vec<Running>>>,
     pub(crate) life: Arc<Life>,
     pub(crate) broken: Option<Broken>,
+}
+
+impl OtherIngesters {
+    /// The newest life of an ingester.
+    fn find(&self, ingester: &Ingester) -> Option<Running> {
+        let of_it = |(_, ingest): &&Running| ingest.ingester().id == ingester.id;
+        self.running.lock().iter().rfind(of_it).cloned()
+    }
+}
+
+#[async_trait]
+impl FlushPeers for OtherIngesters {
+    async fn flush_upload(&self, ingester: &Ingester, staging: TableId) -> Result<(), Failure> {
+        let lost = || Failure::new(ErrorCode::IngesterUnavailable, "not there");
+        let ask = async {
+            let (life, ingest) = self.find(ingester).ok_or_else(lost)?;
+            if self.broken != Some(Broken::UploadNotFlushed) {
+                let flush = ingest.flush_upload(ingester.epoch, staging);
+                alive(&life, flush).await.ok_or_else(lost)??;
+            }
+            if life.is_dead() {
+                return Err(lost());
+            }
+            Ok(())
+        };
+        self.life.pass(Port::Peer, lost, ask).await
+    }
+
+    async fn flush_table(&self, ingester: &Ingester, table: TableId) -> Result<(), Failure> {
+        let lost = || Failure::new(ErrorCode::IngesterUnavailable, "not there");
+        let ask = async {
+            let (life, ingest) = self.find(ingester).ok_or_else(lost)?;
+            let flush = ingest.flush_table(ingester.epoch, table);
+            alive(&life, flush).await.ok_or_else(lost)??;
+            Ok(())
+        };
+        self.life.pass(Port::Peer, lost, ask).await
+    }
 }
 
 #[async_trait]
@@ -29,9 +70,7 @@ impl Peers for OtherIngesters {
     ) -> Result<Option<u64>, PeerError> {
         let lost = || PeerError::from("not there");
         let ask = async {
-            let of_owner = |(_, ingest): &&(_, Arc<Ingest>)| ingest.ingester().id == owner.id;
-            let found = self.running.lock().iter().rfind(of_owner).cloned();
-            let (life, ingest) = found.ok_or_else(lost)?;
+            let (life, ingest) = self.find(owner).ok_or_else(lost)?;
             let answer = ingest
                 .release_producer(owner.epoch, table, producer)
                 .await?;

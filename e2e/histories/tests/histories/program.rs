@@ -8,6 +8,10 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::life::{Fault, Port, Trouble};
+use crate::troubles::{
+    COLLECT_FAULTS, COMPACT_FAULTS, DRAIN_FAULTS, FLUSH_FAULTS, HOLDS, QUERY_FAULTS, START_FAULTS,
+    UPLOAD_FAULTS, WRITE_FAULTS,
+};
 
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +29,25 @@ pub(crate) enum Step {
         same_stream: bool,
         faults: Vec<Fault>,
     },
-    /// A producer sends a batch again that was acknowledged some time ago, to whatever ingester.
+    /// A producer sends a batch again that was acknowledged, just now or some time ago, to whatever
+    /// ingester.
     Repeat { node: usize, client: usize },
+    /// Batches of an upload are sent.
+    SendUpload {
+        node: usize,
+        upload: usize,
+        batches: u8,
+        rows: u8,
+        wide: bool,
+        faults: Vec<Fault>,
+    },
+    /// An upload is finished or aborted.
+    EndUpload {
+        node: usize,
+        upload: usize,
+        end: End,
+        faults: Vec<Fault>,
+    },
     /// Everything is put into files.
     Flush { node: usize, faults: Vec<Fault> },
     /// A process does a chore of upkeep.
@@ -68,6 +89,17 @@ pub(crate) enum Step {
     },
 }
 
+/// How an upload ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its rows appear, says an ingester.
+    Finish,
+    /// Its rows appear, says a process that asks even the ingester beside it.
+    FinishElsewhere,
+    /// Its rows never appear.
+    Abort,
+}
+
 /// What upkeep does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Chore {
@@ -90,6 +122,8 @@ pub(crate) struct Settings {
     pub(crate) tables: usize,
     /// For each client: where a producer writes, the same table always and the same node mostly.
     pub(crate) clients: Vec<Option<(usize, usize)>>,
+    /// For each upload the table it is for.
+    pub(crate) uploads: Vec<usize>,
     pub(crate) segment_bytes: u64,
     pub(crate) grace_seconds: u64,
     pub(crate) flush_bytes: u64,
@@ -129,14 +163,22 @@ impl Program {
                 (client % 2 == 1).then_some(home)
             })
             .collect();
+        let uploads = (0..chance.random_range(0..=3))
+            .map(|_| chance.random_range(0..tables))
+            .collect();
         let settings = Settings {
             nodes,
             tables,
             clients,
+            uploads,
             segment_bytes: pick(&mut chance, &[KIB, KIB, 8 * KIB, 64 * MIB]),
             grace_seconds: pick(&mut chance, &[1, 60]),
             flush_bytes: pick(&mut chance, &[3 * KIB, 128 * MIB, 128 * MIB]),
-            buffer_bytes: pick(&mut chance, &[48 * KIB, 512 * MIB, 512 * MIB]),
+            // A write that finds it full waits, for real time.
+            buffer_bytes: match chance.random_bool(0.05) {
+                true => 96 * KIB,
+                false => 512 * MIB,
+            },
             min_files: [2, 2, 4].choose(&mut chance).copied().unwrap_or(2),
             target_bytes: pick(&mut chance, &[8 * KIB, 256 * MIB]),
             leases_end: chance.random_bool(0.5),
@@ -147,7 +189,7 @@ impl Program {
         for node in 0..nodes {
             steps.push(maker.start(node, false));
         }
-        for _ in 0..maker.chance.random_range(15..=40) {
+        for _ in 0..maker.chance.random_range(12..=32) {
             maker.add(&mut steps);
         }
         let settings = maker.settings;
@@ -167,11 +209,14 @@ struct Maker {
 impl Maker {
     fn add(&mut self, steps: &mut Vec<Step>) {
         let node = self.node();
-        match self.chance.random_range(0..106) {
+        match self.chance.random_range(0..134) {
             0..28 => steps.push(self.write(true)),
-            28..31 => steps.push(self.repeat()),
-            31..47 => steps.push(self.query(true)),
-            47..58 => steps.push(self.flush(node)),
+            28..47 => steps.push(self.query(true)),
+            47..58 => {
+                let flush = self.flush(node);
+                self.something_to_do(steps, &flush);
+                steps.push(flush);
+            }
             58..64 => steps.push(self.advance()),
             64..73 => {
                 steps.push(Step::Crash { node });
@@ -198,9 +243,67 @@ impl Maker {
                 let table = self.table();
                 steps.push(Step::DropTable { table });
             }
-            87..93 => steps.push(self.tidy(true)),
-            _ => steps.push(self.during()),
+            87..93 => {
+                let tidy = self.tidy(true);
+                self.something_to_do(steps, &tidy);
+                steps.push(tidy);
+            }
+            93..109 => {
+                if let Some(step) = self.upload(true) {
+                    self.something_to_do(steps, &step);
+                    steps.push(step);
+                }
+            }
+            109..117 => steps.push(self.repeat()),
+            117..121 => steps.push(self.tidy(true)),
+            _ => {
+                let during = self.during();
+                if let Step::During { held, .. } = &during {
+                    self.something_to_do(steps, held);
+                }
+                steps.push(during);
+            }
         }
+    }
+
+    /// Mostly there are rows to flush, files to compact, objects to delete, when their step comes: what
+    /// goes wrong in a step that does nothing teaches nothing.
+    fn something_to_do(&mut self, steps: &mut Vec<Step>, step: &Step) {
+        let faults = Vec::new;
+        if self.chance.random_bool(0.3) {
+            return;
+        }
+        match *step {
+            Step::Flush { node, .. } => steps.push(self.write_to(node)),
+            Step::EndUpload { upload, .. } if upload < self.settings.uploads.len() => {
+                steps.push(self.send_upload(upload, vec![]));
+            }
+            Step::Tidy { node, chore, .. } => {
+                for _ in 0..2 {
+                    let flush = Step::Flush {
+                        node,
+                        faults: faults(),
+                    };
+                    steps.extend([self.write_to(node), flush]);
+                }
+                if chore != Chore::Compact {
+                    steps.push(Step::Tidy {
+                        node,
+                        chore: Chore::Compact,
+                        faults: faults(),
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn write_to(&mut self, to: usize) -> Step {
+        let mut step = self.write(false);
+        if let Step::Write { node, .. } = &mut step {
+            *node = to;
+        }
+        step
     }
 
     fn node(&mut self) -> usize {
@@ -225,6 +328,9 @@ impl Maker {
         let trouble = *troubles.choose(&mut self.chance)?;
         let nth = [0, 0, 0, 1, 2].choose(&mut self.chance).copied()?;
         let port = *port;
+        // Of these a step has few.
+        let few = matches!(port, Port::Replace | Port::Peer | Port::Delete);
+        let nth = if few { 0 } else { nth };
         Some(Fault { port, nth, trouble })
     }
 
@@ -263,14 +369,60 @@ impl Maker {
         Step::Repeat { node, client }
     }
 
+    /// A step of an upload, if there is any.
+    fn upload(&mut self, may_fail: bool) -> Option<Step> {
+        let count = self.settings.uploads.len();
+        let upload = (count > 0).then(|| self.chance.random_range(0..count))?;
+        if self.chance.random_bool(0.35) {
+            let faults = if may_fail {
+                self.some(0.6, &UPLOAD_FAULTS)
+            } else {
+                vec![]
+            };
+            return Some(self.end_upload(upload, faults));
+        }
+        let faults = if may_fail {
+            self.some(0.2, &WRITE_FAULTS)
+        } else {
+            vec![]
+        };
+        Some(self.send_upload(upload, faults))
+    }
+
+    fn send_upload(&mut self, upload: usize, faults: Vec<Fault>) -> Step {
+        Step::SendUpload {
+            node: self.node(),
+            upload,
+            batches: self.chance.random_range(1..=3),
+            rows: self.chance.random_range(1..=6),
+            wide: self.chance.random_bool(0.2),
+            faults,
+        }
+    }
+
+    fn end_upload(&mut self, upload: usize, faults: Vec<Fault>) -> Step {
+        let ends = [
+            End::Finish,
+            End::FinishElsewhere,
+            End::FinishElsewhere,
+            End::Abort,
+        ];
+        Step::EndUpload {
+            node: self.node(),
+            upload,
+            end: *ends.choose(&mut self.chance).unwrap_or(&End::Finish),
+            faults,
+        }
+    }
+
     fn tidy(&mut self, may_fail: bool) -> Step {
         use Chore::{Collect, Compact, Orphans};
         let chores = [Compact, Compact, Compact, Collect, Collect, Orphans];
         let chore = *chores.choose(&mut self.chance).unwrap_or(&Compact);
         let faults = match chore {
             _ if !may_fail => vec![],
-            Compact => self.some(0.3, &COMPACT_FAULTS),
-            Collect | Orphans => self.some(0.3, &COLLECT_FAULTS),
+            Compact => self.some(0.4, &COMPACT_FAULTS),
+            Collect | Orphans => self.some(0.4, &COLLECT_FAULTS),
         };
         let node = self.node();
         Step::Tidy {
@@ -327,6 +479,11 @@ impl Maker {
         // Files are stored, and read, for two reasons.
         let other = self.chance.random_bool(0.5);
         let (held, writes, flushes) = match faults {
+            faults if of_port(Port::Upload) || of_port(Port::Peer) => {
+                let count = self.settings.uploads.len().max(1);
+                let upload = self.chance.random_range(0..count);
+                (self.end_upload(upload, faults), true, true)
+            }
             faults
                 if of_port(Port::Replace)
                     || other && (of_port(Port::Put) || of_port(Port::Get)) =>
@@ -360,14 +517,26 @@ impl Maker {
             }
             faults => (Step::Flush { node, faults }, true, false),
         };
+        // Of uploads at all, and most of all while one ends.
+        let uploads = matches!(held, Step::EndUpload { .. }) || self.chance.random_bool(0.3);
         let busy = match &held {
             Step::Write { node, client, .. } => (Some(*node), Some(*client)),
             Step::Flush { node, .. } => (Some(*node), None),
             _ => (None, None),
         };
         let mut meanwhile = Vec::new();
+        if matches!(held, Step::Tidy { .. }) && self.chance.random_bool(0.6) {
+            let (node, chore, faults) = (self.node(), Chore::Compact, vec![]);
+            meanwhile.push(Step::Tidy {
+                node,
+                chore,
+                faults,
+            });
+        }
         for _ in 0..self.chance.random_range(1..=4) {
+            let upload = self.upload(false);
             let step = match self.chance.random_range(0..16) {
+                0..5 if upload.is_some() && uploads => upload.unwrap(),
                 0..3 => self.query(false),
                 3..5 => self.write(false),
                 5..7 => {
@@ -391,6 +560,9 @@ impl Maker {
                 Step::Write { node, client, .. } => {
                     (Some(*node) == busy.0 && !writes) || Some(*client) == busy.1
                 }
+                // What is sent waits for a sync, and what is ended for a flush of any ingester.
+                Step::SendUpload { .. } => !writes,
+                Step::EndUpload { .. } => !writes || !flushes,
                 Step::Flush { node, .. } => Some(*node) == busy.0 && !flushes,
                 _ => false,
             };
@@ -401,79 +573,4 @@ impl Maker {
         let held = Box::new(held);
         Step::During { held, meanwhile }
     }
-}
-
-use Trouble::{CrashAfter, CrashBefore, Full, HoldAfter, HoldBefore, LostAnswer, LostRequest};
-
-const CRASHES: [Trouble; 2] = [CrashBefore, CrashAfter];
-const LOST: [Trouble; 4] = [LostRequest, LostAnswer, CrashBefore, CrashAfter];
-const DISK: [Trouble; 4] = [LostRequest, CrashBefore, CrashAfter, Full];
-
-const WRITE_FAULTS: [(Port, &[Trouble]); 7] = [
-    (Port::Append, &DISK),
-    (Port::Sync, &[LostRequest, CrashBefore, CrashAfter]),
-    (Port::Create, &DISK),
-    (Port::SyncDirectory, &[LostRequest, CrashBefore, CrashAfter]),
-    (Port::Lookup, &LOST),
-    (Port::Claim, &LOST),
-    (Port::Peer, &[LostRequest, LostAnswer]),
-];
-const FLUSH_FAULTS: [(Port, &[Trouble]); 6] = [
-    (Port::Commit, &LOST),
-    (Port::Commit, &LOST),
-    (Port::Put, &LOST),
-    (Port::Lookup, &LOST),
-    (Port::Remove, &[LostRequest, CrashBefore, CrashAfter]),
-    (Port::SyncDirectory, &[LostRequest, CrashBefore, CrashAfter]),
-];
-const COMPACT_FAULTS: [(Port, &[Trouble]); 6] = [
-    (Port::Replace, &LOST),
-    (Port::Replace, &LOST),
-    (Port::Put, &LOST),
-    (Port::Get, &[LostRequest, CrashBefore, CrashAfter]),
-    (Port::Delete, &LOST),
-    (Port::Lookup, &LOST),
-];
-const COLLECT_FAULTS: [(Port, &[Trouble]); 2] = [(Port::Delete, &LOST), (Port::Lookup, &LOST)];
-const START_FAULTS: [(Port, &[Trouble]); 5] = [
-    (Port::Register, &LOST),
-    (Port::Create, &DISK),
-    (Port::Append, &DISK),
-    (Port::Sync, &[LostRequest, CrashBefore, CrashAfter]),
-    (Port::SyncDirectory, &[LostRequest, CrashBefore, CrashAfter]),
-];
-const DRAIN_FAULTS: [(Port, &[Trouble]); 3] = [
-    (Port::Commit, &LOST),
-    (Port::Register, &LOST),
-    (Port::Put, &CRASHES),
-];
-const QUERY_FAULTS: [(Port, &[Trouble]); 3] = [
-    (Port::Snapshot, &[LostRequest]),
-    (Port::Recent, &[LostRequest, LostAnswer]),
-    (Port::Get, &[LostRequest]),
-];
-const HOLDS: [(Port, &[Trouble]); 8] = [
-    (Port::Replace, &[HoldBefore, HoldAfter]),
-    (Port::Replace, &[HoldBefore, HoldAfter]),
-    (Port::Get, &[HoldBefore, HoldAfter]),
-    (Port::Commit, &[HoldBefore, HoldAfter]),
-    (Port::Put, &[HoldBefore, HoldAfter]),
-    (Port::Lookup, &[HoldBefore, HoldAfter]),
-    (Port::Recent, &[HoldBefore, HoldAfter]),
-    (Port::Sync, &[HoldBefore, HoldAfter]),
-];
-
-/// Every trouble that the steps of all seeds together must have had.
-pub(crate) fn all_troubles() -> impl Iterator<Item = (Port, Trouble)> {
-    let steps = [
-        &WRITE_FAULTS[..],
-        &FLUSH_FAULTS,
-        &COMPACT_FAULTS,
-        &COLLECT_FAULTS,
-        &START_FAULTS,
-        &DRAIN_FAULTS,
-    ];
-    let others = [&QUERY_FAULTS[..], &HOLDS];
-    let kinds = steps.into_iter().chain(others).flatten();
-    kinds.flat_map(|(port, troubles)| troubles.iter().map(|trouble| (*port, *trouble)))
 }

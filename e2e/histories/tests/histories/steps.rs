@@ -17,6 +17,10 @@ use crate::program::Step;
 use crate::reader::Reader;
 use crate::world::{Process, Start, World, alive};
 
+/// When nothing is in the way any more, everything works at the second attempt: the first one may meet
+/// what was under way before.
+pub(crate) const ATTEMPTS: usize = 3;
+
 type Carried<'a> = Pin<Box<dyn Future<Output = Result<(), Violation>> + 'a>>;
 
 /// What one attempt to write came to.
@@ -53,6 +57,26 @@ impl World {
                         self.flush(&process, faults).await;
                     }
                 }
+                Step::SendUpload {
+                    node,
+                    upload,
+                    batches,
+                    rows,
+                    wide,
+                    faults,
+                } => {
+                    let new = (*batches, *rows, *wide);
+                    self.send_upload(*node, *upload, new, faults).await;
+                }
+                Step::EndUpload {
+                    node,
+                    upload,
+                    end,
+                    faults,
+                } if *upload < self.uploads.len() => {
+                    self.end_upload(*node, *upload, *end, faults).await?;
+                }
+                Step::EndUpload { .. } => {}
                 Step::Tidy {
                     node,
                     chore,
@@ -86,6 +110,7 @@ impl World {
                 Step::Drain { node, faults } => self.drain(*node, faults).await,
                 Step::TakeOver { node, luck } => self.take_over(*node, *luck).await?,
                 Step::DropTable { table } => {
+                    self.settle_uploads().await;
                     let _ = self.truth.drop_table(&Self::table(*table), true).await;
                 }
                 Step::Query {
@@ -113,9 +138,10 @@ impl World {
     ) -> Result<(), Violation> {
         let life = match held {
             Step::Query { .. } => Some(Arc::clone(&self.reading)),
-            Step::Flush { node, .. } | Step::Write { node, .. } | Step::Tidy { node, .. } => {
-                self.running(*node).map(|process| process.life)
-            }
+            Step::Flush { node, .. }
+            | Step::Write { node, .. }
+            | Step::Tidy { node, .. }
+            | Step::EndUpload { node, .. } => self.running(*node).map(|process| process.life),
             _ => None,
         };
         let Some(life) = life else { return Ok(()) };
@@ -172,10 +198,10 @@ impl World {
                 continue;
             };
             let mut flushed = false;
-            for _ in 0..3 {
+            for _ in 0..ATTEMPTS {
                 flushed = flushed || self.flush(&process, &[]).await;
             }
-            if !flushed {
+            if !flushed && !process.life.is_dead() {
                 let text = format!("node {node} can't put its rows into files");
                 let (kind, key) = (Kind::Stuck, None);
                 return Err(Violation { kind, text, key });
@@ -216,28 +242,17 @@ impl World {
         if !faults.is_empty() {
             process.life.arm(faults);
         }
-        let mut rest = VecDeque::from(batches);
-        let mut back = Vec::new();
-        // One stream has one schema. What is of another one follows when all before it is stored.
-        while back.is_empty() && !rest.is_empty() {
-            let wide = rest[0].wide;
-            let count = rest.iter().take_while(|batch| batch.wide == wide).count();
-            let group: Vec<Batch> = rest.drain(..count).collect();
+        let open = async |wide| {
             let key = (client, table, wide);
-            let opened = alive(&process.life, self.stream(&process, key, same_stream)).await;
-            let Some(Ok(stream)) = opened else {
-                self.note(format!("client {client} got no stream"));
-                back = group;
-                break;
-            };
-            back = self.send(&process, client, &stream, group).await;
-        }
+            self.stream(&process, key, same_stream).await.ok()
+        };
+        let (mut back, done) = self.send_groups(&process, client, batches, open).await;
         if !faults.is_empty() {
             process.life.disarm();
         }
-        back.extend(rest);
         let mut held = self.clients[client].lock();
         held.busy = false;
+        held.done.extend(done);
         if self.settings.clients[client].is_none() {
             // Half of those who don't number their batches go on with others.
             let sent_again = |batch: &Batch| batch.rows[0].key % 2 == 0;
@@ -246,14 +261,44 @@ impl World {
         held.pending = back;
     }
 
-    /// Sends batches on one stream, all at once; returns those without an acknowledgement.
+    /// Sends batches in order, on as many streams as they have schemas. Returns those without an
+    /// acknowledgement, and those with one that have a number.
+    pub(crate) async fn send_groups(
+        &self,
+        process: &Process,
+        client: usize,
+        batches: Vec<Batch>,
+        open: impl AsyncFn(bool) -> Option<Arc<TableWriter>>,
+    ) -> (Vec<Batch>, Vec<Batch>) {
+        let mut rest = VecDeque::from(batches);
+        let (mut back, mut done) = (Vec::new(), Vec::new());
+        // What is of another schema follows when all before it is stored.
+        while back.is_empty() && !rest.is_empty() {
+            let wide = rest[0].wide;
+            let count = rest.iter().take_while(|batch| batch.wide == wide).count();
+            let group: Vec<Batch> = rest.drain(..count).collect();
+            let opened = alive(&process.life, open(wide)).await;
+            let Some(Some(stream)) = opened else {
+                self.note(format!("client {client} got no stream"));
+                back = group;
+                break;
+            };
+            (back, done) = self.send(process, client, &stream, group, done).await;
+        }
+        back.extend(rest);
+        (back, done)
+    }
+
+    /// Sends batches on one stream, all at once; returns those without an acknowledgement, and those
+    /// with one added to `done`.
     async fn send(
         &self,
         process: &Process,
         client: usize,
         stream: &Arc<TableWriter>,
         group: Vec<Batch>,
-    ) -> Vec<Batch> {
+        mut done: Vec<Batch>,
+    ) -> (Vec<Batch>, Vec<Batch>) {
         let table = stream.table().id;
         let calls = group
             .iter()
@@ -265,10 +310,10 @@ impl World {
             if outcome != Outcome::Acknowledged {
                 back.push(batch);
             } else if batch.number.is_some() {
-                self.clients[client].lock().done.push(batch);
+                done.push(batch);
             }
         }
-        back
+        (back, done)
     }
 
     async fn attempt(
@@ -322,7 +367,8 @@ impl World {
         };
         let batch = {
             let held = self.clients[client].lock();
-            let at = held.done.len() / 2;
+            let count = held.done.len();
+            let at = if count % 2 == 1 { count - 1 } else { count / 2 };
             held.done.get(at).cloned()
         };
         let Some(batch) = batch else { return };
@@ -352,7 +398,11 @@ impl World {
         let Some(before) = id().await else {
             return Ok(true);
         };
-        let expected = self.history.lock().ask(before);
+        let expected = {
+            let mut history = self.history.lock();
+            history.number(before, table);
+            history.ask(before)
+        };
         if !faults.is_empty() {
             self.reading.arm(faults);
         }
@@ -395,6 +445,7 @@ impl World {
         self.end_formers();
         self.start_all(false).await?;
         self.finish_producers().await?;
+        self.finish_uploads().await?;
         self.ask_all(reader, "when everything was mended").await?;
         self.flush_all().await?;
         self.start_all(true).await?;
@@ -409,7 +460,7 @@ impl World {
         self.ask_all(reader, "from files alone").await
     }
 
-    async fn start_all(&self, power_cut: bool) -> Result<(), Violation> {
+    pub(crate) async fn start_all(&self, power_cut: bool) -> Result<(), Violation> {
         for node in 0..self.settings.nodes {
             if power_cut {
                 self.crash(node);
@@ -429,7 +480,8 @@ impl World {
     async fn finish_producers(&self) -> Result<(), Violation> {
         for (client, home) in self.settings.clients.iter().enumerate() {
             let Some((node, table)) = *home else { continue };
-            for _ in 0..3 {
+            for _ in 0..ATTEMPTS {
+                self.start_all(false).await?;
                 self.write(node, client, table, vec![], false, &[]).await;
             }
             let left = self.clients[client].lock().pending.len();

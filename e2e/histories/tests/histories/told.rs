@@ -10,6 +10,7 @@ fn settings() -> Settings {
         nodes: 1,
         tables: 1,
         clients: vec![None],
+        uploads: vec![],
         segment_bytes: 64 << 20,
         grace_seconds: 60,
         flush_bytes: 128 << 20,

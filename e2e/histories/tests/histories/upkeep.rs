@@ -19,6 +19,7 @@ use crate::history::{Kind, Violation};
 use crate::life::Fault;
 use crate::program::Chore;
 use crate::reader::Reader;
+use crate::steps::ATTEMPTS;
 use crate::store::{self, LossyStore};
 use crate::world::{Process, World, alive};
 
@@ -163,7 +164,12 @@ impl World {
     pub(crate) async fn tidy_all(&self, reader: &Reader) -> Result<(), Violation> {
         for node in 0..self.settings.nodes {
             for chore in Chore::ALL {
-                if !self.tidy(reader, node, chore, &[]).await {
+                let mut done = false;
+                for _ in 0..ATTEMPTS {
+                    self.start_all(false).await?;
+                    done = done || self.tidy(reader, node, chore, &[]).await;
+                }
+                if !done {
                     return Err(Violation {
                         kind: Kind::Stuck,
                         text: format!("node {node} can't {chore:?}"),

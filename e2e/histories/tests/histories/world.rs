@@ -27,6 +27,7 @@ use crate::peers::OtherIngesters;
 use crate::program::Settings;
 use crate::reader::{DATABASE, Reader, Running, Surroundings};
 use crate::store::{self, LossyStore};
+use crate::uploads::Upload;
 
 /// The file of the catalog.
 pub(crate) const CATALOG: &str = "catalog.sqlite";
@@ -60,6 +61,7 @@ pub(crate) struct World {
     pub(crate) broken: Option<Broken>,
     pub(crate) history: Mutex<History>,
     pub(crate) clients: Vec<Mutex<Client>>,
+    pub(crate) uploads: Vec<Mutex<Upload>>,
     /// The catalog without a network.
     pub(crate) truth: Arc<dyn Catalog>,
     store: Arc<InMemory>,
@@ -117,6 +119,7 @@ impl World {
         Self {
             nodes: (0..settings.nodes).map(|_| Mutex::default()).collect(),
             clients: settings.clients.iter().map(|_| Mutex::default()).collect(),
+            uploads: settings.uploads.iter().map(|_| Mutex::default()).collect(),
             lives: Mutex::new(vec![Arc::clone(&reading)]),
             directory: directory.to_owned(),
             history: Mutex::default(),
