@@ -223,7 +223,11 @@ def test_a_server_whose_log_is_gone_does_not_start_and_its_return_brings_the_row
     shutil.rmtree(wal)
     kept.rename(wal)
     with running(server), server.client() as client:
-        assert select(client, "d", "SELECT id FROM t ORDER BY id").column("id").to_pylist() == [1, 2, 3]
+        assert select(client, "d", "SELECT id FROM t ORDER BY id").column("id").to_pylist() == [
+            1,
+            2,
+            3,
+        ]
 
 
 def test_a_server_whose_log_is_gone_for_good_goes_on_when_the_loss_is_accepted(new_server):
