@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import threading
 import time
 
@@ -62,7 +63,13 @@ def is_trouble(error):
     """Whether an error of another class comes from a connection that broke or a refusal."""
     text = str(error)
     broken = ("Stream removed", "Socket closed", "Connection reset", "Broken pipe", "RST_STREAM")
-    return any(word in text for word in (*broken, *REFUSALS))
+    return any(word in text for word in (*broken, *REFUSALS)) or is_clock_jump(text)
+
+
+def is_clock_jump(text):
+    """Whether a ticket expired longer ago than a query takes: the clock was set ahead."""
+    expired = re.search(r"the ticket expired (\d+) ms ago", text)
+    return expired is not None and int(expired[1]) > 1000 * CALL_SECONDS
 
 
 class Writer(Worker):
