@@ -188,7 +188,6 @@ impl TableWriter {
             _staging: self.staging.as_deref().map(TaskTracker::token),
         };
         self.core.check_open()?;
-        self.core.check_current().await?;
         if self.staging.as_deref().is_some_and(TaskTracker::is_closed) {
             return Err(Error::UploadSealed);
         }
@@ -239,9 +238,13 @@ impl TableWriter {
         under_way: UnderWay,
     ) -> Result<Handed, Error> {
         let mut order = self.order.lock().await;
-        let result = self
-            .hand_over_in_order(&mut order, batch, raw, producer, under_way)
-            .await;
+        let result = match self.core.check_current().await {
+            Ok(()) => {
+                self.hand_over_in_order(&mut order, batch, raw, producer, under_way)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
         // Whatever the reason: a later number that is stored must not make this one look stored.
         if let (Err(error), Some(producer)) = (&result, producer)
             && !matches!(error, Error::ProducerOrder { .. })
