@@ -201,3 +201,23 @@ async fn a_batch_refused_for_its_values_is_missing_until_it_comes_again() {
     }
     assert_eq!(world.numbers(&ingest, &readings()).await, [5, 6]);
 }
+
+/// After a pause it asks before it takes anything, and nobody answers. Only the first batch is refused
+/// for that; those behind it find the catalog again.
+#[tokio::test]
+async fn a_batch_refused_by_an_ingester_that_stood_still_is_missing_until_it_comes_again() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    let send = async |n: i64| table.write(numbers([n]), None, producer(n as u64)).await;
+    send(4).await.unwrap();
+    world.catalog.set_away(true);
+    world.hand.advance(Duration::from_secs(60));
+    assert_eq!(send(5).await.unwrap_err().category(), "catalog");
+    world.catalog.set_away(false);
+    assert_eq!(send(6).await.unwrap_err().category(), "producer_order");
+    for n in [5, 6] {
+        assert!(!send(n).await.unwrap().duplicate, "batch {n}");
+    }
+    assert_eq!(world.numbers(&ingest, &readings()).await, [4, 5, 6]);
+}
