@@ -210,14 +210,81 @@ impl Connection {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = silent.as_mut(), if !asked.is_cancelled() && !silent.is_elapsed() => {
-                    tracing::debug!(%peer, "connection closed: it asked nothing");
-                    return;
+                () = silent.as_mut(), if !silent.is_elapsed() => {
+                    // Asked only now: a condition of the branch would be as old as the connection.
+                    if !asked.is_cancelled() {
+                        tracing::debug!(%peer, "connection closed: it asked nothing");
+                        return;
+                    }
                 }
             }
         };
         if let Err(error) = result {
             tracing::debug!(%peer, error = %error, "connection ended with an error");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use flightcluster_telemetry::metrics::{BuildLabels, Metrics};
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper::client::conn::http2;
+    use tokio::io::{AsyncReadExt as _, DuplexStream};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Five times [`FIRST_REQUEST_TIMEOUT`].
+    const LONG: Duration = Duration::from_secs(300);
+
+    /// A connection to a server that answers everything after a long time.
+    fn connect() -> DuplexStream {
+        let answer = || async {
+            tokio::time::sleep(LONG).await;
+            "done"
+        };
+        let build = BuildLabels {
+            version: "0",
+            revision: "0",
+        };
+        let connection = Connection {
+            tls: None,
+            router: Router::new().fallback(answer),
+            max_concurrent_streams: 10,
+            name: "test",
+            metrics: Metrics::new(build).connections,
+        };
+        let (client, server) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+            connection
+                .serve(server, peer, CancellationToken::new())
+                .await;
+        });
+        client
+    }
+
+    /// A call may last as long as it needs, and the connection is there for the next one.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_something_was_asked_stays_open() {
+        let io = TokioIo::new(connect());
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..2 {
+            let request = http::Request::get("http://server/").body(Empty::<&[u8]>::new());
+            let answer = sender.send_request(request.unwrap()).await.unwrap();
+            let body = answer.into_body().collect().await.unwrap();
+            assert_eq!(body.to_bytes(), "done");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_nothing_is_asked_is_closed() {
+        let began = Instant::now();
+        let mut stream = connect();
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+        assert_eq!(began.elapsed(), FIRST_REQUEST_TIMEOUT);
     }
 }
