@@ -58,8 +58,9 @@ histories: ## the history checker in one process; SEED=N SEEDS=COUNT, BROKEN=NAM
 
 .PHONY: bench
 bench: binaries python-packages ## release builds against pyarrow's C++ Flight server and DataFusion, in pairs
-	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
-		e2e/bench/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MEGABYTES),--megabytes $(MEGABYTES))
+	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster VERSITYGW=$(FLIGHTCLUSTER_CACHE)/tools/bin/versitygw \
+		$(FLIGHTCLUSTER_CACHE)/venv/bin/python -B e2e/bench/bench.py \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MEGABYTES),--megabytes $(MEGABYTES))
 
 .PHONY: bench-catalog
 bench-catalog: ## what planning a query costs in a catalog of 10,000 to 1,000,000 files (FILES=N ends earlier)

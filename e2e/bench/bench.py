@@ -13,12 +13,16 @@ Against pyarrow's C++ Flight server, which keeps batches in memory and does noth
 - put, no disk: the same with our files in memory (/dev/shm), which leaves out what the disk costs;
 - get: DoGet of the whole table; ours reads Parquet files.
 Against DataFusion in this process, over the very same Parquet files, read once before:
-- scan: every row of the table, as Arrow batches;
-- aggregate: a GROUP BY.
+- scan: every value of the table is looked at, one row is the answer;
+- aggregate: a GROUP BY of a text column;
+- fetch: every row of the table, here through DoGet and there without leaving the process.
 By itself:
 - 4 writers: bytes a second of four streams against those of one;
 - small puts: the latency of one row in a call of its own; and, under a steady load of such calls,
   the time from sending a row until a query counts it;
+- files: how many a table has under that load, while compaction goes on;
+- caches: a scan of files in S3 by a server that has seen none of them, by one that was started
+  again and has them on disk, and by one that has them in memory. VERSITYGW is an S3 server;
 - memory: resident before a burst of writes, and ten seconds after it.
 """
 
@@ -29,6 +33,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -41,12 +46,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "s3"))
+
+import store
+
 BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
+VERSITYGW = os.environ.get("VERSITYGW", "versitygw")
 DATABASE = "bench"
 BATCH_ROWS = 65_536
 SMALL_CALLS = 200
 # The steady load of small writes: calls a second, from this many clients, for this long.
 LOAD_PER_SECOND, LOAD_CLIENTS, LOAD_SECONDS = 1000, 8, 10
+# For the number of files: how long, and how often it is looked at.
+GROWTH_SECONDS, GROWTH_STEP = 90, 10
+CACHE_ROUNDS = 3
+SCAN = "SELECT min(time) AS a, max(id) AS b, sum(value) AS c, max(tag) AS d FROM rows"
+FETCH = "SELECT * FROM rows"
 AGGREGATE = "SELECT tag, count(*) AS n, sum(value) AS s FROM rows GROUP BY tag ORDER BY tag"
 
 
@@ -70,16 +85,18 @@ class InMemory(flight.FlightServerBase):
 
 
 class Ours:
-    """A server of ours whose files are below `folder`."""
+    """A server of ours whose files are below `folder`; `settings` are as after `--set`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *settings):
         self.data = pathlib.Path(folder) / "data"
         self.ports = pathlib.Path(folder) / "ports.json"
+        self.ports.unlink(missing_ok=True)
+        settings = ("ingest.flush_interval=1s", "log.filter=warn", *settings)
         self.process = subprocess.Popen(
             [
                 BINARY, "standalone", "--data-dir", self.data, "--port-file", self.ports,
                 "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-                "--set", "ingest.flush_interval=1s", "--set", "log.filter=warn",
+                *(word for setting in settings for word in ("--set", setting)),
             ]
         )  # fmt: skip
 
@@ -184,17 +201,17 @@ def in_process(server):
 def rates(table, server, other, rounds):
     """Bytes a second and times of the pairs, by name."""
     size = table.nbytes / 2**20
-    found = {"put MB/s": [], "get MB/s": [], "scan ms": [], "aggregate ms": []}
+    in_pairs = {"scan ms": SCAN, "aggregate ms": AGGREGATE, "fetch ms": FETCH}
+    found = {name: [] for name in ("put MB/s", "get MB/s", *in_pairs)}
     put(server.client, table, "rows")
     put(other, table, "rows")
     server.wait_until_in_files("rows", table.num_rows)
     engine = in_process(server)
-    scan = "SELECT * FROM rows"
 
     def pair(name, mine, peer):
         found[name].append((mine(), peer()))
 
-    for sql in (scan, AGGREGATE):
+    for sql in in_pairs.values():
         get(server.client, sql)
         engine.sql(sql).collect()
     for number in range(rounds):
@@ -207,10 +224,10 @@ def rates(table, server, other, rounds):
         drop(server, name)
         pair(
             "get MB/s",
-            lambda: size / seconds(lambda: get(server.client, scan)),
+            lambda: size / seconds(lambda: get(server.client, FETCH)),
             lambda: size / seconds(lambda: get(other, "")),
         )
-        for label, sql in (("scan ms", scan), ("aggregate ms", AGGREGATE)):
+        for label, sql in in_pairs.items():
             pair(
                 label,
                 lambda sql=sql: 1000 * seconds(lambda: get(server.client, sql)),
@@ -258,26 +275,33 @@ def small_puts(table, server):
     return [1000 * seconds(lambda row=row: put(server.client, row, "small")) for row in rows]
 
 
-def visibility(table, server):
-    """Under a steady load of small writes: calls a second, and for samples of them the milliseconds
-    from sending a row until a query counts it."""
-    stop = time.monotonic() + LOAD_SECONDS
+def steady_load(table, server, until):
+    """One-row calls at a steady pace from a few clients; how many there were."""
     pause = LOAD_CLIENTS / LOAD_PER_SECOND
     put(server.client, table.slice(0, 1), "load")
 
     def write(number):
         calls, due = 0, time.monotonic()
         with server.connect() as client:
-            while time.monotonic() < stop:
+            while time.monotonic() < until:
                 put(client, table.slice(number, 1), "load")
                 calls, due = calls + 1, due + pause
                 time.sleep(max(0.0, due - time.monotonic()))
         return calls
 
+    with concurrent.futures.ThreadPoolExecutor(LOAD_CLIENTS) as pool:
+        return sum(pool.map(write, range(LOAD_CLIENTS)))
+
+
+def visibility(table, server):
+    """Under a steady load of small writes: calls a second, and for samples of them the milliseconds
+    from sending a row until a query counts it."""
+    until = time.monotonic() + LOAD_SECONDS
+
     def sample():
         times, mark = [], 10**9
         with server.connect() as client:
-            while time.monotonic() < stop:
+            while time.monotonic() < until:
                 mark += 1
                 row = table.slice(0, 1).set_column(1, "id", pa.array([mark]))
                 began = time.perf_counter()
@@ -288,10 +312,72 @@ def visibility(table, server):
                 times.append(1000 * (time.perf_counter() - began))
         return times
 
-    with concurrent.futures.ThreadPoolExecutor(LOAD_CLIENTS + 1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
         samples = pool.submit(sample)
-        calls = sum(pool.map(write, range(LOAD_CLIENTS)))
+        calls = steady_load(table, server, until)
         return calls / LOAD_SECONDS, samples.result()
+
+
+def files_under_load(table):
+    """How many files a table has, look by look, while small writes go on; and how many flushes
+    there were."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Ours(folder, "upkeep.interval=1s") as server,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        began = time.monotonic()
+        load = pool.submit(steady_load, table, server, began + GROWTH_SECONDS)
+        counts, query = [], "SELECT count(*) AS n FROM system.files WHERE table_name = 'load'"
+        while len(counts) < GROWTH_SECONDS // GROWTH_STEP:
+            time.sleep(max(0.0, began + GROWTH_STEP * (len(counts) + 1) - time.monotonic()))
+            counts.append(get(server.client, query)["n"][0].as_py())
+        return counts, load.result()
+
+
+def caches(table):
+    """Milliseconds of a scan over files in S3: never seen, on the server's disk, in its memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        bucket = store.Server(VERSITYGW, folder / "s3")
+        (bucket.buckets / DATABASE).mkdir()
+        for name, value in (("id", store.ACCESS_KEY), ("secret", store.SECRET_KEY)):
+            (folder / name).write_text(value + "\n")
+        objects = {
+            "kind": "s3",
+            "bucket": DATABASE,
+            "region": store.REGION,
+            "endpoint": f"http://127.0.0.1:{bucket.port}",
+            "allow_http": "true",
+            "path_style": "true",
+            "access_key_id_file": folder / "id",
+            "secret_access_key_file": folder / "secret",
+        }
+        settings = [f"storage.object_store.{name}={value}" for name, value in objects.items()]
+        # No compaction: it would change the files that are in the caches.
+        settings += ["query.cache_memory_bytes=512MiB", "upkeep.run_in=nobody"]
+
+        def scan(server):
+            return 1000 * seconds(lambda: get(server.client, SCAN))
+
+        bucket.start()
+        try:
+            while not bucket.is_up():
+                time.sleep(0.02)
+            with Ours(folder, *settings) as server:
+                put(server.client, table, "rows")
+                server.wait_until_in_files("rows", table.num_rows)
+            cold, disk, memory = [], [], []
+            for _ in range(CACHE_ROUNDS):
+                shutil.rmtree(folder / "data" / "cache", ignore_errors=True)
+                with Ours(folder, *settings) as server:
+                    cold.append(scan(server))
+                with Ours(folder, *settings) as server:
+                    disk.append(scan(server))
+                    memory.append(scan(server))
+            return [statistics.median(times) for times in (cold, disk, memory)]
+        finally:
+            bucket.stop()
 
 
 def memory(table):
@@ -337,6 +423,13 @@ def measure(rounds, megabytes):
         print(f"one row, one call: {percentiles(small_puts(table, server))}")
         calls, samples = visibility(table, server)
         print(f"write to visible at {calls:.0f} calls/s: {percentiles(samples)}")
+    counts, calls = files_under_load(table)
+    print(f"live files after {calls} calls, every {GROWTH_STEP} s: {' '.join(map(str, counts))}")
+    if shutil.which(VERSITYGW):
+        cold, disk, warm = caches(table)
+        print(f"scan of files in S3: cold {cold:.0f} ms, from disk {disk:.0f}, warm {warm:.0f}")
+    else:
+        print("scan of files in S3: not measured, no S3 server; `make node-tools` builds one")
     before, peak, after = memory(table)
     print(
         f"resident: {before:.0f} MiB before a burst, {peak:.0f} at its end, {after:.0f} when idle,"
