@@ -53,6 +53,10 @@ class Server:
         self.process = None
         self.ports = {}
         self.announced = []
+        # Words before the command, such as those of a namespace to run it in.
+        self.prefix = []
+        # Variables of its environment.
+        self.environment = {}
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def start(self):
@@ -65,7 +69,8 @@ class Server:
         """Starts the process and waits for nothing."""
         self.config_file.write_text(yaml.safe_dump(self.config))
         self.port_file.unlink(missing_ok=True)
-        command = [BINARY, self.role, "--config", self.config_file, "--data-dir", self.data]
+        command = [*self.prefix, BINARY, self.role, "--config", self.config_file]
+        command += ["--data-dir", self.data]
         command += ["--port-file", self.port_file]
         command += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
         if self.role != "standalone":
@@ -76,7 +81,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=clean_environment() | {"FLIGHTCLUSTER_LOG__FORMAT": "json"},
+                env=clean_environment() | {"FLIGHTCLUSTER_LOG__FORMAT": "json"} | self.environment,
             )
 
     def _is_up(self):
@@ -85,6 +90,11 @@ class Server:
                 f"the server exited with {self.process.returncode}:\n{self.log_text()[-3000:]}"
             )
         return self.port_file.exists() and self.port_file.stat().st_size > 0
+
+    @property
+    def proc(self):
+        """What the kernel says about the process."""
+        return pathlib.Path("/proc") / str(self.process.pid)
 
     @property
     def port(self):

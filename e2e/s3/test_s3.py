@@ -120,34 +120,44 @@ def in_files(client):
     return select(client, DATABASE, files)["rows"][0].as_py()
 
 
-def test_an_outage_is_ridden_out_and_writes_are_refused_before_memory_ends(tmp_path, s3, proxy):
+@pytest.mark.parametrize(
+    ("limit", "refusal"),
+    [("buffer_bytes", "OVERLOADED"), ("wal_bytes", "DISK_FULL")],
+    ids=["memory", "disk"],
+)
+def test_an_outage_is_ridden_out_and_writes_are_refused_before_room_ends(
+    tmp_path, s3, proxy, limit, refusal
+):
+    """Issue section 5: the log grows to its budget, then writes are refused, then all goes on."""
     config = settings(tmp_path, f"http://127.0.0.1:{proxy.port}")
     config["server"] = {"max_message_bytes": "1MiB"}
-    config["ingest"] |= {"buffer_bytes": "1MiB", "flush_bytes": "256KiB"}
+    config["ingest"] |= {"flush_bytes": "256KiB", limit: "1MiB"}
     server = Server(tmp_path / "server", config)
-    server.expect_log("object store|can't store|can't flush|S3 error")
+    server.expect_log("object store|can't store|can't flush|S3 error|refusing writes")
     with running(server), server.client() as client:
         put(client, DATABASE, "t", [batch(0)])
         wait_until(lambda: in_files(client) == 500, "the first rows are in a file")
         proxy.is_down = True
         sent = 500
-        with pytest.raises(flight.FlightError) as refused:
+        with pytest.raises(pa.ArrowException) as refused:
             while sent < 1_000_000:
                 put(client, DATABASE, "t", [batch(sent)])
                 sent += 500
-        assert "OVERLOADED" in str(refused.value)
+        assert refusal in str(refused.value)
         assert sent > 500, "nothing was taken while the store was away"
+        assert server.metric("wal_size_bytes") < 2 << 20
         # What was written before is in the bucket, so that the answer has to say what is missing.
         with pytest.raises(flight.FlightUnavailableError, match="STORE_UNAVAILABLE"):
             everything(client)
         proxy.heal()
 
         def accepted():
-            with contextlib.suppress(flight.FlightError):
+            with contextlib.suppress(pa.ArrowException):
                 return put(client, DATABASE, "t", [batch(sent)])
 
         wait_until(accepted, "writes are accepted again", seconds=60)
         assert everything(client) == list(range(sent + 500))
+        wait_until(lambda: in_files(client) == sent + 500, "all rows are in files", seconds=60)
 
 
 def test_a_private_authority_is_trusted_by_its_file(tmp_path):

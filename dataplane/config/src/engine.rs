@@ -13,6 +13,9 @@ use crate::units::{ByteSize, DurationText, duration, optional_duration};
 pub struct IngestConfig {
     /// Size in bytes at which a segment of the write-ahead log is closed and a new one begun.
     pub wal_segment_bytes: ByteSize,
+    /// Bytes the write-ahead log may take on disk; past them writes are refused until flushes have freed
+    /// some. 0 takes half of the volume.
+    pub wal_bytes: ByteSize,
     /// Time the first write of a group waits for others before they are synced to disk together.
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
@@ -49,6 +52,7 @@ impl Default for IngestConfig {
     fn default() -> Self {
         Self {
             wal_segment_bytes: ByteSize::mib(64),
+            wal_bytes: ByteSize(0),
             group_commit_window: Duration::from_millis(2),
             group_commit_max_bytes: ByteSize::mib(8),
             flush_bytes: ByteSize::mib(128),

@@ -372,7 +372,7 @@ fn wal_fault(error: &wal::Error) -> Fault {
     match error {
         wal::Error::RecordTooLarge { .. } => Fault::InvalidArgument,
         error if wal::is_full(error) => Fault::ResourceExhausted,
-        wal::Error::Full { .. } => Fault::ResourceExhausted,
+        wal::Error::Full { .. } | wal::Error::OverBudget { .. } => Fault::ResourceExhausted,
         wal::Error::Poisoned { .. } | wal::Error::Closed => Fault::Unavailable,
         wal::Error::Locked { .. }
         | wal::Error::Directory { .. }

@@ -93,6 +93,10 @@ impl Core {
         self.buffer.evict(self.clock.now());
         let work = self.select(state, scope);
         if work.is_empty() {
+            // Segments may have been closed after everything in them was flushed.
+            if self.can_truncate() {
+                self.truncate().await;
+            }
             return Ok(());
         }
         let started = Instant::now();
@@ -390,6 +394,11 @@ impl Core {
             seconds = took.as_secs_f64(),
             "flushed"
         );
+    }
+
+    fn can_truncate(&self) -> bool {
+        let up_to = wal::SequenceNumber(self.buffer.flushed_up_to().0);
+        self.wal().is_ok_and(|wal| wal.can_truncate(up_to))
     }
 
     /// Lets the log forget what every table has in files. What can't be removed now is removed after

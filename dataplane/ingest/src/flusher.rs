@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -42,7 +43,11 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut expired = Instant::now();
     while core.fatal.get().is_none() {
         // A panic is our bug; it must not end flushing for good.
-        let round = AssertUnwindSafe(core.flush_round(Scope::Due))
+        let scope = match core.disk_pressed.swap(false, Ordering::Relaxed) {
+            true => Scope::All,
+            false => Scope::Due,
+        };
+        let round = AssertUnwindSafe(core.flush_round(scope))
             .catch_unwind()
             .await;
         match round {

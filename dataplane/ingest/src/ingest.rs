@@ -90,6 +90,8 @@ pub(crate) struct Core {
     pub(crate) counters: Mutex<Counters>,
     /// Wakes the flusher: something is due.
     pub(crate) due: Arc<Notify>,
+    /// The log had no room for a write: everything is to be flushed.
+    pub(crate) disk_pressed: Arc<AtomicBool>,
     /// Wakes writers that wait for room.
     pub(crate) freed: Arc<Notify>,
     /// Writes that are between their beginning and the end of their log record.
@@ -174,6 +176,7 @@ impl Ingest {
             flush: tokio::sync::Mutex::default(),
             counters: Mutex::default(),
             due: Arc::default(),
+            disk_pressed: Arc::default(),
             freed: Arc::default(),
             writes: TaskTracker::new(),
             draining: AtomicBool::new(false),

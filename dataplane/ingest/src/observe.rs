@@ -13,6 +13,11 @@ pub trait Observer: Send + Sync + fmt::Debug + 'static {
         let _ = (took, bytes, records);
     }
 
+    /// The write-ahead log may take this many bytes on disk; told once.
+    fn wal_limit(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
     /// The write-ahead log now has this many segments and bytes on disk.
     fn wal_size(&self, segments: u64, bytes: u64) {
         let _ = (segments, bytes);
@@ -50,6 +55,10 @@ pub(crate) struct WalEvents(pub(crate) Arc<dyn Observer>);
 impl flightcluster_wal::Observer for WalEvents {
     fn synced(&self, took: Duration, bytes: u64, records: u64) {
         self.0.wal_synced(took, bytes, records);
+    }
+
+    fn limited(&self, bytes: u64) {
+        self.0.wal_limit(bytes);
     }
 
     fn sized(&self, segments: u64, bytes: u64) {

@@ -1,6 +1,7 @@
 //! Writing one stream to one table.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
@@ -293,6 +294,11 @@ impl TableWriter {
         )
         .map_err(Error::Wal)?;
         let log = core.wal()?;
+        if log.is_pressed() {
+            // Before it has to refuse.
+            core.disk_pressed.store(true, Ordering::Relaxed);
+            core.due.notify_one();
+        }
         let reservation = log
             .reserve(&append)
             .await
@@ -323,6 +329,7 @@ impl TableWriter {
         let core = &self.core;
         let (buffer, producers) = (Arc::clone(&core.buffer), Arc::clone(&core.producers));
         let (due, fatal) = (Arc::clone(&core.due), core.fatal.clone());
+        let pressed = Arc::clone(&core.disk_pressed);
         let (table, flush_bytes) = (self.table.id, core.config.flush_bytes.as_u64());
         Box::new(move |result| {
             let producer = row.producer.clone();
@@ -345,6 +352,11 @@ impl TableWriter {
                     }
                     if let Some(producer) = &producer {
                         producers.refused(table, producer);
+                    }
+                    if wal::is_full(error) {
+                        // What is in files makes room.
+                        pressed.store(true, Ordering::Relaxed);
+                        due.notify_one();
                     }
                 }
             }

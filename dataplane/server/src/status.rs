@@ -200,7 +200,7 @@ error_codes! {
     /// The volume of the ingester is full.
     DiskFull = "DISK_FULL", ResourceExhausted, Other,
         client: "Retry later; the batch was not stored.",
-        owner: "Grow the volume; check that flushes succeed.";
+        owner: "Check that flushes succeed; then grow the volume, or raise `ingest.wal_bytes`.";
     /// The server is starting.
     NotReady = "NOT_READY", Unavailable, Any,
         client: "Retry after the delay.",

@@ -72,8 +72,13 @@ impl Observer for IngestObserver {
         self.wal.written.inc_by(bytes);
     }
 
-    fn wal_size(&self, segments: u64, _bytes: u64) {
+    fn wal_limit(&self, bytes: u64) {
+        self.wal.limit.set(gauge(bytes));
+    }
+
+    fn wal_size(&self, segments: u64, bytes: u64) {
         self.wal.segments.set(gauge(segments));
+        self.wal.bytes.set(gauge(bytes));
     }
 
     fn flushed(&self, took: Duration, rows: u64, file_bytes: u64, _files: u64) {

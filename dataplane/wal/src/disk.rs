@@ -34,8 +34,20 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Removes a file. Durable only after [`Disk::sync_directory`].
     fn remove(&self, file: &Path) -> io::Result<()>;
 
+    /// How large the volume of a directory is, and how much of it is free.
+    fn space(&self, directory: &Path) -> io::Result<Space>;
+
     /// Makes creations and removals in a directory durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+}
+
+/// Bytes of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of them.
+    pub total_bytes: u64,
+    /// Those this process may still use.
+    pub free_bytes: u64,
 }
 
 /// A segment file open for writing at its end.
@@ -130,6 +142,14 @@ impl Disk for RealDisk {
 
     fn remove(&self, file: &Path) -> io::Result<()> {
         std::fs::remove_file(file)
+    }
+
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        let volume = rustix::fs::statvfs(directory)?;
+        Ok(Space {
+            total_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
+            free_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
+        })
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {

@@ -153,6 +153,20 @@ pub enum Error {
         #[source]
         source: Arc<io::Error>,
     },
+    /// The log holds as much as it may: files are not written, or not fast enough. Nothing was written;
+    /// retry when flushes have freed segments.
+    #[error(
+        "the write-ahead log in {directory} holds {used_bytes} bytes of rows that are not in files yet \
+         (limit {limit_bytes}, setting ingest.wal_bytes): flushes fail or can't keep up"
+    )]
+    OverBudget {
+        /// The directory.
+        directory: PathBuf,
+        /// Bytes of all segments.
+        used_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
     /// A write or sync failed earlier: nothing is accepted until the process restarts and replays.
     #[error("write-ahead log is out of service: {doing} of segment {file} failed")]
     Poisoned {
@@ -173,7 +187,7 @@ pub enum Error {
 #[must_use]
 pub fn is_full(error: &Error) -> bool {
     let source = match error {
-        Error::Full { .. } => return true,
+        Error::Full { .. } | Error::OverBudget { .. } => return true,
         Error::Directory { source, .. } | Error::Segment { source, .. } => source,
         _ => return false,
     };
@@ -205,6 +219,7 @@ impl Error {
             Self::Behind { .. } => "behind",
             Self::RecordTooLarge { .. } => "record_too_large",
             Self::Full { .. } => "full",
+            Self::OverBudget { .. } => "over_budget",
             Self::Poisoned { .. } => "poisoned",
             Self::Closed => "closed",
         }

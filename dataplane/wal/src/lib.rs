@@ -25,6 +25,12 @@
 //! to which offset its segment was on disk when it was written, so that a torn tail (never
 //! acknowledged, safe to cut) is told from damage of older data (an error, nothing is changed).
 //!
+//! # Full volume
+//! Writes are refused before the volume is full, with [`Error::Full`] or, past the log's own limit,
+//! [`Error::OverBudget`]; nothing was written then, and they succeed again when there is space. A write
+//! that runs out of space all the same is cut off again. Space that is missing only when a sync asks for
+//! it poisons the log, as every failed sync.
+//!
 //! # Identity
 //! A log has a random id and remembers the newest state of the catalog it relied on ([`Label`]). The
 //! catalog knows the id: together they notice a log that is missing, exchanged or an old copy, and a
@@ -35,6 +41,7 @@
 //! after a restart. A flipped bit in the very last group of a process that was killed can't be told
 //! from a torn tail. Deleting the oldest segment by hand is not noticed.
 
+mod budget;
 mod directory;
 mod disk;
 mod error;
@@ -49,7 +56,7 @@ mod writer;
 mod tests;
 
 pub use directory::WalDirectory;
-pub use disk::{DirectoryLock, Disk, RealDisk, SegmentFile};
+pub use disk::{DirectoryLock, Disk, RealDisk, SegmentFile, Space};
 pub use error::{Error, is_full};
 pub use label::{CatalogState, Label, LogId};
 pub use record::{Append, Message, Producer, Record, SchemaDefinition, SequenceNumber};

@@ -13,6 +13,7 @@ use std::time::Duration;
 use flightcluster_config::IngestConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::budget::Budget;
 use crate::directory::WalDirectory;
 use crate::error::Error;
 use crate::label::CatalogState;
@@ -28,6 +29,9 @@ const QUEUE_UNIT_BYTES: usize = 1024;
 pub struct WalOptions {
     /// Size in bytes at which a segment is closed; a group of records is never split.
     pub segment_bytes: u64,
+    /// Bytes all segments together may take; 0 takes half of the volume. Segments are at most a quarter
+    /// of it.
+    pub budget_bytes: u64,
     /// Longest time a group waits for more records.
     pub group_commit_window: Duration,
     /// Bytes at which a group stops growing.
@@ -41,6 +45,7 @@ impl From<&IngestConfig> for WalOptions {
         let group = config.group_commit_max_bytes.as_usize();
         Self {
             segment_bytes: config.wal_segment_bytes.as_u64(),
+            budget_bytes: config.wal_bytes.as_u64(),
             group_commit_window: config.group_commit_window,
             group_commit_max_bytes: config.group_commit_max_bytes.as_u64(),
             // One group being written, one being collected, and one full Flight message (64 MiB).
@@ -54,6 +59,11 @@ pub trait Observer: Send + Sync + std::fmt::Debug + 'static {
     /// A group of `records` in `bytes` was written and synced in `took`.
     fn synced(&self, took: Duration, bytes: u64, records: u64) {
         let _ = (took, bytes, records);
+    }
+
+    /// The log may take this many bytes; told once, before anything else.
+    fn limited(&self, bytes: u64) {
+        let _ = bytes;
     }
 
     /// The log now has this many segments and bytes on disk.
@@ -91,6 +101,7 @@ pub(crate) struct SealedSegment {
 pub(crate) struct Shared {
     pub(crate) directory: WalDirectory,
     pub(crate) identity: Identity,
+    pub(crate) budget: Budget,
     pub(crate) observer: Arc<dyn Observer>,
     poison: OnceLock<Error>,
     segments: Mutex<Segments>,
@@ -137,7 +148,7 @@ impl Wal {
     pub(crate) fn start(
         directory: WalDirectory,
         identity: Identity,
-        options: WalOptions,
+        mut options: WalOptions,
         observer: Arc<dyn Observer>,
         sealed: Vec<SealedSegment>,
         number: u64,
@@ -153,6 +164,13 @@ impl Wal {
             directory: directory.path.clone(),
             source: Arc::new(source),
         })?;
+        let budget = Budget::new(
+            options.budget_bytes,
+            directory.disk.as_ref(),
+            &directory.path,
+        );
+        options.segment_bytes = budget.segment_bytes(options.segment_bytes);
+        observer.limited(budget.limit_bytes);
         let segments = Mutex::new(Segments {
             sealed: sealed.into(),
             active_bytes: 0,
@@ -161,6 +179,7 @@ impl Wal {
         let shared = Arc::new(Shared {
             directory,
             identity,
+            budget,
             observer,
             poison,
             segments,
@@ -289,6 +308,29 @@ impl Wal {
         self.shared.directory.remember(state)
     }
 
+    /// Whether [`Wal::truncate_up_to`] with this number would remove something.
+    #[must_use]
+    pub fn can_truncate(&self, up_to: SequenceNumber) -> bool {
+        let segments = self.shared.segments();
+        segments
+            .sealed
+            .front()
+            .is_some_and(|first| first.last_sequence <= up_to)
+    }
+
+    /// Whether the log comes near its limit and has closed segments, which flushes would free.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        let (segments, bytes) = self.size();
+        segments > 1 && bytes > self.limit_bytes() / 4 * 3
+    }
+
+    /// Bytes that all segments together may take.
+    #[must_use]
+    pub fn limit_bytes(&self) -> u64 {
+        self.shared.budget.limit_bytes
+    }
+
     /// Segments and bytes on disk.
     #[must_use]
     pub fn size(&self) -> (u64, u64) {
@@ -350,7 +392,7 @@ impl Shared {
         self.observer.sized(segments, bytes);
     }
 
-    fn size(&self) -> (u64, u64) {
+    pub(crate) fn size(&self) -> (u64, u64) {
         let segments = self.segments();
         let sealed: u64 = segments.sealed.iter().map(|segment| segment.bytes).sum();
         (

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{error, warn};
 
+use crate::budget::Budget;
 use crate::disk::SegmentFile;
 use crate::error::{Error, out_of_space};
 use crate::format::header::Header;
@@ -70,6 +71,8 @@ pub(crate) struct Writer {
     active: ActiveSegment,
     next: SequenceNumber,
     last_group: usize,
+    /// The last group found no room.
+    refusing: bool,
 }
 
 struct ActiveSegment {
@@ -121,6 +124,7 @@ impl Writer {
             active,
             next,
             last_group: 1,
+            refusing: false,
         })
     }
 
@@ -176,6 +180,7 @@ impl Writer {
             .iter()
             .map(|request| request.append.body_bytes as u64)
             .sum();
+        self.check_space(bytes)?;
         if self.active.holds_batches && self.active.length + bytes > self.options.segment_bytes {
             self.rotate()?;
         }
@@ -190,6 +195,32 @@ impl Writer {
             .observer
             .synced(started.elapsed(), encoded.bytes, group.len() as u64);
         Ok(())
+    }
+
+    /// Refuses a group for which there is no room, before anything of it is written.
+    fn check_space(&mut self, bytes: u64) -> Result<(), Error> {
+        let directory = self.shared.directory.path.clone();
+        let (segments, used) = self.shared.size();
+        // A group larger than the limit is let in alone.
+        let alone = segments == 1 && !self.active.holds_batches;
+        let room = match alone {
+            true => Ok(()),
+            false => self.shared.budget.check_log(used, bytes, &directory),
+        };
+        let room = room.and_then(|()| {
+            Budget::check_volume(self.shared.directory.disk.as_ref(), bytes, &directory)
+        });
+        if let Err(error) = &room {
+            if !self.refusing {
+                warn!(error = %error, "refusing writes until there is room for the log");
+            }
+            // Only a closed segment can be freed when its rows are in files.
+            if self.active.holds_batches {
+                self.rotate()?;
+            }
+        }
+        self.refusing = room.is_err();
+        room
     }
 
     fn encode(&self, group: &VecDeque<Request>) -> Encoded {

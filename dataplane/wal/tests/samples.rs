@@ -84,6 +84,7 @@ async fn write_sample(directory: &Path) {
     let locked = WalDirectory::lock(directory, Arc::new(RealDisk)).unwrap();
     let options = WalOptions {
         segment_bytes: 250,
+        budget_bytes: 1 << 20,
         group_commit_window: Duration::ZERO,
         group_commit_max_bytes: 1 << 20,
         queue_bytes: 1 << 20,

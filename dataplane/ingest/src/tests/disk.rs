@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flightcluster_wal::{DirectoryLock, Disk, SegmentFile};
+use flightcluster_wal::{DirectoryLock, Disk, SegmentFile, Space};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -65,6 +65,10 @@ impl Disk for TestDisk {
         RealDisk.remove(file)
     }
 
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        RealDisk.space(directory)
+    }
+
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         RealDisk.sync_directory(directory)
     }
@@ -113,4 +117,35 @@ async fn a_failed_sync_ends_the_ingester_and_a_restart_has_what_was_acknowledged
     // The one that was refused may be there: it had been written.
     numbers.retain(|number| *number != 3);
     assert_eq!(numbers, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_log_past_its_budget_is_flushed_and_takes_writes_again() {
+    let mut world = World::new().await;
+    world.config.wal_bytes = ByteSize(64 << 10);
+    let ingest = world.open().await;
+    let writer = writer(&ingest, &readings()).await;
+    let (mut taken, mut refusals) = (0, 0);
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while taken < 40 {
+        assert!(
+            std::time::Instant::now() < end,
+            "no room after {taken} batches"
+        );
+        match write(&writer, taken * 1000..(taken + 1) * 1000).await {
+            Ok(_) => taken += 1,
+            Err(error) => {
+                assert_eq!(error.fault(), crate::Fault::ResourceExhausted, "{error}");
+                assert!(error.retry_after().is_some());
+                refusals += 1;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    assert!(refusals > 0, "320 kB fit in 64 kB");
+    let all: Vec<i64> = (0..40_000).collect();
+    assert_eq!(world.numbers(&ingest, &readings()).await, all);
+    drop((writer, ingest));
+    let ingest = world.open().await;
+    assert_eq!(world.numbers(&ingest, &readings()).await, all);
 }

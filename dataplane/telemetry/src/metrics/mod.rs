@@ -329,6 +329,10 @@ pub struct WalMetrics {
     pub written: Counter,
     /// Segment files on disk.
     pub segments: Gauge,
+    /// Their bytes.
+    pub bytes: Gauge,
+    /// Bytes they may have.
+    pub limit: Gauge,
 }
 
 impl WalMetrics {
@@ -346,6 +350,14 @@ impl WalMetrics {
             segments: declare.gauge(
                 "flightcluster_wal_segments",
                 "Segment files of the write-ahead log",
+            ),
+            bytes: declare.gauge(
+                "flightcluster_wal_size_bytes",
+                "Bytes of the segment files of the write-ahead log",
+            ),
+            limit: declare.gauge(
+                "flightcluster_wal_limit_bytes",
+                "Bytes the write-ahead log may take; past them writes are refused",
             ),
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use crate::disk::{DirectoryLock, Disk, SegmentFile};
+use crate::disk::{DirectoryLock, Disk, SegmentFile, Space};
 
 /// Bytes that reach the disk together when the machine stops in the middle of a write.
 const PAGE_BYTES: usize = 16;
@@ -27,6 +27,8 @@ struct State {
     log: Vec<String>,
     failures: VecDeque<(&'static str, io::ErrorKind)>,
     syncs_held: bool,
+    /// Bytes of the volume; unlimited when 0.
+    volume_bytes: u64,
     locked: bool,
 }
 
@@ -61,6 +63,11 @@ impl FakeDisk {
             .unwrap()
             .failures
             .push_back((operation, kind));
+    }
+
+    /// Gives the volume a size.
+    pub(crate) fn set_volume(&self, bytes: u64) {
+        self.0.state.lock().unwrap().volume_bytes = bytes;
     }
 
     pub(crate) fn log(&self) -> Vec<String> {
@@ -277,6 +284,19 @@ impl Disk for FakeDisk {
             removed
                 .map(drop)
                 .ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        let state = self.0.state.lock().unwrap();
+        let used: usize = state.files.values().map(|file| file.data.len()).sum();
+        let total_bytes = match state.volume_bytes {
+            0 => u64::MAX / 2,
+            bytes => bytes,
+        };
+        Ok(Space {
+            total_bytes,
+            free_bytes: total_bytes.saturating_sub(used as u64),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the whole log on a disk in memory.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod budget;
 mod damage;
 mod durability;
 mod fake;
@@ -35,6 +36,7 @@ fn identity() -> Identity {
 fn options() -> WalOptions {
     WalOptions {
         segment_bytes: 1 << 20,
+        budget_bytes: 0,
         group_commit_window: Duration::ZERO,
         group_commit_max_bytes: 1 << 20,
         queue_bytes: 1 << 20,

@@ -12,7 +12,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
-use flightcluster_wal::{DirectoryLock, Disk, SegmentFile};
+use flightcluster_wal::{DirectoryLock, Disk, SegmentFile, Space};
 use parking_lot::Mutex;
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -287,6 +287,15 @@ impl Disk for SimulatedDisk {
             Ok(())
         };
         self.run(port_of(to, Port::Create), |_, _| (), rename)
+    }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        let plenty = u64::MAX;
+        let (total_bytes, free_bytes) = (plenty, plenty);
+        Ok(Space {
+            total_bytes,
+            free_bytes,
+        })
     }
 
     fn sync_directory(&self, _: &Path) -> io::Result<()> {
