@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, KINDS };
+enum { FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, HELD_SYNC, KINDS };
 
 /* Switches, from 8 on how often each fault happened, and last in how many processes this is. */
 static volatile int64_t nothing[16];
@@ -106,7 +106,11 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
 
 int fdatasync(int fd) {
     REAL(fdatasync);
-    if ((slots[SYNC_ERROR] || slots[KILL_IN_SYNC]) && of_kind(fd, ".wal")) {
+    if ((slots[SYNC_ERROR] || slots[KILL_IN_SYNC] || slots[HELD_SYNC]) && of_kind(fd, ".wal")) {
+        if (slots[HELD_SYNC])
+            happened(HELD_SYNC);
+        while (slots[HELD_SYNC])
+            usleep(1000);
         if (taken(KILL_IN_SYNC))
             end();
         if (taken(SYNC_ERROR)) {

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import tempfile
 
-KINDS = ("full", "sync error", "store error", "kill in store", "kill in sync", "clock")
+KINDS = ("full", "sync error", "store error", "kill in store", "kill in sync", "clock", "held sync")
 COUNTS_FROM = 8
 LOADED = 15
 SLOT = struct.Struct("=q")
