@@ -11,9 +11,10 @@ use serde_json::Value;
 pub(crate) type Crates = BTreeMap<String, BTreeSet<String>>;
 
 /// All names without the prefix `flightcluster-`; the binary's own crate is `flightcluster`.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     ("config", &[]),
     ("crds", &[]),
+    ("keys", &[]),
     ("telemetry", &[]),
     ("tls", &[]),
     ("wire", &[]),
@@ -21,8 +22,8 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("wal", &["config"]),
     ("catalog", &["config", "tls"]),
     ("objectstore", &["config", "tls"]),
-    ("ingest", &["catalog", "config", "wal"]),
-    ("query", &["catalog", "config"]),
+    ("ingest", &["catalog", "config", "keys", "wal"]),
+    ("query", &["catalog", "config", "keys"]),
     ("upkeep", &["catalog", "config"]),
     (
         "server",
@@ -61,7 +62,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     (
         "histories",
         &[
-            "catalog", "config", "ingest", "query", "server", "upkeep", "wal",
+            "catalog", "config", "ingest", "keys", "query", "server", "upkeep", "wal",
         ],
     ),
 ];
