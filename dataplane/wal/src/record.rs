@@ -67,6 +67,7 @@ pub struct Append {
     pub(crate) rows: u64,
     pub(crate) stamp_nanos: i64,
     pub(crate) producer: Option<Producer>,
+    pub(crate) order: Option<i64>,
     pub(crate) messages: Vec<Message>,
     pub(crate) body_bytes: usize,
     pub(crate) body_crc: u32,
@@ -108,10 +109,18 @@ impl Append {
             rows,
             stamp_nanos,
             producer,
+            order: None,
             messages,
             body_bytes,
             body_crc,
         })
+    }
+
+    /// The same record of rows that are numbered, `first` being the number of the first.
+    #[must_use]
+    pub fn with_order(mut self, first: i64) -> Self {
+        self.order = Some(first);
+        self
     }
 
     /// Bytes of the messages; what the record takes on disk but for a few dozen bytes.
@@ -136,6 +145,9 @@ pub struct Record {
     pub stamp_nanos: i64,
     /// Who sent it.
     pub producer: Option<Producer>,
+    /// The number of its first row, when its rows are numbered; the others count on. The log keeps it
+    /// and does not look at it.
+    pub order: Option<i64>,
     /// Its dictionaries, then the batch. They share the memory of the whole segment: copy what is to
     /// be kept.
     pub messages: Vec<Message>,

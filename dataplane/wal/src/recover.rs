@@ -268,6 +268,7 @@ impl Recovery {
                     rows,
                     stamp_nanos,
                     producer,
+                    order,
                     messages,
                 } => {
                     self.check_sequence(segment, offset, sequence)?;
@@ -279,6 +280,7 @@ impl Recovery {
                         rows,
                         stamp_nanos,
                         producer,
+                        order,
                         messages,
                     }));
                 }

@@ -51,6 +51,7 @@ fn sample_records() -> Vec<Record> {
             rows: 1000,
             stamp_nanos: 1_700_000_000_123_456_789,
             producer: None,
+            order: None,
             messages: vec![message("one header", "one body")],
         },
         Record {
@@ -63,6 +64,7 @@ fn sample_records() -> Vec<Record> {
                 id: "übertrager".to_owned(),
                 sequence: u64::MAX,
             }),
+            order: None,
             messages: vec![message("dictionary", "words"), message("batch", "")],
         },
         Record {
@@ -75,12 +77,21 @@ fn sample_records() -> Vec<Record> {
                 id: String::new(),
                 sequence: 0,
             }),
+            order: None,
             messages: vec![],
         },
     ]
 }
 
-async fn write_sample(directory: &Path) {
+/// The same records with numbered rows, but for one.
+fn numbered_records() -> Vec<Record> {
+    let mut records = sample_records();
+    records[0].order = Some(1 << 50);
+    records[1].order = Some(-2);
+    records
+}
+
+async fn write_sample(directory: &Path, records: Vec<Record>) {
     let locked = WalDirectory::lock(directory, Arc::new(RealDisk)).unwrap();
     let options = WalOptions {
         segment_bytes: 250,
@@ -98,10 +109,15 @@ async fn write_sample(directory: &Path) {
         rows,
         stamp_nanos,
         producer,
+        order,
         messages,
-    } in sample_records()
+    } in records
     {
         let append = Append::new(table, schema, rows, stamp_nanos, producer, messages).unwrap();
+        let append = match order {
+            Some(first) => append.with_order(first),
+            None => append,
+        };
         assert_eq!(
             wal.append(append, Box::new(|_| {})).await.unwrap(),
             sequence
@@ -130,22 +146,27 @@ fn copy_of(version: &str) -> tempfile::TempDir {
     copy
 }
 
-fn check(version: &str) {
-    assert_eq!(read(copy_of(version).path()), sample_records());
+fn check(version: &str, records: &[Record]) {
+    assert_eq!(read(copy_of(version).path()), records);
+}
+
+/// A sample that is missing is written with today's code.
+async fn write_missing(version: &str, records: Vec<Record>) {
+    let directory = samples(version);
+    if std::env::var_os("UPDATE_EXPECT").is_some() && !directory.exists() {
+        write_sample(&directory, records).await;
+    }
 }
 
 #[test]
 fn version_1_is_read() {
-    check("v1");
+    check("v1", &sample_records());
 }
 
 #[tokio::test]
 async fn version_2_is_read() {
-    let directory = samples("v2");
-    if std::env::var_os("UPDATE_EXPECT").is_some() && !directory.exists() {
-        write_sample(&directory).await;
-    }
-    check("v2");
+    write_missing("v2", sample_records()).await;
+    check("v2", &sample_records());
     let copy = copy_of("v2");
     let label = WalDirectory::lock(copy.path(), Arc::new(RealDisk))
         .unwrap()
@@ -155,8 +176,16 @@ async fn version_2_is_read() {
 }
 
 #[tokio::test]
+async fn numbered_rows_are_read() {
+    write_missing("numbered", numbered_records()).await;
+    check("numbered", &numbered_records());
+}
+
+#[tokio::test]
 async fn what_is_written_today_reads_back() {
-    let directory = tempfile::tempdir().unwrap();
-    write_sample(directory.path()).await;
-    assert_eq!(read(directory.path()), sample_records());
+    for records in [sample_records(), numbered_records()] {
+        let directory = tempfile::tempdir().unwrap();
+        write_sample(directory.path(), records.clone()).await;
+        assert_eq!(read(directory.path()), records);
+    }
 }

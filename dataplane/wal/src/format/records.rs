@@ -17,6 +17,8 @@ const KIND_MARK: u8 = 3;
 
 const ATTRIBUTE_PRODUCER_ID: u16 = 1;
 const ATTRIBUTE_PRODUCER_SEQUENCE: u16 = 2;
+/// Not to be skipped: rows without it would be older than all others, or newer.
+const ATTRIBUTE_ORDER: u16 = 3;
 /// Attributes from here on may be skipped by a reader that does not know them.
 const ATTRIBUTE_OPTIONAL: u16 = 0x8000;
 
@@ -44,6 +46,7 @@ pub(crate) enum Content {
         rows: u64,
         stamp_nanos: i64,
         producer: Option<Producer>,
+        order: Option<i64>,
         messages: Vec<Message>,
     },
     /// Says only that everything before it was on disk.
@@ -95,17 +98,15 @@ pub(crate) fn encode_batch(
     out.extend_from_slice(&sequence.0.to_le_bytes());
     out.extend_from_slice(&append.rows.to_le_bytes());
     out.extend_from_slice(&append.stamp_nanos.to_le_bytes());
-    match &append.producer {
-        None => out.extend_from_slice(&0_u16.to_le_bytes()),
-        Some(producer) => {
-            out.extend_from_slice(&2_u16.to_le_bytes());
-            push_attribute(out, ATTRIBUTE_PRODUCER_ID, producer.id.as_bytes());
-            push_attribute(
-                out,
-                ATTRIBUTE_PRODUCER_SEQUENCE,
-                &producer.sequence.to_le_bytes(),
-            );
-        }
+    let attributes = append.producer.as_ref().map_or(0, |_| 2) + append.order.map_or(0, |_| 1);
+    out.extend_from_slice(&u16::to_le_bytes(attributes));
+    if let Some(producer) = &append.producer {
+        push_attribute(out, ATTRIBUTE_PRODUCER_ID, producer.id.as_bytes());
+        let sequence = producer.sequence.to_le_bytes();
+        push_attribute(out, ATTRIBUTE_PRODUCER_SEQUENCE, &sequence);
+    }
+    if let Some(order) = append.order {
+        push_attribute(out, ATTRIBUTE_ORDER, &order.to_le_bytes());
     }
     out.extend_from_slice(&(append.messages.len() as u32).to_le_bytes());
     for message in &append.messages {
@@ -233,7 +234,7 @@ fn decode_batch(mut head: Head<'_>, body: &Bytes, bytes: usize) -> Result<Frame,
     let rest = &mut head.rest;
     let mut next = || rest.u64().ok_or_else(short);
     let (table, sequence, rows, stamp) = (next()?, next()?, next()?, next()?);
-    let producer = decode_attributes(rest)?;
+    let Attributes { producer, order } = decode_attributes(rest)?;
     let messages = decode_messages(rest, body).ok_or(Unusable::Broken(
         "the lengths of the record's messages do not add up",
     ))?;
@@ -244,14 +245,21 @@ fn decode_batch(mut head: Head<'_>, body: &Bytes, bytes: usize) -> Result<Frame,
         rows,
         stamp_nanos: stamp as i64,
         producer,
+        order,
         messages,
     };
     Ok(Frame { content, bytes })
 }
 
-fn decode_attributes(rest: &mut Reader<'_>) -> Result<Option<Producer>, Unusable> {
+/// What a batch record may have besides.
+struct Attributes {
+    producer: Option<Producer>,
+    order: Option<i64>,
+}
+
+fn decode_attributes(rest: &mut Reader<'_>) -> Result<Attributes, Unusable> {
     let short = || Unusable::Broken("the record's attributes are cut short");
-    let (mut id, mut sequence) = (None, None);
+    let (mut id, mut sequence, mut order) = (None, None, None);
     for _ in 0..rest.u16().ok_or_else(short)? {
         let tag = rest.u16().ok_or_else(short)?;
         let length = rest.u32().ok_or_else(short)? as usize;
@@ -259,6 +267,10 @@ fn decode_attributes(rest: &mut Reader<'_>) -> Result<Option<Producer>, Unusable
         match tag {
             ATTRIBUTE_PRODUCER_ID => id = String::from_utf8(value.to_vec()).ok(),
             ATTRIBUTE_PRODUCER_SEQUENCE => sequence = Reader(value).u64(),
+            ATTRIBUTE_ORDER => {
+                let value = Reader(value).u64().ok_or_else(short)?;
+                order = Some(value as i64);
+            }
             ATTRIBUTE_OPTIONAL.. => {}
             found => {
                 return Err(Unusable::Unknown {
@@ -268,9 +280,9 @@ fn decode_attributes(rest: &mut Reader<'_>) -> Result<Option<Producer>, Unusable
             }
         }
     }
-    Ok(id
-        .zip(sequence)
-        .map(|(id, sequence)| Producer { id, sequence }))
+    let producer = id.zip(sequence);
+    let producer = producer.map(|(id, sequence)| Producer { id, sequence });
+    Ok(Attributes { producer, order })
 }
 
 fn decode_messages(rest: &mut Reader<'_>, body: &Bytes) -> Option<Vec<Message>> {

@@ -84,7 +84,7 @@ fn append(number: u64) -> Append {
         message("batch", number as usize % 50),
     ];
     let stamp = number as i64 - 5;
-    Append::new(
+    let append = Append::new(
         number % 2 + 1,
         Arc::new(schema),
         number + 100,
@@ -92,7 +92,11 @@ fn append(number: u64) -> Append {
         producer,
         messages,
     )
-    .unwrap()
+    .unwrap();
+    match number % 3 {
+        0 => append.with_order(1 - (number as i64) * 1_000_000),
+        _ => append,
+    }
 }
 
 fn is_record(record: &Record, number: u64) -> bool {
@@ -112,6 +116,7 @@ fn is_record(record: &Record, number: u64) -> bool {
                 expected.stamp_nanos,
             )
         && record.producer == expected.producer
+        && record.order == expected.order
         && record.messages == expected.messages
 }
 
