@@ -135,6 +135,18 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     ///   when it was sent before.
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error>;
 
+    /// Gives `rows` order numbers in a row and returns the first. They are higher than all that were
+    /// given by a call that had returned before this one began, by whatever process.
+    ///
+    /// - Errors: [`Error::Fenced`].
+    /// - Retry: safe; numbers whose answer was lost are never used.
+    async fn take_orders(
+        &self,
+        ingester: IngesterId,
+        epoch: Epoch,
+        rows: u64,
+    ) -> Result<i64, Error>;
+
     /// Gives a producer of a table to an ingester, unless another one that is active has it.
     ///
     /// - Durable: the position of [`ClaimProducer::released`] is in the catalog when the claim is.
@@ -283,6 +295,17 @@ pub enum Error {
         /// Its table.
         target: TableName,
     },
+    /// The table of the upload has another primary key than it had (the caller's mistake).
+    #[error(
+        "table {target} got another primary key while upload {id} ran; abort the upload and begin a \
+         new one"
+    )]
+    UploadKey {
+        /// The upload.
+        id: String,
+        /// Its table.
+        target: TableName,
+    },
     /// A name that can't be used, and why (the caller's mistake).
     #[error("invalid name {name:?}: {problem}")]
     InvalidName {
@@ -384,6 +407,7 @@ impl Error {
             Self::UploadNotFound(_) => "upload_not_found",
             Self::UploadEnded { .. } => "upload_ended",
             Self::UploadTarget { .. } => "upload_target",
+            Self::UploadKey { .. } => "upload_key",
             Self::InvalidName { .. } => "invalid_name",
             Self::SchemaChanged { .. } => "schema_changed",
             Self::FilesChanged { .. } => "files_changed",

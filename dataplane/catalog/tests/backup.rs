@@ -92,6 +92,10 @@ async fn fill(place: &Place) -> (Table, flightcluster_catalog::Ingester) {
 
 async fn is_the_same_after(from: Place, to: Place) {
     let (table, ingester) = fill(&from).await;
+    let orders = from
+        .catalog
+        .take_orders(ingester.id, ingester.epoch, 7)
+        .await;
     let before = from.snapshot(&table).await;
     let backup = from.catalog.back_up().await.unwrap();
     assert_eq!(backup.header.snapshot, before.id);
@@ -115,6 +119,10 @@ async fn is_the_same_after(from: Place, to: Place) {
         .unwrap();
     assert_eq!(registration.ingester.id, ingester.id);
     assert!(registration.ingester.epoch.0 > ingester.epoch.0 + 100_000);
+    // A row that was written after the backup is newer than all in it, and older than what comes now.
+    let epoch = registration.ingester.epoch;
+    let orders_now = to.catalog.take_orders(ingester.id, epoch, 1).await;
+    assert!(orders_now.unwrap() > orders.unwrap() + (1 << 50));
     let claim = ClaimProducer {
         ingester: ingester.id,
         epoch: registration.ingester.epoch,

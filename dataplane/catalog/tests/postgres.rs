@@ -193,6 +193,29 @@ async fn a_frozen_writer_is_waited_for_and_does_not_block_the_others_for_ever() 
     assert_eq!(text.len(), 2);
 }
 
+/// A flush of many files may take long; a write must not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_commit_does_not_hold_orders_up() {
+    let fixture = open().await;
+    let other = SqlCatalog::open_postgres(fixture.server.options())
+        .await
+        .unwrap();
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    let (id, epoch) = (ingester.id, ingester.epoch);
+    let mut long = fixture.server.connect().await;
+    let begun = "BEGIN; SELECT value FROM counters WHERE kind = 'snapshot' FOR UPDATE";
+    sqlx::raw_sql(begun).execute(&mut long).await.unwrap();
+    for turn in 0..4 {
+        let catalog: &dyn flightcluster_catalog::Catalog = match turn % 2 {
+            0 => fixture.catalog.as_ref(),
+            _ => &other,
+        };
+        let first =
+            tokio::time::timeout(Duration::from_secs(5), catalog.take_orders(id, epoch, 10));
+        assert_eq!(first.await.unwrap().unwrap(), 1 + 10 * turn);
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_would_lose_commits_is_refused() {
     let server = Server::start_with(&["fsync=off"]);

@@ -397,7 +397,9 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
         catalog::Error::NotDrained(_) | catalog::Error::UploadEnded { .. } => {
             Fault::FailedPrecondition
         }
-        catalog::Error::UploadTarget { .. } => Fault::InvalidArgument,
+        catalog::Error::UploadTarget { .. } | catalog::Error::UploadKey { .. } => {
+            Fault::InvalidArgument
+        }
         catalog::Error::InvalidName { .. } => Fault::InvalidArgument,
         catalog::Error::SchemaChanged { .. }
         | catalog::Error::FilesChanged { .. }

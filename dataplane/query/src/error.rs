@@ -384,6 +384,7 @@ impl Error {
             | Catalog::UploadTarget { .. }
             | Catalog::WrongLog { .. }
             | Catalog::RolledBack { .. }
+            | Catalog::UploadKey { .. }
             | Catalog::Fenced { .. }
             | Catalog::Unavailable { .. }
             | Catalog::Store { .. }) => Self::Catalog {

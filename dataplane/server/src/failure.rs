@@ -44,7 +44,9 @@ impl From<flightcluster_catalog::Error> for Failure {
             Error::DatabaseExists(_) => ErrorCode::DatabaseExists,
             Error::TableNotFound(_) => ErrorCode::TableNotFound,
             Error::TableExists(_) => ErrorCode::TableExists,
-            Error::InvalidName { .. } | Error::UploadTarget { .. } => ErrorCode::InvalidArgument,
+            Error::InvalidName { .. } | Error::UploadTarget { .. } | Error::UploadKey { .. } => {
+                ErrorCode::InvalidArgument
+            }
             Error::UploadNotFound(_) => ErrorCode::UploadNotFound,
             Error::UploadEnded { .. } => ErrorCode::UploadEnded,
             // Both say: somebody else was first, begin again.

@@ -136,6 +136,16 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
         self.timed("commit_flush", call).await
     }
 
+    async fn take_orders(
+        &self,
+        ingester: IngesterId,
+        epoch: Epoch,
+        rows: u64,
+    ) -> Result<i64, Error> {
+        let call = self.catalog.take_orders(ingester, epoch, rows);
+        self.timed("take_orders", call).await
+    }
+
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
         let call = self.catalog.claim_producer(request);
         self.timed("claim_producer", call).await

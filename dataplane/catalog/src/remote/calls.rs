@@ -108,6 +108,11 @@ call!(CommitFlushCall { commit: FlushCommit }
     "commit_flush" -> FlushCommitted, repeatable: true,
     |call, catalog| catalog.commit_flush(call.commit));
 
+// Numbers whose answer was lost are never used.
+call!(TakeOrdersCall { ingester: IngesterId, epoch: Epoch, rows: u64 }
+    "take_orders" -> i64, repeatable: true,
+    |call, catalog| catalog.take_orders(call.ingester, call.epoch, call.rows));
+
 // Every claim may be made again.
 call!(ClaimProducerCall { request: ClaimProducer }
     "claim_producer" -> ProducerClaim, repeatable: true,

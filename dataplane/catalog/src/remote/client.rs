@@ -19,7 +19,7 @@ use super::calls::{
     ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
     PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
     SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
-    UnknownPathsCall, UploadCall,
+    TakeOrdersCall, UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
@@ -65,7 +65,7 @@ impl fmt::Debug for RemoteOptions {
 /// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
-/// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush` and
+/// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush`, `take_orders` and
 ///   the calls about producers, uploads and of upkeep are sent a second time when the first got no answer
 ///   and there is time left.
 #[derive(Debug, Clone)]
@@ -370,6 +370,20 @@ impl Catalog for RemoteCatalog {
 
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {
         self.call(CommitFlushCall { commit }).await
+    }
+
+    async fn take_orders(
+        &self,
+        ingester: IngesterId,
+        epoch: Epoch,
+        rows: u64,
+    ) -> Result<i64, Error> {
+        self.call(TakeOrdersCall {
+            ingester,
+            epoch,
+            rows,
+        })
+        .await
     }
 
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {

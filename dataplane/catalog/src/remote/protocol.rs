@@ -70,6 +70,10 @@ pub(super) enum Refusal {
         id: String,
         target: TableName,
     },
+    UploadKey {
+        id: String,
+        target: TableName,
+    },
     InvalidName {
         name: String,
         problem: String,
@@ -132,9 +136,10 @@ impl Refusal {
             | Self::WrongLog { .. }
             | Self::RolledBack { .. }
             | Self::Fenced { .. } => StatusCode::CONFLICT,
-            Self::InvalidName { .. } | Self::UploadTarget { .. } | Self::Protocol { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::InvalidName { .. }
+            | Self::UploadTarget { .. }
+            | Self::UploadKey { .. }
+            | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -153,6 +158,7 @@ impl Refusal {
             Self::UploadNotFound { id } => Error::UploadNotFound(id),
             Self::UploadEnded { id, state } => Error::UploadEnded { id, state },
             Self::UploadTarget { id, target } => Error::UploadTarget { id, target },
+            Self::UploadKey { id, target } => Error::UploadKey { id, target },
             Self::InvalidName { name, problem } => Error::InvalidName { name, problem },
             Self::SchemaChanged { table, expected } => Error::SchemaChanged { table, expected },
             Self::FilesChanged { table } => Error::FilesChanged { table },
@@ -201,6 +207,7 @@ impl From<Error> for Refusal {
             Error::UploadNotFound(id) => Self::UploadNotFound { id },
             Error::UploadEnded { id, state } => Self::UploadEnded { id, state },
             Error::UploadTarget { id, target } => Self::UploadTarget { id, target },
+            Error::UploadKey { id, target } => Self::UploadKey { id, target },
             Error::InvalidName { name, problem } => Self::InvalidName { name, problem },
             Error::SchemaChanged { table, expected } => Self::SchemaChanged { table, expected },
             Error::FilesChanged { table } => Self::FilesChanged { table },

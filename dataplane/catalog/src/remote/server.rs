@@ -20,7 +20,7 @@ use super::calls::{
     ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
     PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
     SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
-    UnknownPathsCall, UploadCall,
+    TakeOrdersCall, UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -52,6 +52,7 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<RetireIngesterCall>(router);
     router = add::<ListIngestersCall>(router);
     router = add::<CommitFlushCall>(router);
+    router = add::<TakeOrdersCall>(router);
     router = add::<ClaimProducerCall>(router);
     router = add::<ExpireProducersCall>(router);
     router = add::<ReplaceFilesCall>(router);

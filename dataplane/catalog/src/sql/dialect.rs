@@ -22,6 +22,8 @@ pub(super) struct Dialect {
     /// Begins a transaction that writes. From here on no other writer gets in until it ends, and it
     /// sees everything writers before it have committed.
     pub(super) begin_write: &'static str,
+    /// Begins a transaction that changes one row by what it finds there, as committed by others.
+    pub(super) begin_number: &'static str,
     /// Begins a transaction that reads: one state of the database until it ends.
     pub(super) begin_read: &'static str,
     /// Begins a transaction that changes the layout: no other process does so until it ends.

@@ -51,6 +51,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "database_options",
         statements: include_str!("migrations/0007_database_options.sql"),
     },
+    Migration {
+        version: 8,
+        name: "orders",
+        statements: include_str!("migrations/0008_orders.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

@@ -28,6 +28,7 @@ mod garbage;
 mod ingester;
 mod migrations;
 mod options;
+mod order;
 mod postgres;
 mod producer;
 mod replace;
@@ -353,6 +354,19 @@ impl Catalog for SqlCatalog {
         self.store
             .write_rows("committing a flush", rows, |c| {
                 Box::pin(flush::commit(c, commit))
+            })
+            .await
+    }
+
+    async fn take_orders(
+        &self,
+        ingester: IngesterId,
+        epoch: Epoch,
+        rows: u64,
+    ) -> Result<i64, Error> {
+        self.store
+            .number("numbering rows", move |c| {
+                Box::pin(order::take(c, ingester, epoch, rows))
             })
             .await
     }

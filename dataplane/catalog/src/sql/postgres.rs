@@ -42,6 +42,7 @@ pub(super) const DIALECT: Dialect = Dialect {
         "; SET LOCAL synchronous_commit = 'on'; \
            SELECT value FROM counters WHERE kind = 'snapshot' FOR UPDATE"
     ),
+    begin_number: begin!("READ COMMITTED", "; SET LOCAL synchronous_commit = 'on'"),
     begin_read: begin!("REPEATABLE READ READ ONLY", ""),
     // The number is ours alone: the first letters of this project in ASCII.
     begin_layout: begin!(

@@ -26,6 +26,9 @@ pub(super) const JUMP: i64 = 1_000_000;
 /// Time in which uploads can be finished again.
 const UPLOADS_WAIT_MILLIS: i64 = 7 * 24 * 60 * 60 * 1000;
 
+/// How far order numbers jump: one is given to each row of a table with a primary key.
+const ORDER_JUMP: i64 = 1 << 50;
+
 /// Values of one statement: below the limits of both databases (32,766 and 65,535).
 const MAX_VALUES: usize = 8_000;
 
@@ -86,6 +89,11 @@ pub(super) async fn restore(
     migrations::apply_until(c, dialect, migrations::NEWEST).await?;
     let last_table = stored(snapshot::last_id(c, "table").await?)?;
     run(c, format!("UPDATE counters SET value = value + {JUMP}")).await?;
+    run(
+        c,
+        format!("UPDATE counters SET value = value + {ORDER_JUMP} WHERE kind = 'order'"),
+    )
+    .await?;
     run(c, format!("UPDATE ingesters SET epoch = epoch + {JUMP}")).await?;
     let state = snapshot::next(c, "restore").await?;
     note(c, state, last_table).await?;

@@ -94,6 +94,23 @@ impl Store {
             .await
     }
 
+    /// Runs `work` in a transaction that takes numbers, and waits for no other kind of writer where
+    /// the database can tell them apart.
+    pub(super) async fn number<T, W>(&self, doing: &'static str, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
+    {
+        self.run(
+            doing,
+            &self.writer,
+            self.dialect.begin_number,
+            Duration::ZERO,
+            work,
+        )
+        .await
+    }
+
     /// Runs `work` in a transaction that reads.
     pub(super) async fn read<T, W>(&self, doing: &'static str, work: W) -> Result<T, Error>
     where

@@ -64,22 +64,22 @@ pub(super) async fn create(c: &mut Connection, request: CreateTable) -> Result<T
     insert(c, request, snapshot).await
 }
 
-/// Creates the table the rows of an upload to `target` are collected in: in the schema of the target
-/// if there is one, else in that of the stream.
+/// Creates the table the rows of an upload to `target` are collected in: in the schema of the target,
+/// with its options, if there is one, else in that of the stream.
 pub(super) async fn create_staging(
     c: &mut Connection,
     target: &TableName,
     upload: &str,
     schema: SchemaBytes,
 ) -> Result<Table, Failure> {
-    let schema = match find(c, target).await? {
-        Some(target) => target.schema,
-        None => schema,
+    let (schema, options) = match find(c, target).await? {
+        Some(target) => (target.schema, target.options),
+        None => (schema, BTreeMap::new()),
     };
     let request = CreateTable {
         name: target.clone(),
         schema,
-        options: BTreeMap::new(),
+        options,
         // There may be one of that name; nothing is replaced by an unpublished table.
         if_exists: IfExists::Replace,
         create_database: true,
@@ -88,17 +88,19 @@ pub(super) async fn create_staging(
     create(c, request).await
 }
 
-/// Creates the table an upload ends in, which is known to be missing, as part of a new snapshot.
+/// Creates the table an upload ends in, which is known to be missing, as part of a new snapshot; with
+/// the options of the staging table.
 pub(super) async fn create_target(
     c: &mut Connection,
     name: &TableName,
     schema: SchemaBytes,
+    options: BTreeMap<String, String>,
     snapshot: i64,
 ) -> Result<Table, Failure> {
     let request = CreateTable {
         name: name.clone(),
         schema,
-        options: BTreeMap::new(),
+        options,
         if_exists: IfExists::Fail,
         create_database: true,
         unpublished: None,

@@ -21,6 +21,9 @@ const FINISHING: Duration = Duration::from_secs(600);
 /// Time an ended upload is remembered.
 const REMEMBERED_MILLIS: i64 = 24 * 60 * 60 * 1000;
 
+/// Option of a table with what the rows of its files were prepared for.
+const KEY_OPTION: &str = "primary_key";
+
 /// Uploads that expire, and that are forgotten, in one step.
 const EXPIRY_STEP: i64 = 1000;
 
@@ -158,6 +161,12 @@ pub(super) async fn finish(c: &mut Connection, request: FinishUpload) -> Result<
         let (table, expected) = expected.unwrap_or((staging.id, staging_version));
         return Err(Error::SchemaChanged { table, expected }.into());
     }
+    if let Some(target) = &target
+        && target.options.get(KEY_OPTION) != staging.options.get(KEY_OPTION)
+    {
+        let target = upload.target;
+        return Err(Error::UploadKey { id, target }.into());
+    }
     let snapshot = snapshot::next(c, "finish_upload").await?;
     let target = match (target, schema) {
         (Some(target), None) => target,
@@ -166,7 +175,8 @@ pub(super) async fn finish(c: &mut Connection, request: FinishUpload) -> Result<
         }
         (None, schema) => {
             let schema = schema.unwrap_or_else(|| staging.schema.clone());
-            table::create_target(c, &upload.target, schema, snapshot).await?
+            let options = staging.options.clone();
+            table::create_target(c, &upload.target, schema, options, snapshot).await?
         }
     };
     let rows = move_files(c, staging.id, &target, snapshot).await?;

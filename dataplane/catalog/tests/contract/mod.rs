@@ -14,6 +14,7 @@ pub mod flushes;
 pub mod ingesters;
 pub mod logs;
 pub mod names;
+pub mod orders;
 pub mod producers;
 pub mod snapshots;
 pub mod tables;
@@ -62,6 +63,10 @@ macro_rules! contract {
             a_retired_ingester_is_not_asked_and_its_process_is_fenced,
             retiring_may_lose_rows_only_when_that_is_accepted,
         });
+        $crate::contract::contract!(@tests $open, orders {
+            orders_grow_over_all_ingesters_and_are_never_given_twice,
+            an_older_life_gets_no_orders,
+        });
         $crate::contract::contract!(@tests $open, producers {
             a_producer_is_held_by_the_first_who_claims_it,
             a_released_producer_is_handed_over_with_its_position,
@@ -77,6 +82,7 @@ macro_rules! contract {
             an_upload_makes_its_table,
             an_upload_ends_only_in_the_table_that_was_looked_at,
             an_aborted_upload_leaves_nothing,
+            an_upload_inherits_the_key_of_its_table,
             an_abandoned_upload_expires,
             streams_of_other_uploads_and_tables_are_refused,
         });

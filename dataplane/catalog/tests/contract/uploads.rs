@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use flightcluster_catalog::{
-    Error, FinishUpload, Ingester, JoinUpload, Table, TableName, Upload, UploadState,
+    Error, FinishUpload, IfExists, Ingester, JoinUpload, Table, TableName, Upload, UploadState,
 };
 
-use super::{Subject, commit, content, create, file, flush_of, register, schema};
+use super::{Subject, commit, content, create, file, flush_of, register, request, schema};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const ID: &str = "7f3a";
@@ -222,4 +222,34 @@ pub async fn streams_of_other_uploads_and_tables_are_refused(catalog: Subject) {
     let stale = catalog.join_upload(joining(&ingester, "t")).await;
     assert!(matches!(stale, Err(Error::Fenced { .. })), "{stale:?}");
     join(&catalog, &younger, "t").await;
+}
+
+/// The rows of an upload are prepared for the key its table has when it begins.
+pub async fn an_upload_inherits_the_key_of_its_table(catalog: Subject) {
+    let keyed = |key: &str, if_exists| {
+        let options = [("primary_key".to_owned(), key.to_owned())];
+        let mut request = request(name("t"), if_exists);
+        request.options = options.into();
+        request
+    };
+    let first = keyed("a", IfExists::Fail);
+    catalog.create_table(first.clone()).await.unwrap();
+    let ingester = register(&catalog, "i-0").await;
+    start(&catalog, "t").await;
+    let staging = join(&catalog, &ingester, "t").await;
+    assert_eq!(staging.options, first.options);
+    commit(&catalog, &ingester, file(staging.id, "x", 1, 4)).await;
+    catalog
+        .create_table(keyed("b", IfExists::Replace))
+        .await
+        .unwrap();
+    let refused = finish(&catalog, "t").await;
+    assert!(
+        matches!(refused, Err(Error::UploadKey { .. })),
+        "{refused:?}"
+    );
+    catalog.drop_table(&name("t"), false).await.unwrap();
+    assert_eq!(finish(&catalog, "t").await.unwrap().rows, 4);
+    let made = catalog.table(&name("t")).await.unwrap().unwrap();
+    assert_eq!(made.options, first.options);
 }

@@ -37,6 +37,8 @@ pub(crate) struct FaultyCatalog {
     pub(crate) commit_log: Mutex<Vec<FlushCommit>>,
     claims: Mutex<VecDeque<Fault>>,
     pub(crate) claim_log: Mutex<Vec<ClaimProducer>>,
+    orders: Mutex<VecDeque<Fault>>,
+    pub(crate) order_log: Mutex<Vec<u64>>,
     /// Holds answers to claims back.
     claim_answers: Mutex<Option<Arc<Hold>>>,
 }
@@ -59,6 +61,8 @@ impl FaultyCatalog {
             commit_log: Mutex::default(),
             claims: Mutex::default(),
             claim_log: Mutex::default(),
+            orders: Mutex::default(),
+            order_log: Mutex::default(),
             claim_answers: Mutex::default(),
         }
     }
@@ -204,6 +208,24 @@ impl Catalog for FaultyCatalog {
                 self.inner.commit_flush(commit).await?;
                 Err(Self::unavailable())
             }
+        }
+    }
+
+    async fn take_orders(
+        &self,
+        ingester: IngesterId,
+        epoch: Epoch,
+        rows: u64,
+    ) -> Result<i64, Error> {
+        let fault = self.orders.lock().pop_front();
+        if *self.away.lock() || fault == Some(Fault::Request) {
+            return Err(Self::unavailable());
+        }
+        self.order_log.lock().push(rows);
+        let first = self.inner.take_orders(ingester, epoch, rows).await?;
+        match fault {
+            Some(_) => Err(Self::unavailable()),
+            None => Ok(first),
         }
     }
 

@@ -318,6 +318,17 @@ impl Catalog for LossyCatalog {
         line.pass(Port::Register, call).await
     }
 
+    async fn take_orders(
+        &self,
+        ingester: IngesterId,
+        epoch: Epoch,
+        rows: u64,
+    ) -> Result<i64, Error> {
+        let line = self.line();
+        let call = line.inner.take_orders(ingester, epoch, rows);
+        line.pass(Port::Lookup, call).await
+    }
+
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
         let line = self.line();
         line.pass(Port::Claim, line.claim(request)).await
