@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arrow_schema::{ArrowError, DataType};
 use flightcluster_catalog::{self as catalog, TableName};
+use flightcluster_keys::KeyError;
 use flightcluster_wal as wal;
 
 use crate::fatal::Fatal;
@@ -106,6 +107,24 @@ pub enum Error {
     /// The table exists already (the caller's mistake).
     #[error("table exists already: {0}")]
     TableExists(TableName),
+    /// A primary key that can't be, or a column named like one of ours (the caller's mistake); or a
+    /// table that this release can't use.
+    #[error(transparent)]
+    Key(KeyError),
+    /// A stream that asks for another primary key than its table has (the caller's mistake).
+    #[error(
+        "table {table} has {}, but the stream asks for ({declared}); a table keeps its key: leave the \
+         metadata \"flightcluster.primary_key\" out, or write to a new table",
+        found.as_ref().map_or("no primary key".to_owned(), |key| format!("the primary key ({key})"))
+    )]
+    KeyMismatch {
+        /// The table.
+        table: TableName,
+        /// The columns the stream asks for.
+        declared: String,
+        /// The columns of the table's key.
+        found: Option<String>,
+    },
     /// A producer id that can't be used (the caller's mistake).
     #[error("a producer id has 1 to {limit} bytes, none of them 0; this one has {bytes}")]
     ProducerId {
@@ -296,6 +315,8 @@ impl Error {
             Self::Values { .. } => "values",
             Self::TableNotFound(_) => "table_not_found",
             Self::TableExists(_) => "table_exists",
+            Self::Key(_) => "key",
+            Self::KeyMismatch { .. } => "key_mismatch",
             Self::ProducerId { .. } => "producer_id",
             Self::ProducerOrder { .. } => "producer_order",
             Self::FirstAttempt { .. } => "first_attempt",
@@ -333,6 +354,8 @@ impl Error {
             | Self::NullableColumn { .. }
             | Self::Values { .. }
             | Self::ProducerId { .. } => Fault::InvalidArgument,
+            Self::Key(error) if error.is_callers() => Fault::InvalidArgument,
+            Self::Key(_) | Self::KeyMismatch { .. } => Fault::FailedPrecondition,
             Self::TableNotFound(_) => Fault::NotFound,
             Self::TableExists(_) => Fault::AlreadyExists,
             Self::ProducerOrder { .. } | Self::UploadSealed => Fault::FailedPrecondition,

@@ -16,6 +16,7 @@ use flightcluster_catalog::{
     self as catalog, FlushCommit, FlushCommitted, NewFile, ProducerPosition, SequenceNumber, Table,
     TableId,
 };
+use flightcluster_keys::Key;
 use flightcluster_wal as wal;
 use futures::StreamExt as _;
 use object_store::{MultipartUpload as _, ObjectStoreExt as _, PutPayload};
@@ -209,10 +210,12 @@ impl Core {
 
     async fn encode(&self, table: &Table, rows: Vec<Row>) -> Result<EncodedFile, Error> {
         let schema = decode_schema(&table.schema)?;
+        let key = Key::of(&table.options).map_err(Error::Key)?;
         let (of, ingester) = (table.clone(), self.ingester.id);
         let group = usize::try_from(self.config.max_row_group_rows).unwrap_or(usize::MAX);
         // Off the runtime's threads; and a panic of the encoder ends the task, not the process.
-        let task = move || parquet_file::encode(&of, &schema, ingester, &rows, group);
+        let task =
+            move || parquet_file::encode(&of, (&schema, key.as_ref()), ingester, &rows, group);
         spawn_blocking(task).await.unwrap_or_else(|error| {
             let Ok(panic) = error.try_into_panic() else {
                 return Err(Error::Cancelled);

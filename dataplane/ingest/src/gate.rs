@@ -27,12 +27,13 @@ use crate::error::Error;
 ///
 /// # Errors
 /// [`Error::UnsupportedType`] with the column and its type, [`Error::DuplicateColumn`],
-/// [`Error::NoColumns`].
+/// [`Error::NoColumns`], [`Error::Key`] for a name that is reserved.
 pub fn normalise_schema(schema: &Schema) -> Result<Schema, Error> {
     if schema.fields().is_empty() {
         return Err(Error::NoColumns);
     }
     check_names("", schema.fields())?;
+    flightcluster_keys::check_names(schema).map_err(Error::Key)?;
     let fields = schema
         .fields()
         .iter()

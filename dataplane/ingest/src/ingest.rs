@@ -29,6 +29,7 @@ use crate::fatal::{Fatal, FatalState};
 use crate::flush::{FlushState, Scope};
 use crate::flusher::{self, Backoff};
 use crate::observe::{Observer, Statistics};
+use crate::order::Orders;
 use crate::producer::Producers;
 use crate::replay;
 use crate::table::{TableMode, failed};
@@ -85,6 +86,7 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) staging: Staging,
     pub(crate) current: Current,
+    pub(crate) orders: Orders,
     pub(crate) fatal: FatalState,
     pub(crate) flush: tokio::sync::Mutex<FlushState>,
     pub(crate) counters: Mutex<Counters>,
@@ -172,6 +174,7 @@ impl Ingest {
             peers,
             staging: Staging::default(),
             current,
+            orders: Orders::default(),
             fatal: FatalState::new(),
             flush: tokio::sync::Mutex::default(),
             counters: Mutex::default(),

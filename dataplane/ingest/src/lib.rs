@@ -16,6 +16,8 @@
 //! - All or nothing: the rows of an upload appear in one snapshot, see [`upload`].
 //! - Exactly once: a batch with a producer's number is stored once, whichever ingester it reaches,
 //!   see [`Producer`] and [`Peers`].
+//! - The last write to a key wins: rows of a table with a primary key are numbered by the catalog
+//!   between the beginning of their write and its acknowledgement; a file holds a key once.
 //! - Bounded: unflushed rows take at most `ingest.buffer_bytes`, with those kept for the grace not
 //!   more either; writers wait for the flusher and are refused with [`Error::Overloaded`] when it
 //!   fails or can't keep up.
@@ -52,6 +54,7 @@ mod ingest;
 mod memory;
 mod message;
 mod observe;
+mod order;
 mod parquet_file;
 mod producer;
 mod replay;

@@ -10,8 +10,10 @@ use arrow_array::types::{
 };
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
+use arrow_select::filter::filter_record_batch;
 use bytes::Bytes;
 use flightcluster_catalog::{IngesterId, SchemaVersion, SequenceNumber, Table, TableId};
+use flightcluster_keys::{Key, newest_of, storage_schema};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -43,11 +45,14 @@ pub(crate) struct EncodedFile {
 
 /// Encodes rows (at least one, in sequence order) in the current schema of their table. CPU-bound.
 ///
+/// Of a table with a primary key the file has the orders too, and of each key only the newest row: the
+/// others are of no use to anybody once a file holds a newer one. So a file holds a key once.
+///
 /// # Errors
-/// [`Error::EncodeFile`]. A panic of the encoder is the caller's to catch.
+/// [`Error::EncodeFile`], [`Error::Key`]. A panic of the encoder is the caller's to catch.
 pub(crate) fn encode(
     table: &Table,
-    schema: &SchemaRef,
+    (schema, key): (&SchemaRef, Option<&Key>),
     ingester: IngesterId,
     rows: &[Row],
     max_row_group_rows: usize,
@@ -56,6 +61,7 @@ pub(crate) fn encode(
         table: table.name.clone(),
         source,
     };
+    let (schema, batches) = contents(table, (schema, key), rows)?;
     let sequences = rows.iter().map(|row| row.sequence);
     let first_sequence = sequences.clone().min().unwrap_or_default();
     let last_sequence = sequences.max().unwrap_or_default();
@@ -71,15 +77,14 @@ pub(crate) fn encode(
         ("flightcluster.last_sequence", last_sequence.to_string()),
     ];
     let metadata = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value));
-    let properties = file_properties(schema, metadata.to_vec(), max_row_group_rows);
+    let properties = file_properties(&schema, metadata.to_vec(), max_row_group_rows);
     let properties = properties.map_err(failed)?;
-    let mut writer = ArrowWriter::try_new(Vec::new(), SchemaRef::clone(schema), Some(properties))
+    let mut writer = ArrowWriter::try_new(Vec::new(), SchemaRef::clone(&schema), Some(properties))
         .map_err(failed)?;
-    let time_column = time_column(schema);
+    let time_column = time_column(&schema);
     let mut time_range = Some((i64::MAX, i64::MIN));
     let mut count = 0;
-    for row in rows {
-        let batch = complete(&table.name, &row.batch, schema)?;
+    for batch in batches {
         writer.write(&batch).map_err(failed)?;
         count += batch.num_rows() as u64;
         time_range = time_column.and_then(|at| widen_range(time_range?, &batch, at));
@@ -92,6 +97,36 @@ pub(crate) fn encode(
         schema_version: table.schema_version,
         time_range_nanos: time_range.filter(|(low, high)| low <= high),
     })
+}
+
+/// What goes into the file, and its schema.
+fn contents(
+    table: &Table,
+    (schema, key): (&SchemaRef, Option<&Key>),
+    rows: &[Row],
+) -> Result<(SchemaRef, Vec<RecordBatch>), Error> {
+    let schema = match key {
+        Some(_) => SchemaRef::new(storage_schema(schema)),
+        None => SchemaRef::clone(schema),
+    };
+    let batches = rows
+        .iter()
+        .map(|row| complete(&table.name, &row.batch, &schema))
+        .collect::<Result<Vec<_>, _>>()?;
+    let Some(key) = key else {
+        return Ok((schema, batches));
+    };
+    let keys = key.places(&schema).map_err(Error::Key)?;
+    // The last column of the storage schema.
+    let order = schema.fields().len() - 1;
+    let newest = newest_of(&batches, &keys, order).and_then(|newest| {
+        let kept = batches.iter().zip(&newest);
+        let kept = kept.map(|(batch, newest)| filter_record_batch(batch, newest));
+        kept.collect::<Result<Vec<_>, _>>()
+    });
+    let mut batches = newest.map_err(|source| Error::EncodeBatch { source })?;
+    batches.retain(|batch| batch.num_rows() > 0);
+    Ok((schema, batches))
 }
 
 /// Where a file goes: `<database>/<table id>/<uuid>.parquet`; the uuid sorts by time.
@@ -136,7 +171,7 @@ pub fn file_properties(
 }
 
 /// The column by whose range queries skip files: one marked as timestamp, else one called `time`.
-fn time_column(schema: &Schema) -> Option<usize> {
+pub(crate) fn time_column(schema: &Schema) -> Option<usize> {
     let timestamp = |at: &usize| matches!(schema.field(*at).data_type(), DataType::Timestamp(..));
     let marked = |at: &usize| {
         let mark = schema.field(*at).metadata().get(COLUMN_TYPE_KEY);

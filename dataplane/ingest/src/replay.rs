@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use flightcluster_catalog::{ProducerPosition, Registration, SchemaBytes, SequenceNumber, TableId};
+use flightcluster_keys::with_order;
 use flightcluster_wal::{self as wal, Identity, Record, SchemaDefinition, Wal, WalDirectory};
 use tracing::info;
 
@@ -94,11 +95,15 @@ impl Replay {
 
 fn row(schemas: &mut Schemas, record: Record, producer: Option<Producer>) -> Result<Row, Error> {
     let schema = schemas.get(&record.schema)?;
-    let batch =
-        decode_batch(&schema, &record.messages).map_err(|source| Error::UnreadableRecord {
-            sequence: record.sequence.0,
-            source,
-        })?;
+    let decoded = decode_batch(&schema, &record.messages);
+    let numbered = decoded.and_then(|batch| match record.order {
+        Some(first) => with_order(&batch, first),
+        None => Ok(batch),
+    });
+    let batch = numbered.map_err(|source| Error::UnreadableRecord {
+        sequence: record.sequence.0,
+        source,
+    })?;
     let encoded: usize = record
         .messages
         .iter()

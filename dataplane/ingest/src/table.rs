@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use arrow_schema::Schema;
 use flightcluster_catalog::{self as catalog, Catalog, CreateTable, IfExists, Table, TableName};
+use flightcluster_keys::Key;
 use tracing::info;
 
 use crate::adapt::{Plan, evolved};
 use crate::error::Error;
+use crate::parquet_file::time_column;
 use crate::schema::{decode_schema, encode_schema};
 
 /// Attempts to evolve a table that others evolve at the same time.
@@ -28,10 +30,11 @@ pub enum TableMode {
 }
 
 /// The table for a stream of (normalised) schema `incoming`, and how its batches become rows.
+/// `declared` is the primary key the stream asks for.
 pub(crate) async fn resolve(
     catalog: &dyn Catalog,
     name: &TableName,
-    incoming: &Schema,
+    (incoming, declared): (&Schema, Option<&[String]>),
     mode: TableMode,
     create_database: bool,
 ) -> Result<(Table, Plan), Error> {
@@ -42,33 +45,67 @@ pub(crate) async fn resolve(
             .map_err(failed("looking the table up"))?,
         TableMode::Create | TableMode::Replace => None,
     };
+    let create = |if_exists| {
+        create_table(
+            catalog,
+            name,
+            (incoming, declared),
+            if_exists,
+            create_database,
+        )
+    };
     let table = match (found, mode) {
         (Some(table), _) => table,
         (None, TableMode::Append) => return Err(Error::TableNotFound(name.clone())),
-        (None, TableMode::CreateOrAppend) => {
-            create(catalog, name, incoming, IfExists::Keep, create_database).await?
-        }
-        (None, TableMode::Create) => {
-            create(catalog, name, incoming, IfExists::Fail, create_database).await?
-        }
-        (None, TableMode::Replace) => {
-            create(catalog, name, incoming, IfExists::Replace, create_database).await?
-        }
+        (None, TableMode::CreateOrAppend) => create(IfExists::Keep).await?,
+        (None, TableMode::Create) => create(IfExists::Fail).await?,
+        (None, TableMode::Replace) => create(IfExists::Replace).await?,
     };
+    check_key(&table, name, declared)?;
     evolve(catalog, table, name, incoming).await
 }
 
-async fn create(
+/// Refuses a stream that asks for another primary key than the table has. `shown` is the table's name
+/// in messages.
+pub(crate) fn check_key(
+    table: &Table,
+    shown: &TableName,
+    declared: Option<&[String]>,
+) -> Result<(), Error> {
+    let Some(declared) = declared else {
+        return Ok(());
+    };
+    let key = Key::of(&table.options).map_err(Error::Key)?;
+    let found = key.as_ref().map(Key::columns);
+    if found == Some(declared) {
+        return Ok(());
+    }
+    Err(Error::KeyMismatch {
+        table: shown.clone(),
+        declared: declared.join(", "),
+        found: found.map(|columns| columns.join(", ")),
+    })
+}
+
+async fn create_table(
     catalog: &dyn Catalog,
     name: &TableName,
-    schema: &Schema,
+    (schema, declared): (&Schema, Option<&[String]>),
     if_exists: IfExists,
     create_database: bool,
 ) -> Result<Table, Error> {
+    let (schema, options) = match declared {
+        None => (encode_schema(schema), BTreeMap::new()),
+        Some(names) => {
+            let declared = Key::declare(schema, names, time_column(schema));
+            let (schema, key) = declared.map_err(Error::Key)?;
+            (encode_schema(&schema), key.options())
+        }
+    };
     let request = CreateTable {
         name: name.clone(),
-        schema: encode_schema(schema),
-        options: BTreeMap::new(),
+        schema,
+        options,
         if_exists,
         create_database,
         unpublished: None,
@@ -126,9 +163,9 @@ pub(crate) async fn evolve(
     ))
 }
 
-pub(crate) fn failed(doing: &'static str) -> impl Fn(catalog::Error) -> Error {
+pub(crate) fn failed<E: Into<Arc<catalog::Error>>>(doing: &'static str) -> impl Fn(E) -> Error {
     move |source| Error::Catalog {
         doing,
-        source: Arc::new(source),
+        source: source.into(),
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::{Field, Schema};
 use flightcluster_catalog::{Epoch, JoinUpload, SchemaBytes, TableId, TableName};
+use flightcluster_keys::take_declared;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +27,7 @@ use crate::flush::Scope;
 use crate::gate::normalise_schema;
 use crate::ingest::{Core, Ingest};
 use crate::schema::{decode_schema, encode_schema};
-use crate::table::{evolve, failed};
+use crate::table::{check_key, evolve, failed};
 use crate::writer::TableWriter;
 
 /// Time a sealed staging table is remembered: longer than a stream can need to begin.
@@ -53,6 +54,9 @@ impl Staging {
 impl Ingest {
     /// Prepares writing one stream of an upload to `target`.
     ///
+    /// The rows are prepared for the primary key the target has now; a target that is not there yet gets
+    /// none.
+    ///
     /// - Errors: those of [`Ingest::writer`]; those of [`Catalog::join_upload`], as
     ///   [`Error::Catalog`].
     ///
@@ -65,7 +69,9 @@ impl Ingest {
     ) -> Result<TableWriter, Error> {
         let core = &self.core;
         core.check_open()?;
-        let normalised = Arc::new(normalise_schema(incoming)?);
+        let (normalised, declared) =
+            take_declared(normalise_schema(incoming)?).map_err(Error::Key)?;
+        let normalised = Arc::new(normalised);
         let request = JoinUpload {
             id: upload.to_owned(),
             target: target.clone(),
@@ -76,10 +82,11 @@ impl Ingest {
         };
         let staging = core.catalog.join_upload(request).await;
         let staging = staging.map_err(failed("taking the stream into an upload"))?;
+        check_key(&staging, target, declared.as_deref())?;
         let under_way = core.staging.of(staging.id, core.clock.now());
         let resolved = evolve(core.catalog.as_ref(), staging, target, &normalised).await?;
         core.cover(resolved.0.id).await?;
-        let writer = TableWriter::new(Arc::clone(core), resolved, incoming, normalised);
+        let writer = TableWriter::new(Arc::clone(core), resolved, incoming, normalised)?;
         Ok(writer.into_staging(under_way))
     }
 

@@ -8,6 +8,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use flightcluster_catalog::{SequenceNumber, Table, TableName};
+use flightcluster_keys::{Key, take_declared, with_order};
 use flightcluster_wal::{self as wal, Append, Completion, Message, Pending, SchemaDefinition};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -52,6 +53,8 @@ pub struct Ack {
 pub struct TableWriter {
     core: Arc<Core>,
     table: Table,
+    /// The table has a primary key: its rows are numbered.
+    numbered: bool,
     incoming: SchemaRef,
     normalised: SchemaRef,
     plan: Plan,
@@ -92,11 +95,13 @@ impl TableWriter {
         mode: TableMode,
         create_database: bool,
     ) -> Result<Self, Error> {
-        let normalised = Arc::new(normalise_schema(incoming)?);
+        let (normalised, declared) =
+            take_declared(normalise_schema(incoming)?).map_err(Error::Key)?;
         let catalog = core.catalog.as_ref();
-        let resolved = resolve(catalog, name, &normalised, mode, create_database).await?;
+        let wanted = (&normalised, declared.as_deref());
+        let resolved = resolve(catalog, name, wanted, mode, create_database).await?;
         core.cover(resolved.0.id).await?;
-        Ok(Self::new(core, resolved, incoming, normalised))
+        Self::new(core, resolved, incoming, Arc::new(normalised))
     }
 
     pub(crate) fn new(
@@ -104,7 +109,8 @@ impl TableWriter {
         (table, plan): (Table, Plan),
         incoming: &Schema,
         normalised: SchemaRef,
-    ) -> Self {
+    ) -> Result<Self, Error> {
+        let numbered = Key::of(&table.options).map_err(Error::Key)?.is_some();
         let keeps_raw = plan.unchanged
             && normalised.fields() == incoming.fields()
             && !has_dictionary(&normalised);
@@ -114,9 +120,10 @@ impl TableWriter {
             ipc,
         });
         let now = core.clock.now();
-        Self {
+        Ok(Self {
             core,
             table,
+            numbered,
             incoming: Arc::new(incoming.clone()),
             normalised,
             plan,
@@ -127,7 +134,7 @@ impl TableWriter {
                 seen: now,
             }),
             staging: None,
-        }
+        })
     }
 
     /// The same writer into the staging table of an upload, whose writes under way are counted.
@@ -155,7 +162,8 @@ impl TableWriter {
     /// - Shape: a batch of the schema the writer was made with; an empty one is acknowledged and not
     ///   stored. `raw` is the batch as it came in, as IPC messages (flatbuffer header, body); it
     ///   saves encoding it again.
-    /// - Order: rows are stored in the order in which the calls were first polled.
+    /// - Order: rows are stored in the order in which the calls were first polled; of rows of one key, the
+    ///   later one is the newer.
     /// - Errors: see [`Error::fault`] and [`Error::retry_after`]. A failure of the log
     ///   ([`Error::Wal`]) may have stored the batch: retry with the same `producer`.
     /// - Cancellation: the batch of a dropped call may still become durable.
@@ -276,6 +284,8 @@ impl TableWriter {
             }
         }
         let (batch, messages) = self.prepare(batch, raw)?;
+        // Before room is taken: a slow catalog must not hold up tables that need no numbers.
+        let (batch, first) = self.number(batch).await?;
         let encoded: usize = messages.iter().map(|m| m.header.len() + m.body.len()).sum();
         let bytes = encoded.max(needed_bytes(&batch)) as u64;
         let failing = || core.counters.lock().last_error.is_some();
@@ -293,6 +303,10 @@ impl TableWriter {
             messages,
         )
         .map_err(Error::Wal)?;
+        let append = match first {
+            Some(first) => append.with_order(first),
+            None => append,
+        };
         let log = core.wal()?;
         if log.is_pressed() {
             // Before it has to refuse.
@@ -362,6 +376,17 @@ impl TableWriter {
             }
             drop((admission, under_way));
         })
+    }
+
+    /// Numbers the rows of a table with a primary key; says with what the first one got.
+    async fn number(&self, batch: RecordBatch) -> Result<(RecordBatch, Option<i64>), Error> {
+        if !self.numbered {
+            return Ok((batch, None));
+        }
+        let core = &self.core;
+        let first = core.orders.take(core, batch.num_rows() as u64).await?;
+        let batch = with_order(&batch, first).map_err(|source| Error::EncodeBatch { source })?;
+        Ok((batch, Some(first)))
     }
 
     /// The rows to be stored and the messages that hold them.

@@ -39,6 +39,7 @@ pub(crate) struct FaultyCatalog {
     pub(crate) claim_log: Mutex<Vec<ClaimProducer>>,
     orders: Mutex<VecDeque<Fault>>,
     pub(crate) order_log: Mutex<Vec<u64>>,
+    order_answers: Mutex<Option<Arc<Hold>>>,
     /// Holds answers to claims back.
     claim_answers: Mutex<Option<Arc<Hold>>>,
 }
@@ -63,6 +64,7 @@ impl FaultyCatalog {
             claim_log: Mutex::default(),
             orders: Mutex::default(),
             order_log: Mutex::default(),
+            order_answers: Mutex::default(),
             claim_answers: Mutex::default(),
         }
     }
@@ -75,6 +77,16 @@ impl FaultyCatalog {
     /// The next claim goes wrong.
     pub(crate) fn fail_claim(&self, fault: Fault) {
         self.claims.lock().push_back(fault);
+    }
+
+    /// The next order numbers go wrong.
+    pub(crate) fn fail_orders(&self, fault: Fault) {
+        self.orders.lock().push_back(fault);
+    }
+
+    /// From now on answers with order numbers wait for the test; or, with `None`, no longer.
+    pub(crate) fn hold_orders(&self, hold: Option<Arc<Hold>>) {
+        *self.order_answers.lock() = hold;
     }
 
     /// From now on answers to claims wait for the test; or, with `None`, no longer.
@@ -223,6 +235,11 @@ impl Catalog for FaultyCatalog {
         }
         self.order_log.lock().push(rows);
         let first = self.inner.take_orders(ingester, epoch, rows).await?;
+        let held = self.order_answers.lock().clone();
+        if let Some(hold) = held {
+            hold.arrived.notify_one();
+            hold.go_on.notified().await;
+        }
         match fault {
             Some(_) => Err(Self::unavailable()),
             None => Ok(first),

@@ -13,6 +13,7 @@ mod schemas;
 mod several;
 mod types;
 mod uploads;
+mod upserts;
 mod writing;
 
 use std::path::PathBuf;
