@@ -5,6 +5,7 @@ use std::fmt;
 
 use arrow_schema::ArrowError;
 use datafusion::error::DataFusionError;
+use flightcluster_keys::KeyError;
 
 use crate::AccessKind;
 use crate::ports::RecentRowsError;
@@ -144,6 +145,10 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
+    /// A primary key that can't be, or a column named like one of ours (the caller's mistake); or a
+    /// table that this release can't read.
+    #[error(transparent)]
+    Key(KeyError),
     /// This process takes no rows by SQL.
     #[error("this server takes no rows by SQL; write through an ingester")]
     NoWriter,
@@ -337,6 +342,7 @@ impl Error {
             Self::Value { .. } => "value",
             Self::NullValue { .. } => "null_value",
             Self::UnstorableType { .. } => "unstorable_type",
+            Self::Key(_) => "key",
             Self::NoWriter => "no_writer",
             Self::ReadOnly { .. } => "read_only",
             Self::AccessDenied { .. } => "access_denied",

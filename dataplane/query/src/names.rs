@@ -128,7 +128,7 @@ pub(crate) async fn look_up(
         }
         tables.push((
             held.table.name.clone(),
-            stored_table(&held.table, schema, &view),
+            stored_table(&held.table, schema, &view)?,
         ));
     }
     for (name, table) in system {
@@ -167,8 +167,9 @@ fn stored_table(
     table: &flightcluster_catalog::Table,
     schema: SchemaRef,
     view: &Arc<View>,
-) -> Arc<dyn TableProvider> {
-    Arc::new(StoredTable::new(table, schema, Arc::clone(view)))
+) -> Result<Arc<dyn TableProvider>, Error> {
+    let table = StoredTable::new(table, schema, Arc::clone(view))?;
+    Ok(Arc::new(table))
 }
 
 /// How the target of an `INSERT` is shown to the planner: a null where none may be is then found
@@ -197,7 +198,7 @@ async fn describe(
     };
     for table in listed {
         let schema = decode_schema(&table.schema)?;
-        tables.push((table.name.clone(), stored_table(&table, schema, view)));
+        tables.push((table.name.clone(), stored_table(&table, schema, view)?));
     }
     for table in SystemTable::ALL {
         let name = TableName {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
+use datafusion::common::Constraint;
 use datafusion::common::utils::quote_identifier;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionState;
@@ -14,6 +15,7 @@ use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, WriteOp,
 };
 use flightcluster_catalog::{IfExists, SchemaVersion, SetOptions, SnapshotId, TableName};
+use flightcluster_keys::{Key, take_declared};
 
 use crate::Error;
 use crate::access::Access;
@@ -24,6 +26,7 @@ use crate::names::{check_access, check_target, explain_missing, look_up};
 use crate::options;
 use crate::parameters::Parameters;
 use crate::recent::View;
+use crate::rewrite::time_column;
 use crate::schema::check_storable;
 use crate::session::session;
 use crate::sort::Sorter;
@@ -334,7 +337,7 @@ impl Planning {
 
 fn create_table(
     name: TableName,
-    options: BTreeMap<String, String>,
+    mut options: BTreeMap<String, String>,
     create: CreateMemoryTable,
     rows: Rows,
     label: &str,
@@ -343,11 +346,16 @@ fn create_table(
         statement: label.to_owned(),
         cure,
     };
-    if !create.constraints.is_empty() {
-        return Err(refused(
-            "leave PRIMARY KEY, UNIQUE and other constraints out",
-        ));
-    }
+    let key: Option<Vec<usize>> = match &create.constraints[..] {
+        [] => None,
+        [Constraint::PrimaryKey(columns)] => Some(columns.clone()),
+        [Constraint::PrimaryKey(_), Constraint::PrimaryKey(_), ..] => {
+            return Err(refused(
+                "name all columns of the key in one PRIMARY KEY (…)",
+            ));
+        }
+        _ => return Err(refused("leave UNIQUE and other constraints out")),
+    };
     if !create.column_defaults.is_empty() {
         return Err(refused("leave DEFAULT out"));
     }
@@ -363,6 +371,7 @@ fn create_table(
     {
         let schema = table_schema(empty.schema.inner(), false)?;
         check_options(&options, &schema)?;
+        let schema = declare(schema, key, &mut options)?;
         let action = Action::CreateTable {
             name,
             schema,
@@ -375,6 +384,7 @@ fn create_table(
     let (rows, parameters, open) = rows.ready(input)?;
     let schema = table_schema(&rows.schema, true)?;
     check_options(&options, &schema)?;
+    let schema = declare(schema, key, &mut options)?;
     let action = Action::CreateTable {
         name,
         schema,
@@ -387,6 +397,25 @@ fn create_table(
 
 fn check_options(options: &BTreeMap<String, String>, schema: &Schema) -> Result<(), Error> {
     options::check(options.keys().map(String::as_str), schema, SchemaVersion(1))
+}
+
+/// Makes the columns at these places the key of a table to be created, as one of its options.
+fn declare(
+    schema: SchemaRef,
+    key: Option<Vec<usize>>,
+    options: &mut BTreeMap<String, String>,
+) -> Result<SchemaRef, Error> {
+    // A key is asked for in words; what rows elsewhere said of theirs is no wish.
+    let (schema, _) = take_declared(Schema::clone(&schema)).map_err(Error::Key)?;
+    let Some(places) = key else {
+        return Ok(SchemaRef::new(schema));
+    };
+    let names = places.iter().map(|at| schema.field(*at).name().clone());
+    let names: Vec<String> = names.collect();
+    let declared = Key::declare(&schema, &names, time_column(&schema));
+    let (schema, key) = declared.map_err(Error::Key)?;
+    options.extend(key.options());
+    Ok(SchemaRef::new(schema))
 }
 
 /// Makes plans that give rows ready.

@@ -1,9 +1,13 @@
 //! A table of the catalog as the engine reads it: its Parquet files and its fresh rows, in one.
+//!
+//! Of a table with a primary key the newest row of each key. Files whose keys can be nowhere else
+//! ([`crate::overlap`]) are read as those of any table; the rest goes through [`NewestExec`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -15,16 +19,23 @@ use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFacto
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExecBuilder;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use flightcluster_catalog::{File, SchemaVersion, Table, TableId, TableName};
+use flightcluster_keys::{Key, storage_schema};
 use object_store::path::Path;
 
+use crate::Error;
+use crate::newest::NewestExec;
+use crate::overlap::{FreshTimes, Split, split};
 use crate::recent::{FreshRows, View};
 use crate::session::store_url;
-use crate::times::{TimeColumn, TimeRange, rows_from};
+use crate::times::{TimeColumn, TimeRange, nanos_in, rows_from};
 
 /// A stored table in the schema it had when the query was planned.
 ///
@@ -39,13 +50,48 @@ pub(crate) struct StoredTable {
     time: Option<TimeColumn>,
     /// Rows with a time before this, in nanoseconds since the Unix epoch, are expired.
     expired_before: Option<i64>,
+    /// Of a table with a primary key.
+    keyed: Option<Keyed>,
     view: Arc<View>,
+}
+
+/// What files and fresh rows of a table with a primary key hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Keyed {
+    /// The columns of the table, then the order.
+    pub(crate) schema: SchemaRef,
+    /// Places of the key's columns, the time first.
+    pub(crate) columns: Vec<usize>,
+    /// Place of the order.
+    pub(crate) order: usize,
+}
+
+impl Keyed {
+    /// What `table`, whose schema is `schema`, has of this; `None` when it has no key.
+    ///
+    /// # Errors
+    /// [`Error::Key`] for a table this release can't read.
+    pub(crate) fn of(table: &Table, schema: &SchemaRef) -> Result<Option<Self>, Error> {
+        let key = Key::of(&table.options).map_err(Error::Key)?;
+        let keyed = key.map(|key| {
+            Ok(Self {
+                schema: SchemaRef::new(storage_schema(schema)),
+                columns: key.places(schema).map_err(Error::Key)?,
+                order: schema.fields().len(),
+            })
+        });
+        keyed.transpose()
+    }
 }
 
 impl StoredTable {
     /// `schema` is that of `table`, maybe with more nulls allowed.
-    pub(crate) fn new(table: &Table, schema: SchemaRef, view: Arc<View>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`Error::Key`] for a table this release can't read.
+    pub(crate) fn new(table: &Table, schema: SchemaRef, view: Arc<View>) -> Result<Self, Error> {
+        Ok(Self {
+            keyed: Keyed::of(table, &schema)?,
             id: table.id,
             name: table.name.clone(),
             version: table.schema_version,
@@ -53,7 +99,7 @@ impl StoredTable {
             schema,
             expired_before: table.expired_before(view.now_nanos()),
             view,
-        }
+        })
     }
 
     pub(crate) fn id(&self) -> TableId {
@@ -69,8 +115,14 @@ impl StoredTable {
         self.version
     }
 
-    pub(crate) fn table_schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+    /// The schema that files and fresh rows are read in.
+    pub(crate) fn storage_schema(&self) -> SchemaRef {
+        let keyed = self.keyed.as_ref();
+        Arc::clone(keyed.map_or(&self.schema, |keyed| &keyed.schema))
+    }
+
+    pub(crate) fn keyed(&self) -> Option<&Keyed> {
+        self.keyed.as_ref()
     }
 
     pub(crate) fn time_column(&self) -> Option<&TimeColumn> {
@@ -102,13 +154,13 @@ impl StoredTable {
     fn unexpired(
         &self,
         state: &dyn Session,
-        files: &[&File],
+        (files, schema): (&[&File], &SchemaRef),
         projection: Option<&Vec<usize>>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let Some((time, from)) = self.expiry() else {
-            return self.files(state, files, projection, None);
+            return self.files(state, (files, schema), projection, None);
         };
-        let all = || (0..self.schema.fields().len()).collect();
+        let all = || (0..schema.fields().len()).collect();
         let mut columns: Vec<usize> = projection.cloned().unwrap_or_else(all);
         let wanted = columns.len();
         let at = columns.iter().position(|column| *column == time.at);
@@ -117,25 +169,47 @@ impl StoredTable {
             wanted
         });
         // The limit is of rows that are left, which nobody knows here.
-        let scan = self.files(state, files, Some(&columns), None)?;
+        let scan = self.files(state, (files, schema), Some(&columns), None)?;
         let kept = time.not_before(at, &scan.schema(), from)?;
         let filter = FilterExecBuilder::new(kept, scan);
         let filter = filter.apply_projection(Some((0..wanted).collect()))?;
         Ok(Arc::new(filter.build()?))
     }
 
-    /// A scan of `files`, in this order as far as each partition goes.
+    /// All rows of files that are not expired, in `schema`.
+    fn stored(
+        &self,
+        state: &dyn Session,
+        (files, schema): (Vec<&File>, &SchemaRef),
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Vec<Arc<dyn ExecutionPlan>>, DataFusionError> {
+        // Files without expired rows are read as if there were no retention: counts stay exact.
+        let (some_expired, whole): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|file| self.may_be_expired(file));
+        let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::with_capacity(3);
+        if !whole.is_empty() {
+            parts.push(self.files(state, (&whole, schema), projection, limit)?);
+        }
+        if !some_expired.is_empty() {
+            parts.push(self.unexpired(state, (&some_expired, schema), projection)?);
+        }
+        Ok(parts)
+    }
+
+    /// A scan of `files` in `schema`, in this order as far as each partition goes.
     fn files(
         &self,
         state: &dyn Session,
-        files: &[&File],
+        (files, schema): (&[&File], &SchemaRef),
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let rows: u64 = files.iter().map(|file| file.file.rows).sum();
         let parts = files
             .iter()
-            .map(|file| self.file(file))
+            .map(|file| self.file(file, schema))
             .collect::<Result<Vec<_>, _>>()?;
         let groups = deal(parts, state.config().target_partitions());
         // Files never change under their path, so a footer read once serves all later queries.
@@ -144,19 +218,19 @@ impl StoredTable {
             runtime.object_store(store_url())?,
             runtime.cache_manager.get_file_metadata_cache(),
         );
-        let source = ParquetSource::new(Arc::clone(&self.schema))
+        let source = ParquetSource::new(Arc::clone(schema))
             .with_parquet_file_reader_factory(Arc::new(reader));
         let scan = FileScanConfigBuilder::new(store_url(), Arc::new(source))
             .with_file_groups(groups)
-            .with_statistics(self.statistics_of(rows))
+            .with_statistics(statistics_of(rows, schema))
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
         Ok(DataSourceExec::from_data_source(scan))
     }
 
-    fn file(&self, file: &File) -> Result<PartitionedFile, DataFusionError> {
-        let mut statistics = self.statistics_of(file.file.rows);
+    fn file(&self, file: &File, schema: &Schema) -> Result<PartitionedFile, DataFusionError> {
+        let mut statistics = statistics_of(file.file.rows, schema);
         if let Some(time) = &self.time {
             time.describe(&mut statistics, file);
         }
@@ -166,12 +240,6 @@ impl StoredTable {
         part.object_meta.location = Path::parse(&file.file.path)
             .map_err(|error| DataFusionError::ObjectStore(Box::new(error.into())))?;
         Ok(part)
-    }
-
-    /// The number of rows is exact: files never change. `count(*)` is answered from it.
-    fn statistics_of(&self, rows: u64) -> Statistics {
-        let rows = usize::try_from(rows).map_or(Precision::Absent, Precision::Exact);
-        Statistics::new_unknown(&self.schema).with_num_rows(rows)
     }
 
     fn fresh(
@@ -211,6 +279,96 @@ impl StoredTable {
     }
 }
 
+/// The number of rows is exact: files never change. `count(*)` is answered from it.
+fn statistics_of(rows: u64, schema: &Schema) -> Statistics {
+    let rows = usize::try_from(rows).map_or(Precision::Absent, Precision::Exact);
+    Statistics::new_unknown(schema).with_num_rows(rows)
+}
+
+impl StoredTable {
+    /// The rows of a table with a primary key: files whose keys are nowhere else as they are, of all
+    /// others and the fresh rows the newest of each key.
+    fn keyed_parts(
+        &self,
+        state: &dyn Session,
+        keyed: &Keyed,
+        (files, fresh): (Vec<&File>, &FreshRows),
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Vec<Arc<dyn ExecutionPlan>>, DataFusionError> {
+        let Split { mut clean, shared } = split(&files, &self.fresh_times(fresh));
+        if let Some(order) = fresh.first_read {
+            order.sort(&mut clean);
+        }
+        let mut parts = self.stored(state, (clean, &self.schema), projection, limit)?;
+        if !shared.is_empty() || !fresh.batches.is_empty() {
+            parts.push(self.newest(state, keyed, (shared, fresh), projection)?);
+        }
+        Ok(parts)
+    }
+
+    fn fresh_times(&self, fresh: &FreshRows) -> FreshTimes {
+        let times = self.time.as_ref().and_then(|time| {
+            let at = fresh.columns.binary_search(&time.at).ok()?;
+            let mut times = Vec::new();
+            for batch in fresh.batches.iter().flatten() {
+                times.extend(nanos_in(batch.column(at))?);
+            }
+            Some(times)
+        });
+        FreshTimes::of(times)
+    }
+
+    /// The newest row of each key in some files and the fresh rows.
+    fn newest(
+        &self,
+        state: &dyn Session,
+        keyed: &Keyed,
+        (files, fresh): (Vec<&File>, &FreshRows),
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let wanted = match projection {
+            Some(columns) => columns.clone(),
+            None => (0..self.schema.fields().len()).collect(),
+        };
+        let read = wanted.iter().chain(&keyed.columns).chain([&keyed.order]);
+        let read: Vec<usize> = read.copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let place = |column: &usize| {
+            let place = read.binary_search(column);
+            place.map_err(|_| internal_datafusion_err!("a column of the key is not read"))
+        };
+        // Never a limit: a row that is read may not be the newest. All rows of a key expire at once.
+        let mut parts = self.stored(state, (files, &keyed.schema), Some(&read), None)?;
+        if !fresh.batches.is_empty() {
+            parts.push(self.fresh(fresh, Some(&read), None)?);
+        }
+        let rows = union(parts)?
+            .ok_or_else(|| internal_datafusion_err!("there is nothing to look for keys in"))?;
+        let keys = keyed.columns.iter().map(place).collect::<Result<_, _>>()?;
+        let newest = NewestExec::new(rows, keys, place(&keyed.order)?);
+        let columns = wanted.iter().map(|at| {
+            let name = self.schema.field(*at).name();
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(name, place(at)?));
+            Ok((column, name.clone()))
+        });
+        let columns = columns.collect::<Result<Vec<_>, DataFusionError>>()?;
+        Ok(Arc::new(ProjectionExec::try_new(
+            columns,
+            Arc::new(newest),
+        )?))
+    }
+}
+
+/// All rows of the parts.
+fn union(
+    parts: Vec<Arc<dyn ExecutionPlan>>,
+) -> Result<Option<Arc<dyn ExecutionPlan>>, DataFusionError> {
+    Ok(match parts.len() {
+        0 | 1 => parts.into_iter().next(),
+        _ => Some(UnionExec::try_new(parts)?),
+    })
+}
+
 #[async_trait]
 impl TableProvider for StoredTable {
     fn schema(&self) -> SchemaRef {
@@ -240,23 +398,19 @@ impl TableProvider for StoredTable {
         let times = self.times(filters);
         let mut files: Vec<&File> = table.files.iter().collect();
         files.retain(|file| times.may_hold(file));
-        if let Some(order) = fresh.first_read {
-            order.sort(&mut files);
-        }
-        // Files without expired rows are read as if there were no retention: counts stay exact.
-        let (some_expired, whole): (Vec<_>, Vec<_>) = files
-            .into_iter()
-            .partition(|file| self.may_be_expired(file));
-        let mut parts = Vec::with_capacity(3);
-        if !whole.is_empty() {
-            parts.push(self.files(state, &whole, projection, limit)?);
-        }
-        if !some_expired.is_empty() {
-            parts.push(self.unexpired(state, &some_expired, projection)?);
-        }
-        if !fresh.batches.is_empty() {
-            parts.push(self.fresh(&fresh, projection, limit)?);
-        }
+        let mut parts = match &self.keyed {
+            Some(keyed) => self.keyed_parts(state, keyed, (files, &fresh), projection, limit)?,
+            None => {
+                if let Some(order) = fresh.first_read {
+                    order.sort(&mut files);
+                }
+                let mut parts = self.stored(state, (files, &self.schema), projection, limit)?;
+                if !fresh.batches.is_empty() {
+                    parts.push(self.fresh(&fresh, projection, limit)?);
+                }
+                parts
+            }
+        };
         if parts.len() > 1 {
             return UnionExec::try_new(parts);
         }

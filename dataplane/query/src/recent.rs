@@ -215,7 +215,7 @@ pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
             let times = table.times(&scan.filters);
             let need = needs.entry(table.id()).or_insert_with(|| Need {
                 name: table.name().clone(),
-                schema: table.table_schema(),
+                schema: table.storage_schema(),
                 columns: BTreeSet::new(),
                 times,
                 first_read: None,
@@ -228,6 +228,11 @@ pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
                 sort.map(|(_, order)| *order)
             });
             need.first_read = need.first_read.or(wanted);
+            if let Some(keyed) = table.keyed() {
+                // Also for a count: which rows are the newest is known by them.
+                need.columns.extend(&keyed.columns);
+                need.columns.insert(keyed.order);
+            }
             match &scan.projection {
                 Some(columns) => need.columns.extend(columns),
                 None => need.columns.extend(0..need.schema.fields().len()),

@@ -6,6 +6,7 @@ use arrow_ipc::convert::try_schema_from_ipc_buffer;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{DataType, Field, IntervalUnit, Schema, SchemaRef};
 use flightcluster_catalog::SchemaBytes;
+use flightcluster_keys::check_names;
 
 use crate::Error;
 
@@ -35,8 +36,9 @@ pub fn decode_schema(bytes: &SchemaBytes) -> Result<SchemaRef, Error> {
         })
 }
 
-/// Refuses column types that a Parquet file cannot keep.
+/// Refuses column types that a Parquet file cannot keep, and names that are ours.
 pub(crate) fn check_storable(schema: &Schema) -> Result<(), Error> {
+    check_names(schema).map_err(Error::Key)?;
     for field in schema.fields() {
         if let Some(why) = unstorable(field.data_type()) {
             return Err(Error::UnstorableType {

@@ -13,6 +13,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use flightcluster_catalog::{Catalog, Ingester, IngesterState, RETENTION, Replacement, Snapshot};
+use flightcluster_keys::Key;
 
 use crate::Error;
 use crate::running::{Running, RunningQuery};
@@ -72,6 +73,7 @@ impl SystemTable {
                 ("file_bytes", DataType::UInt64, false),
                 ("created_at", millis, false),
                 ("retention", DataType::Utf8, true),
+                ("primary_key", DataType::Utf8, true),
             ],
             Self::Files => vec![
                 ("table_name", DataType::Utf8, false),
@@ -190,6 +192,7 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
     let mut bytes = UInt64Builder::new();
     let mut created = TimestampMillisecondBuilder::new().with_timezone("UTC");
     let mut retention = StringBuilder::new();
+    let mut key = StringBuilder::new();
     for held in &snapshot.tables {
         name.append_value(&held.table.name.table);
         id.append_value(held.table.id.0);
@@ -199,6 +202,8 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
         bytes.append_value(held.files.iter().map(|file| file.file.size_bytes).sum());
         created.append_value(held.table.created_at_millis);
         retention.append_option(held.table.option(RETENTION));
+        let known = Key::of(&held.table.options).ok().flatten();
+        key.append_option(known.map(|key| key.columns().join(", ")));
     }
     vec![
         Arc::new(name.finish()),
@@ -209,6 +214,7 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
         Arc::new(bytes.finish()),
         Arc::new(created.finish()),
         Arc::new(retention.finish()),
+        Arc::new(key.finish()),
     ]
 }
 

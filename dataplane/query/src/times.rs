@@ -248,6 +248,15 @@ pub fn has_times(table: &Table) -> bool {
     schema.is_ok_and(|schema| TimeColumn::of(&schema, table.schema_version).is_some())
 }
 
+/// The times in a column in nanoseconds; `None` when one can't be told.
+pub(crate) fn nanos_in(column: &ArrayRef) -> Option<Vec<i64>> {
+    if column.null_count() > 0 {
+        return None;
+    }
+    let (values, unit) = timestamps(column)?;
+    values.iter().map(|value| value.checked_mul(unit)).collect()
+}
+
 /// The values of a timestamp column and the nanoseconds of one unit.
 pub(crate) fn timestamps(column: &ArrayRef) -> Option<(&[i64], i64)> {
     let DataType::Timestamp(unit, _) = column.data_type() else {

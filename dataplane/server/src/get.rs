@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arrow_array::RecordBatch;
+use arrow_flight::sql::CommandGetPrimaryKeys;
 use arrow_flight::{
     FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, SchemaResult,
     Ticket as FlightTicket,
@@ -17,6 +18,7 @@ use arrow_ipc::writer::IpcWriteOptions;
 use arrow_schema::{Schema, SchemaRef};
 use flightcluster_auth::Action;
 use flightcluster_catalog::{Table, TableName};
+use flightcluster_keys::Key;
 use flightcluster_query::{ExecuteOptions, Plan, QueryRequest};
 use flightcluster_telemetry::metrics::QueryMetrics;
 use flightcluster_wire::command::TicketForm;
@@ -326,6 +328,30 @@ impl FlightServer {
             .collect()
     }
 
+    /// The keys of the tables a command asks for, as far as the caller may read them.
+    async fn primary_keys(
+        &self,
+        caller: &Caller,
+        command: &CommandGetPrimaryKeys,
+    ) -> Result<Vec<(TableName, Key)>, Failure> {
+        let database = command.catalog.as_deref();
+        let tables = self.backends()?.catalog.list_tables(database).await?;
+        let asked = |name: &TableName| {
+            name.table == command.table
+                && command
+                    .db_schema
+                    .as_ref()
+                    .is_none_or(|schema| name.schema == *schema)
+                && caller.principal.may(Action::Read, &name.database)
+        };
+        let asked = tables.into_iter().filter(|table| asked(&table.name));
+        let keys = asked.map(|table| {
+            let key = Key::of(&table.options).map_err(flightcluster_query::Error::Key)?;
+            Ok(key.map(|key| (table.name, key)))
+        });
+        keys.filter_map(Result::transpose).collect()
+    }
+
     /// Answers a Flight SQL metadata command.
     async fn metadata(&self, caller: &Caller, command: Command) -> Result<RecordBatch, Failure> {
         let batch = match command {
@@ -345,7 +371,9 @@ impl FlightServer {
             }
             Command::GetTableTypes(_) => metadata::table_types()?,
             Command::GetSqlInfo(command) => command.into_builder(&self.sql_info).build()?,
-            Command::GetPrimaryKeys(_) => RecordBatch::new_empty(metadata::primary_keys_schema()),
+            Command::GetPrimaryKeys(command) => {
+                metadata::primary_keys(&self.primary_keys(caller, &command).await?)?
+            }
             Command::GetExportedKeys(_)
             | Command::GetImportedKeys(_)
             | Command::GetCrossReference(_) => {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, Int32Array, RecordBatch, StringArray, new_null_array};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::{XdbcTypeInfo, XdbcTypeInfoDataBuilder};
 use arrow_flight::sql::{
@@ -15,6 +15,7 @@ use arrow_flight::sql::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use flightcluster_catalog::TableName;
+use flightcluster_keys::Key;
 
 /// The only table type there is.
 const TABLE: &str = "TABLE";
@@ -70,7 +71,30 @@ pub(crate) fn table_types() -> Result<RecordBatch, FlightError> {
     rows.build()
 }
 
-/// Schema of `CommandGetPrimaryKeys`; tables have no keys, so its answer is empty.
+/// The columns of the primary keys of some tables, in the order of the keys.
+pub(crate) fn primary_keys(keys: &[(TableName, Key)]) -> Result<RecordBatch, FlightError> {
+    let rows = keys.iter().flat_map(|(table, key)| {
+        let columns = key.columns().iter().zip(1..);
+        columns.map(move |(column, number)| (table, column, number))
+    });
+    let text = |text: fn(&TableName) -> &str| -> ArrayRef {
+        let rows = rows.clone().map(|(table, ..)| Some(text(table)));
+        Arc::new(rows.collect::<StringArray>())
+    };
+    let columns = rows.clone().map(|(_, column, _)| Some(column.as_str()));
+    let numbers = rows.clone().map(|(.., number)| number);
+    let columns: Vec<ArrayRef> = vec![
+        text(|table| &table.database),
+        text(|table| &table.schema),
+        text(|table| &table.table),
+        Arc::new(columns.collect::<StringArray>()),
+        new_null_array(&DataType::Utf8, rows.clone().count()),
+        Arc::new(Int32Array::from_iter_values(numbers)),
+    ];
+    Ok(RecordBatch::try_new(primary_keys_schema(), columns)?)
+}
+
+/// Schema of `CommandGetPrimaryKeys`.
 pub(crate) fn primary_keys_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("catalog_name", DataType::Utf8, true),

@@ -95,7 +95,7 @@ impl flightcluster_upkeep::Rewriter for EngineRewriter {
         let done = self.0.rewrite(request, stop.clone()).await?;
         Ok(Rewritten {
             outputs: done.outputs,
-            removed_rows: done.removed_rows,
+            removed_rows: done.removed_rows + done.superseded_rows,
         })
     }
 

@@ -32,6 +32,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
             "catalog",
             "config",
             "ingest",
+            "keys",
             "objectstore",
             "query",
             "telemetry",

@@ -168,7 +168,7 @@ impl<'a> Attempt<'a> {
         file: &File,
     ) -> Result<Counted, Error> {
         let view = Arc::new(View::of_file(table, file, self.deletion.now_nanos));
-        let provider = Arc::new(StoredTable::new(table, Arc::clone(schema), view));
+        let provider = Arc::new(StoredTable::new(table, Arc::clone(schema), view)?);
         let some_expired = provider.may_be_expired(file);
         let condition = match self.deletion.condition.clone() {
             Some(condition) => condition,

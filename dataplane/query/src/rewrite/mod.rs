@@ -7,7 +7,8 @@
 //!
 //! # Guarantees
 //! Every row of the inputs that is not to be left out is in exactly one output, with the values it had;
-//! the rows read are counted against the rows the catalog says there are. Outputs are complete in
+//! the rows read are counted against the rows the catalog says there are. Of a table with a primary key
+//! only the newest row of each key is, and no two outputs have a time in common. Outputs are complete in
 //! the object store when the call returns.
 //!
 //! # Failure and cancellation
@@ -24,6 +25,7 @@ use arrow_schema::Schema;
 use datafusion::execution::session_state::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
 use flightcluster_catalog::{File, NewFile, Table};
+use flightcluster_keys::Newest;
 use futures::StreamExt as _;
 use object_store::ObjectStore;
 use parquet::errors::ParquetError;
@@ -32,10 +34,12 @@ use parquet::file::properties::WriterProperties;
 use tokio_util::sync::CancellationToken;
 
 use crate::compute::Compute;
+use crate::provider::Keyed;
 use crate::schema::decode_schema;
 use crate::session::{SessionOptions, create_spill_dir, template};
 use crate::sort::Sorter;
 use output::Outputs;
+pub(crate) use scan::time_column;
 
 /// Rows of a batch while rewriting.
 const BATCH_ROWS: usize = 8192;
@@ -89,6 +93,8 @@ pub struct Rewritten {
     pub outputs: Vec<NewFile>,
     /// Rows that were left out.
     pub removed_rows: u64,
+    /// Rows that were left out because there was a newer one of their key.
+    pub superseded_rows: u64,
 }
 
 /// Why files could not be rewritten. Nothing was changed.
@@ -275,11 +281,19 @@ async fn run(
         table,
         source: Box::new(source),
     })?;
-    let mut outputs = Outputs::new(inner, &request, schema);
-    match copy(inner, &request, &mut outputs, stop).await {
-        Ok(removed_rows) => Ok(Rewritten {
+    let keyed = Keyed::of(&request.table, &schema).map_err(|source| RewriteError::Schema {
+        table: request.table.name.to_string(),
+        source: Box::new(source),
+    })?;
+    let schema = keyed
+        .as_ref()
+        .map_or(schema, |keyed| Arc::clone(&keyed.schema));
+    let mut outputs = Outputs::new(inner, &request, schema, keyed.is_some());
+    match copy(inner, &request, keyed, &mut outputs, stop).await {
+        Ok(left_out) => Ok(Rewritten {
             outputs: outputs.into_files(),
-            removed_rows,
+            removed_rows: left_out.removed,
+            superseded_rows: left_out.superseded,
         }),
         Err(error) => {
             outputs.remove().await;
@@ -288,27 +302,52 @@ async fn run(
     }
 }
 
+/// Rows that are in no output.
+struct LeftOut {
+    removed: u64,
+    superseded: u64,
+}
+
 /// Copies the rows and returns how many were left out.
 async fn copy(
     inner: &Inner,
     request: &RewriteRequest,
+    keyed: Option<Keyed>,
     outputs: &mut Outputs<'_>,
     stop: &CancellationToken,
-) -> Result<u64, RewriteError> {
+) -> Result<LeftOut, RewriteError> {
     let table = || request.table.name.to_string();
     let read = |source| RewriteError::Read {
         table: table(),
         source: Box::new(source),
     };
-    let mut rows = scan::rows(&inner.template, &request.files, outputs.schema()).map_err(read)?;
-    let (mut found, mut removed) = (0_u64, 0_u64);
+    let fit = |source| RewriteError::Fit {
+        table: table(),
+        source,
+    };
+    let rows = scan::rows(
+        &inner.template,
+        &request.files,
+        outputs.schema(),
+        keyed.as_ref(),
+    );
+    let mut rows = rows.map_err(read)?;
+    let newest = keyed.map(|keyed| Newest::new(outputs.schema(), keyed.columns));
+    let mut newest = newest.transpose().map_err(fit)?;
+    let (mut found, mut removed, mut superseded) = (0_u64, 0_u64, 0_u64);
     loop {
         let next = stop.run_until_cancelled(rows.next()).await;
         let batch = match next.ok_or(RewriteError::Stopped)? {
             Some(batch) => batch.map_err(read)?,
             None => break,
         };
-        found += batch.num_rows() as u64;
+        let read = batch.num_rows();
+        found += read as u64;
+        let batch = match &mut newest {
+            Some(newest) => newest.take(&batch).map_err(fit)?,
+            None => batch,
+        };
+        superseded += (read - batch.num_rows()) as u64;
         removed += outputs.write(batch).await?;
         tokio::task::yield_now().await;
     }
@@ -321,5 +360,8 @@ async fn copy(
         });
     }
     outputs.finish().await?;
-    Ok(removed)
+    Ok(LeftOut {
+        removed,
+        superseded,
+    })
 }

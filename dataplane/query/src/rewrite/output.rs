@@ -35,8 +35,12 @@ pub(super) struct Outputs<'a> {
     remove: Option<&'a Arc<dyn PhysicalExpr>>,
     schema: SchemaRef,
     time_column: Option<usize>,
+    /// Each time in one output only.
+    apart: bool,
     sequences: (SequenceNumber, SequenceNumber),
     open: Option<Output>,
+    /// The open output is full: it gets the rows of this time, and no others.
+    closing: Option<i64>,
     done: Vec<NewFile>,
 }
 
@@ -52,7 +56,13 @@ struct Output {
 }
 
 impl<'a> Outputs<'a> {
-    pub(super) fn new(inner: &'a Inner, request: &'a RewriteRequest, schema: SchemaRef) -> Self {
+    /// With `apart` no two outputs have a time in common; rows must come sorted by time then.
+    pub(super) fn new(
+        inner: &'a Inner,
+        request: &'a RewriteRequest,
+        schema: SchemaRef,
+        apart: bool,
+    ) -> Self {
         let files = request.files.iter().map(|file| &file.file);
         let first = files.clone().map(|file| file.first_sequence).min();
         let last = files.map(|file| file.last_sequence).max();
@@ -63,8 +73,10 @@ impl<'a> Outputs<'a> {
             remove: request.remove.as_ref(),
             time_column: time_column(&schema),
             schema,
+            apart,
             sequences: (first.unwrap_or_default(), last.unwrap_or_default()),
             open: None,
+            closing: None,
             done: Vec::new(),
         }
     }
@@ -86,6 +98,32 @@ impl<'a> Outputs<'a> {
     }
 
     async fn write_rows(&mut self, batch: &RecordBatch) -> Result<(), RewriteError> {
+        let Some(last) = self.closing else {
+            return self.append(batch).await;
+        };
+        let same = self.rows_at(batch, last);
+        if same > 0 {
+            self.append(&batch.slice(0, same)).await?;
+        }
+        if same == batch.num_rows() {
+            return Ok(());
+        }
+        self.closing = None;
+        self.finish().await?;
+        self.append(&batch.slice(same, batch.num_rows() - same))
+            .await
+    }
+
+    /// How many rows at the beginning of a batch have this time, in units of the column.
+    fn rows_at(&self, batch: &RecordBatch, time: i64) -> usize {
+        let times = self.time_column.map(|at| batch.column(at));
+        let values = times.and_then(|times| timestamps(times));
+        values.map_or(0, |(values, _)| {
+            values.iter().take_while(|value| **value == time).count()
+        })
+    }
+
+    async fn append(&mut self, batch: &RecordBatch) -> Result<(), RewriteError> {
         if self.open.is_none() {
             self.open = Some(self.begin()?);
         }
@@ -95,10 +133,14 @@ impl<'a> Outputs<'a> {
         let full = output.size() >= self.inner.target_bytes;
         written.map_err(|source| encode_error(self.table, source))?;
         output.send(self.inner.store.as_ref(), PART_BYTES).await?;
-        match full {
-            true => self.finish().await,
-            false => Ok(()),
+        let last = self.time_column.filter(|_| self.apart);
+        let last = last.and_then(|at| Some(*timestamps(batch.column(at))?.0.last()?));
+        match (full, last) {
+            (true, Some(last)) => self.closing = Some(last),
+            (true, None) => self.finish().await?,
+            (false, _) => {}
         }
+        Ok(())
     }
 
     fn begin(&self) -> Result<Output, RewriteError> {

@@ -10,12 +10,14 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use flightcluster_catalog::File;
 use object_store::path::Path;
 
+use crate::newest;
+use crate::provider::Keyed;
 use crate::session::store_url;
 
 /// Field metadata that says what a column is, as InfluxDB clients know it.
@@ -25,12 +27,14 @@ const TAG_COLUMN: &str = "iox::column_type::tag";
 /// The time column of tables that don't say.
 const TIME_COLUMN: &str = "time";
 
-/// All rows of the files in the schema given: by tags and time where the table has them, by time where
-/// it has no tags, else in the order of the files. Columns a file lacks are null.
+/// All rows of the files in the schema given: of a table with a primary key by time, the rest of the
+/// key, and newest first; else by tags and time where the table has them, by time where it has no tags,
+/// else in the order of the files. Columns a file lacks are null.
 pub(super) fn rows(
     state: &SessionState,
     files: &[File],
     schema: &SchemaRef,
+    keyed: Option<&Keyed>,
 ) -> Result<SendableRecordBatchStream, DataFusionError> {
     let parts = files.iter().map(part).collect::<Result<Vec<_>, _>>()?;
     let source = ParquetSource::new(Arc::clone(schema));
@@ -38,7 +42,16 @@ pub(super) fn rows(
         .with_file_groups(vec![FileGroup::new(parts)])
         .build();
     let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
-    let sorted = match LexOrdering::new(sort_keys(schema)) {
+    let column =
+        |at: usize| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new(schema.field(at).name(), at)) };
+    let order = match keyed {
+        Some(keyed) => {
+            let keys = keyed.columns.iter().map(|at| column(*at));
+            newest::sort_keys(keys, column(keyed.order))
+        }
+        None => LexOrdering::new(sort_keys(schema)),
+    };
+    let sorted = match order {
         Some(order) => Arc::new(SortExec::new(order, scan)),
         None => scan,
     };

@@ -328,7 +328,17 @@ async fn tables_that_cannot_be_kept_are_refused_when_created() {
     let cluster = Cluster::start().await;
     for (sql, category) in [
         ("CREATE TABLE t (a INTERVAL)", "unstorable_type"),
-        ("CREATE TABLE t (a BIGINT PRIMARY KEY)", "unsupported"),
+        ("CREATE TABLE t (a BIGINT PRIMARY KEY)", "key"),
+        ("CREATE TABLE t (a BIGINT UNIQUE)", "unsupported"),
+        (
+            "CREATE TABLE t (a BIGINT PRIMARY KEY, time TIMESTAMP PRIMARY KEY)",
+            "unsupported",
+        ),
+        (
+            "CREATE TABLE t (a DOUBLE, time TIMESTAMP, PRIMARY KEY (a, time))",
+            "key",
+        ),
+        ("CREATE TABLE t (__fc_order BIGINT)", "key"),
         ("CREATE TABLE t (a BIGINT DEFAULT 3)", "unsupported"),
         ("CREATE TABLE t (a BIGINT, a VARCHAR)", "plan"),
         (

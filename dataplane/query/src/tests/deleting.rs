@@ -178,7 +178,7 @@ async fn a_reader_sees_all_or_none_of_a_delete_while_rows_are_written() {
 }
 
 /// Makes one file of all files of a table, as compaction does.
-async fn compact(
+pub(super) async fn compact(
     catalog: Arc<dyn flightcluster_catalog::Catalog>,
     rewriter: Rewriter,
     id: TableId,
@@ -204,7 +204,7 @@ async fn compact(
         table: id,
         inputs,
         outputs: rewritten.outputs,
-        removed_rows: rewritten.removed_rows,
+        removed_rows: rewritten.removed_rows + rewritten.superseded_rows,
         cause: ReplaceCause::Compaction,
     };
     catalog.replace_files(request).await.unwrap();

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -28,6 +28,7 @@ use tempfile::TempDir;
 
 use super::reads::CountedStore;
 use super::shapes::{shape, time_range};
+use super::upserts;
 use crate::recent::Patience;
 use crate::rewrite::{Rewriter, RewriterOptions};
 use crate::{
@@ -67,6 +68,8 @@ pub(super) struct Ingesters {
     /// Flushes of the fixture and of statements are one at a time, as an ingester's are.
     flushing: tokio::sync::Mutex<()>,
     meanwhile: Mutex<Option<CreateTable>>,
+    /// Order numbers that were given to rows of tables with a primary key.
+    pub(super) orders: AtomicI64,
 }
 
 impl Ingesters {
@@ -103,6 +106,7 @@ impl Ingesters {
     pub(super) fn write(&self, ingester: &str, table: &Table, batch: RecordBatch) {
         let mut all = self.held.lock();
         let held = all.get_mut(ingester).unwrap();
+        let batch = upserts::numbered(table, batch, &self.orders);
         held.rows.push((SequenceNumber(held.next), table.id, batch));
         held.next += 1;
     }
@@ -142,11 +146,12 @@ impl Ingesters {
             table.name.table, ingester, table.id
         );
         let schema = decode_schema(&table.schema).unwrap();
+        let (schema, batches) = upserts::kept(&table, schema, rows.iter().map(|row| &row.1));
         let mut bytes = Vec::new();
         let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), None).unwrap();
         let mut count = 0;
-        for (_, batch) in &rows {
-            writer.write(&shape(batch, &schema, None)).unwrap();
+        for batch in &batches {
+            writer.write(batch).unwrap();
             count += batch.num_rows() as u64;
         }
         writer.close().unwrap();
@@ -362,6 +367,7 @@ impl Cluster {
             held: Mutex::default(),
             flushing: tokio::sync::Mutex::default(),
             meanwhile: Mutex::default(),
+            orders: AtomicI64::new(1),
         });
         ingesters.register("a").await;
         ingesters.register("b").await;

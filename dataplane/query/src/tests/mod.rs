@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod answers;
+mod apart;
 mod changes;
 mod deleting;
 mod failures;
@@ -15,3 +16,4 @@ mod repeats;
 mod retention;
 mod rewriting;
 mod shapes;
+mod upserts;

@@ -33,9 +33,9 @@ use tokio_util::sync::CancellationToken;
 use crate::encode_schema;
 use crate::rewrite::{RewriteRequest, Rewriter, RewriterOptions, Rewritten};
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
-struct Place {
+pub(super) struct Place {
     store: Arc<InMemory>,
     rewriter: Rewriter,
     _folder: TempDir,
@@ -54,7 +54,7 @@ fn properties(
 }
 
 impl Place {
-    fn new(memory_bytes: u64, target_bytes: u64) -> Self {
+    pub(super) fn new(memory_bytes: u64, target_bytes: u64) -> Self {
         let folder = TempDir::new().unwrap();
         let store = Arc::new(InMemory::new());
         let rewriter = Rewriter::new(RewriterOptions {
@@ -75,7 +75,7 @@ impl Place {
     }
 
     /// Stores a batch as a file of the catalog.
-    async fn file(&self, n: u64, batch: &RecordBatch) -> File {
+    pub(super) async fn file(&self, n: u64, batch: &RecordBatch) -> File {
         let mut bytes = Vec::new();
         let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
         writer.write(batch).unwrap();
@@ -101,12 +101,12 @@ impl Place {
         }
     }
 
-    async fn rewrite(&self, request: RewriteRequest) -> Rewritten {
+    pub(super) async fn rewrite(&self, request: RewriteRequest) -> Rewritten {
         let never = CancellationToken::new();
         self.rewriter.rewrite(request, never).await.unwrap()
     }
 
-    async fn read(&self, file: &NewFile) -> RecordBatch {
+    pub(super) async fn read(&self, file: &NewFile) -> RecordBatch {
         let path = Path::parse(&file.path).unwrap();
         let bytes = self.store.get(&path).await.unwrap().bytes().await.unwrap();
         assert_eq!(bytes.len() as u64, file.size_bytes);
@@ -133,7 +133,7 @@ impl Place {
     }
 }
 
-fn table(schema: &SchemaRef) -> Table {
+pub(super) fn table(schema: &SchemaRef) -> Table {
     Table {
         id: TableId(7),
         name: TableName::public("db", "t"),
