@@ -36,9 +36,12 @@ pub(crate) enum Broken {
     AbortedAppears,
     /// Objects are deleted while files that are live have them.
     DeletesLiveFiles,
+    /// Each process leases a block of order numbers and gives them out by itself.
+    OrdersInBlocks,
 }
 
 impl Broken {
+    /// Those that histories of rows catch; the others are for [`crate::registers`].
     pub(crate) const ALL: [Self; 16] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,

@@ -13,6 +13,9 @@ use crate::life::{Life, Port};
 /// What the ingesters of a [`Broken::TruncatesBeforeCommit`] world have not committed yet.
 pub(crate) type Postponed = Arc<Mutex<Vec<(Arc<Life>, FlushCommit)>>>;
 
+/// Numbers of a leased block.
+const BLOCK: u64 = 1000;
+
 /// A catalog behind a network, and who calls it.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
@@ -22,6 +25,8 @@ pub(crate) struct Line {
     pub(crate) postponed: Postponed,
     /// A lease ends while its holder still works, as after a long pause.
     pub(crate) leases_end: bool,
+    /// What is left of the block of a [`Broken::OrdersInBlocks`] process.
+    pub(crate) block: Arc<Mutex<std::ops::Range<i64>>>,
 }
 
 /// A [`Line`] that can be exchanged for that of the next history.
@@ -56,6 +61,22 @@ impl Line {
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         self.life.pass(port, lost, call).await
+    }
+
+    async fn orders(&self, id: IngesterId, epoch: Epoch, rows: u64) -> Result<i64, Error> {
+        if self.broken != Some(Broken::OrdersInBlocks) {
+            return self.inner.take_orders(id, epoch, rows).await;
+        }
+        let left = self.block.lock().clone();
+        let left = match left.end - left.start >= rows as i64 {
+            true => left,
+            false => {
+                let first = self.inner.take_orders(id, epoch, BLOCK).await?;
+                first..first + BLOCK as i64
+            }
+        };
+        *self.block.lock() = left.start + rows as i64..left.end;
+        Ok(left.start)
     }
 
     async fn commit(&self, mut commit: FlushCommit) -> Result<FlushCommitted, Error> {
@@ -325,8 +346,8 @@ impl Catalog for LossyCatalog {
         rows: u64,
     ) -> Result<i64, Error> {
         let line = self.line();
-        let call = line.inner.take_orders(ingester, epoch, rows);
-        line.pass(Port::Lookup, call).await
+        let call = line.orders(ingester, epoch, rows);
+        line.pass(Port::Order, call).await
     }
 
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {

@@ -30,6 +30,8 @@ pub(crate) enum Port {
     Commit,
     /// An ingester registers or drains.
     Register,
+    /// Rows get their order numbers.
+    Order,
     /// A producer is claimed.
     Claim,
     /// An ingester asks another one to let go of a producer, or to flush an upload.

@@ -30,6 +30,7 @@ mod life;
 mod peers;
 mod program;
 mod reader;
+mod registers;
 mod run;
 mod steps;
 mod store;
@@ -126,6 +127,34 @@ fn no_history_breaks_a_promise() {
     let sum = run_seeds(fresh.., None, Some(begun + TIME));
     tell(&format!("fresh from {fresh}"), &sum, begun_fresh);
     must_be_good(&sum, None);
+}
+
+/// Seeds of histories of overwritten rows.
+const REGISTERS: u64 = 300;
+
+#[test]
+fn the_later_write_to_a_key_is_read_in_every_history() {
+    let begun = Instant::now();
+    let first = number("SEED").unwrap_or(0);
+    let seeds = first..first + number("SEEDS").unwrap_or(REGISTERS);
+    let sum = registers::run_seeds(seeds, None);
+    let seconds = begun.elapsed().as_secs_f64();
+    say(&format!(
+        "histories of keys: {} seeds in {seconds:.1} s, {} writes acknowledged, {} answers checked, {} \
+         calls held",
+        sum.runs, sum.acknowledged, sum.answers, sum.held
+    ));
+    if let Some(bad) = sum.bad {
+        panic!("{bad}");
+    }
+    assert!(sum.held > sum.runs, "writes overlap: {}", sum.held);
+}
+
+#[test]
+fn orders_that_are_not_of_one_counter_are_caught() {
+    let sum = registers::run_seeds(0..REGISTERS, Some(Broken::OrdersInBlocks));
+    let bad = sum.bad.expect("a later write loses");
+    say(&format!("histories of keys, OrdersInBlocks: {bad}"));
 }
 
 #[test]

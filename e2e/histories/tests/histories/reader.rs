@@ -142,6 +142,18 @@ impl Reader {
         Ok(integers(&batches[0], "n").unwrap().value(0) as u64)
     }
 
+    /// Key and value of all rows of a table that pass a condition.
+    pub(crate) async fn values(&self, table: &str, pass: &str) -> Result<Vec<(i64, i64)>, String> {
+        let sql = format!("SELECT id, value FROM {table} WHERE {pass}");
+        let batches = self.query(sql).await?;
+        let pairs = batches.iter().flat_map(|batch| {
+            let (keys, values) = (integers(batch, "id"), integers(batch, "value"));
+            let keys = keys.unwrap().values().to_vec();
+            keys.into_iter().zip(values.unwrap().values().to_vec())
+        });
+        Ok(pairs.collect())
+    }
+
     async fn query(&self, sql: String) -> Result<Vec<RecordBatch>, String> {
         let request = QueryRequest {
             database: DATABASE.to_owned(),

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::broken::Broken;
 use crate::history::{Kind, Violation, name};
 use crate::life::Counts;
-use crate::program::Program;
+use crate::program::{Program, Settings};
 use crate::reader::Reader;
 use crate::world::{CATALOG, World};
 
@@ -106,6 +106,27 @@ impl Bench {
             acknowledged: history.acknowledged,
             answers: history.answers,
         }
+    }
+
+    /// Does something in a fresh world.
+    pub(crate) fn in_world<T>(
+        &self,
+        settings: Settings,
+        broken: Option<Broken>,
+        work: impl AsyncFnOnce(&World, &Reader) -> T,
+    ) -> T {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        let folder = self.folder.path().join(number.to_string());
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::copy(self.folder.path().join(TEMPLATE), folder.join(CATALOG)).unwrap();
+        let done = self.runtime.block_on(async {
+            let world = World::new(settings, broken, &folder, &self.reader).await;
+            let done = timeout(HANGS, work(&world, &self.reader)).await;
+            world.close().await;
+            done.expect("the history ends")
+        });
+        std::fs::remove_dir_all(folder).unwrap();
+        done
     }
 
     /// Leaves out steps as long as the same promise is broken without them.

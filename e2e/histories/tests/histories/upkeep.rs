@@ -73,7 +73,7 @@ impl flightcluster_upkeep::Rewriter for Workshop {
         let done = self.rewriter.rewrite(request, stop.clone()).await?;
         Ok(Rewritten {
             outputs: done.outputs,
-            removed_rows: done.removed_rows,
+            removed_rows: done.removed_rows + done.superseded_rows,
         })
     }
 

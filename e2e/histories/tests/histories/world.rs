@@ -106,6 +106,7 @@ impl World {
                 broken,
                 postponed: Arc::clone(&postponed),
                 leases_end: false,
+                block: Arc::default(),
             },
             store: store::Line {
                 inner: Arc::clone(&store),
@@ -266,6 +267,7 @@ impl World {
             broken: self.broken,
             postponed: Arc::clone(&self.postponed),
             leases_end: self.settings.leases_end,
+            block: Arc::default(),
         }
     }
 

@@ -1,0 +1,397 @@
+//! Histories of rows that are overwritten: of each key, the later write is the one that is read.
+//!
+//! A few keys, several nodes whose clocks are far apart, and clients that write to any of them. A write
+//! may be held in the middle while others begin and end, its answer or the process may be lost, and the
+//! value may be in a log, a buffer, or a file. Each answer is checked against what was sent and
+//! acknowledged, and when.
+//!
+//! # The rules
+//! An answer has one row of a key at most. Its value was sent, and certainly not refused. No write of the
+//! key was acknowledged before the question that began after the write of this value was acknowledged. A
+//! key that was acknowledged is there. A value that gave way to another one never comes back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use flightcluster_ingest::{Error, TableMode};
+use flightcluster_keys::METADATA_KEY;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::Notify;
+
+use crate::broken::Broken;
+use crate::client::stored_nothing;
+use crate::life::{Fault, Port, Trouble};
+use crate::program::{Chore, Settings};
+use crate::reader::Reader;
+use crate::run::Bench;
+use crate::world::{Process, Start, World, alive};
+
+const KEYS: i64 = 3;
+const STEPS: usize = 40;
+
+/// Where a write may be held: before and after its numbers are taken, and before it is on disk.
+const HOLDS: [(Port, Trouble); 3] = [
+    (Port::Order, Trouble::HoldBefore),
+    (Port::Order, Trouble::HoldAfter),
+    (Port::Sync, Trouble::HoldBefore),
+];
+/// What else may happen to one.
+const LOSSES: [(Port, Trouble); 4] = [
+    (Port::Order, Trouble::LostRequest),
+    (Port::Order, Trouble::LostAnswer),
+    (Port::Order, Trouble::CrashAfter),
+    (Port::Sync, Trouble::CrashAfter),
+];
+
+/// What histories came to.
+#[derive(Debug, Default)]
+pub(crate) struct Sum {
+    pub(crate) runs: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) answers: u64,
+    pub(crate) held: u64,
+    pub(crate) bad: Option<String>,
+}
+
+/// Runs the histories of these seeds on every core until one is bad.
+pub(crate) fn run_seeds(seeds: std::ops::Range<u64>, broken: Option<Broken>) -> Sum {
+    let (seeds, sum) = (Mutex::new(seeds), Mutex::new(Sum::default()));
+    let stop = AtomicBool::new(false);
+    let work = || {
+        let bench = Bench::new();
+        while !stop.load(Ordering::Relaxed) {
+            let Some(seed) = seeds.lock().next() else {
+                break;
+            };
+            let run = run(&bench, seed, broken);
+            let mut sum = sum.lock();
+            sum.runs += 1;
+            sum.acknowledged += run.acknowledged;
+            sum.answers += run.answers;
+            sum.held += run.held;
+            if let Some(bad) = run.bad {
+                stop.store(true, Ordering::Relaxed);
+                sum.bad = Some(format!("seed {seed}: {bad}"));
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    sum.into_inner()
+}
+
+fn run(bench: &Bench, seed: u64, broken: Option<Broken>) -> Sum {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let settings = Settings {
+        nodes: chance.random_range(2..=3),
+        tables: 1,
+        clients: vec![],
+        uploads: vec![],
+        segment_bytes: *[1 << 10, 64 << 20].choose(&mut chance).unwrap(),
+        grace_seconds: *[1, 60].choose(&mut chance).unwrap(),
+        flush_bytes: 128 << 20,
+        buffer_bytes: 512 << 20,
+        min_files: 2,
+        target_bytes: 256 << 20,
+        leases_end: chance.random(),
+        luck: chance.random(),
+    };
+    bench.in_world(settings, broken, async |world, reader| {
+        let mut history = Registers {
+            world,
+            reader,
+            chance,
+            writes: Mutex::default(),
+            sum: Sum::default(),
+        };
+        history.sum.bad = history.all().await.err();
+        history.sum
+    })
+}
+
+/// A write of a key.
+#[derive(Debug, Clone)]
+struct Write {
+    value: i64,
+    started: usize,
+    /// When it was acknowledged.
+    ended: Option<usize>,
+    refused: bool,
+}
+
+/// What was written, and what was read.
+#[derive(Debug, Default)]
+struct Known {
+    /// Beginnings and ends, counted.
+    now: usize,
+    next: i64,
+    writes: BTreeMap<i64, Vec<Write>>,
+    /// The values of each key as they followed each other.
+    seen: BTreeMap<i64, Vec<i64>>,
+}
+
+struct Registers<'a> {
+    world: &'a World,
+    reader: &'a Reader,
+    chance: StdRng,
+    writes: Mutex<Known>,
+    sum: Sum,
+}
+
+impl Registers<'_> {
+    async fn all(&mut self) -> Result<(), String> {
+        let nodes = self.world.settings.nodes;
+        for node in 0..nodes {
+            self.start(node, false).await;
+        }
+        for _ in 0..STEPS {
+            let node = self.chance.random_range(0..nodes);
+            match self.chance.random_range(0..100) {
+                0..35 => self.write(node, None).await,
+                35..45 => {
+                    let loss = *LOSSES.choose(&mut self.chance).unwrap();
+                    self.write(node, Some(loss)).await;
+                }
+                45..65 => self.during(node).await?,
+                65..75 => self.flush(node).await,
+                75..82 => {
+                    self.world.crash(node);
+                    self.start(node, true).await;
+                }
+                82..86 => {
+                    let seconds = self.chance.random_range(0..100);
+                    self.world.advance(node, seconds);
+                }
+                86..91 => {
+                    self.world
+                        .tidy(self.reader, node, Chore::Compact, &[])
+                        .await;
+                }
+                _ => self.check().await?,
+            }
+            self.world.bury();
+        }
+        for node in 0..nodes {
+            self.start(node, false).await;
+        }
+        self.check().await
+    }
+
+    async fn start(&mut self, node: usize, power_cut: bool) {
+        let start = Start {
+            node,
+            power_cut: power_cut && self.chance.random(),
+            clock: *[0, 1000, 5000, 100_000].choose(&mut self.chance).unwrap(),
+            luck: self.chance.random(),
+            faults: &[],
+        };
+        assert!(
+            self.world.start(start).await.is_ok(),
+            "nothing is in the way"
+        );
+    }
+
+    async fn flush(&mut self, node: usize) {
+        if let Some(process) = self.world.running(node) {
+            let _ = alive(&process.life, process.ingest.flush()).await;
+        }
+    }
+
+    /// Writes a key or two through a node.
+    async fn write(&mut self, node: usize, trouble: Option<(Port, Trouble)>) {
+        let Some(process) = self.world.running(node) else {
+            return;
+        };
+        let keys = self.keys();
+        if let Some((port, trouble)) = trouble {
+            let nth = 0;
+            process.life.arm(&[Fault { port, nth, trouble }]);
+        }
+        self.sum.acknowledged += send(&self.writes, &process, &keys).await;
+        process.life.disarm();
+    }
+
+    fn keys(&mut self) -> Vec<i64> {
+        let first = self.chance.random_range(0..KEYS);
+        match self.chance.random() {
+            true => vec![first],
+            false => vec![first, (first + 1) % KEYS],
+        }
+    }
+
+    /// Holds a write while others begin and end.
+    async fn during(&mut self, node: usize) -> Result<(), String> {
+        let Some(process) = self.world.running(node) else {
+            return Ok(());
+        };
+        let (port, trouble) = *HOLDS.choose(&mut self.chance).unwrap();
+        let (nth, keys) = (0, self.keys());
+        process.life.may_hold();
+        process.life.arm(&[Fault { port, nth, trouble }]);
+        let others: Vec<(usize, Vec<i64>)> = (0..self.chance.random_range(1..4))
+            .map(|_| {
+                (
+                    self.chance.random_range(0..self.world.settings.nodes),
+                    self.keys(),
+                )
+            })
+            .filter(|(other, _)| *other != node)
+            .collect();
+        let over = Notify::new();
+        let held = async {
+            let acknowledged = send(&self.writes, &process, &keys).await;
+            over.notify_one();
+            acknowledged
+        };
+        let meanwhile = async {
+            tokio::select! {
+                () = process.life.reached() => (),
+                () = over.notified() => (),
+            }
+            let mut acknowledged = 0;
+            for (other, keys) in &others {
+                if let Some(process) = self.world.running(*other) {
+                    acknowledged += send(&self.writes, &process, keys).await;
+                }
+            }
+            let checked = check(&self.writes, self.reader).await;
+            process.life.release();
+            (acknowledged, checked)
+        };
+        let (first, (rest, checked)) = tokio::join!(held, meanwhile);
+        process.life.disarm();
+        self.sum.acknowledged += first + rest;
+        self.sum.held += 1;
+        self.sum.answers += checked?;
+        self.check().await
+    }
+
+    async fn check(&mut self) -> Result<(), String> {
+        self.sum.answers += check(&self.writes, self.reader).await?;
+        Ok(())
+    }
+}
+
+fn schema() -> SchemaRef {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let fields = vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("time", time, false),
+        Field::new("value", DataType::Int64, false),
+    ];
+    let key = r#"["id", "time"]"#.to_owned();
+    let metadata = [(METADATA_KEY.to_owned(), key)];
+    Arc::new(Schema::new(fields).with_metadata(metadata.into()))
+}
+
+/// Writes the next value of each key in one batch; returns how many were acknowledged.
+async fn send(known: &Mutex<Known>, process: &Process, keys: &[i64]) -> u64 {
+    let values: Vec<i64> = {
+        let mut known = known.lock();
+        known.now += 1;
+        let started = known.now;
+        let begin = |key: &i64| {
+            known.next += 1;
+            let value = known.next;
+            known.writes.entry(*key).or_default().push(Write {
+                value,
+                started,
+                ended: None,
+                refused: false,
+            });
+            value
+        };
+        keys.iter().map(begin).collect()
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(keys.to_vec())),
+        Arc::new(TimestampMicrosecondArray::from(keys.to_vec())),
+        Arc::new(Int64Array::from(values.clone())),
+    ];
+    let batch = RecordBatch::try_new(schema(), columns).unwrap();
+    let written = async {
+        let (name, mode) = (World::table(0), TableMode::CreateOrAppend);
+        let writer = process.ingest.writer(&name, &schema(), mode, true).await?;
+        writer.write(batch, None, None).await
+    };
+    let written: Option<Result<_, Error>> = alive(&process.life, written).await;
+    let mut known = known.lock();
+    known.now += 1;
+    let now = known.now;
+    let writes = known.writes.values_mut().flatten();
+    for write in writes.filter(|write| values.contains(&write.value)) {
+        match &written {
+            Some(Ok(_)) => write.ended = Some(now),
+            Some(Err(error)) => write.refused = stored_nothing(error),
+            None => {}
+        }
+    }
+    u64::from(matches!(written, Some(Ok(_))))
+}
+
+/// Asks for all keys; returns how many answers there were.
+async fn check(known: &Mutex<Known>, reader: &Reader) -> Result<u64, String> {
+    let asked = known.lock().now;
+    let table = World::table(0).table;
+    let Ok(found) = reader.values(&table, "true").await else {
+        return Ok(0);
+    };
+    known.lock().judge(asked, &found)?;
+    // A filter on the value must not bring an older row back.
+    if let Some((key, value)) = found.first()
+        && let Ok(same) = reader.values(&table, &format!("value <= {value}")).await
+        && let Some(other) = same.iter().find(|row| row.0 == *key && row.1 != *value)
+    {
+        return Err(format!("key {key} is {value}, and by a filter {}", other.1));
+    }
+    Ok(1)
+}
+
+impl Known {
+    fn judge(&mut self, asked: usize, found: &[(i64, i64)]) -> Result<(), String> {
+        for (key, writes) in &self.writes {
+            let values: Vec<i64> = found.iter().filter(|r| r.0 == *key).map(|r| r.1).collect();
+            let acknowledged = |write: &&Write| write.ended.is_some_and(|ended| ended <= asked);
+            let value = match values[..] {
+                [value] => value,
+                [] if writes.iter().any(|write| acknowledged(&write)) => {
+                    return Err(format!("key {key} is missing: {writes:?}"));
+                }
+                [] => continue,
+                _ => return Err(format!("key {key} is there several times: {values:?}")),
+            };
+            let Some(write) = writes.iter().find(|write| write.value == value) else {
+                return Err(format!("key {key} is {value}, which nobody wrote"));
+            };
+            if write.refused {
+                return Err(format!("key {key} is {value}, which was refused"));
+            }
+            let later = |other: &&Write| write.ended.is_some_and(|ended| ended < other.started);
+            if let Some(other) = writes.iter().filter(acknowledged).find(later) {
+                return Err(format!(
+                    "key {key} is {value}, and {} came later",
+                    other.value
+                ));
+            }
+            let seen = self.seen.entry(*key).or_default();
+            match seen.iter().position(|known| *known == value) {
+                Some(at) if at + 1 < seen.len() => {
+                    return Err(format!("key {key} is {value} again after {seen:?}"));
+                }
+                Some(_) => {}
+                None => seen.push(value),
+            }
+        }
+        Ok(())
+    }
+}
