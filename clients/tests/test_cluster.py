@@ -306,3 +306,54 @@ def test_a_delete_reaches_the_logs_of_all_ingesters_or_none(cluster):
         process.kill()
         cluster.restart(process)
     assert cluster.numbers("t") == list(range(1, 20, 2))
+
+
+def test_the_later_write_to_a_key_is_read_whichever_process_took_it(cluster):
+    """Each write begins after the one before was acknowledged; clocks take no part."""
+    key = {"flightcluster.primary_key": json.dumps(["id", "time"])}
+    fields = [("id", pa.int64()), ("time", pa.timestamp("ns")), ("v", pa.int64())]
+    schema = pa.schema(fields, metadata=key)
+
+    def write(process, v, table="latest", schema=schema):
+        batch = pa.record_batch([[1], [0], [v]], schema=schema)
+        with process.connect() as client:
+            descriptor = flight.FlightDescriptor.for_path(DATABASE, table)
+            writer, reader = client.do_put(descriptor, schema)
+            with writer:
+                writer.write_batch(batch)
+                writer.done_writing()
+                assert json.loads(reader.read().to_pybytes())["durable"] is True
+
+    def value():
+        with cluster.querier.connect() as client:
+            return select(client, DATABASE, "SELECT v FROM latest")["v"].to_pylist()
+
+    turns = [cluster.first, cluster.second, cluster.querier]
+    for v in range(90):
+        write(turns[v % 3], v)
+        assert value() == [v]
+    cluster.second.kill()
+    cluster.restart(cluster.second)
+    assert value() == [89]
+    # Without the catalog nobody can say which write is the later one; other tables go on.
+    with cluster.first.connect() as client:
+        latest = flight.FlightDescriptor.for_path(DATABASE, "latest")
+        plain = flight.FlightDescriptor.for_path(DATABASE, "plain")
+        keyed, _ = client.do_put(latest, schema)
+        other, acknowledged = client.do_put(plain, NUMBERS)
+        other.write_batch(numbers(1))
+        acknowledged.read()
+        keyed.write_batch(pa.record_batch([[1], [0], [100]], schema=schema))
+        wait_until(lambda: value() == [100], "the stream has begun")
+        (catalog,) = cluster.processes.of("catalog")
+        catalog.kill()
+        other.write_batch(numbers(2))
+        assert json.loads(acknowledged.read().to_pybytes())["durable"] is True
+        keyed.write_batch(pa.record_batch([[1], [0], [101]], schema=schema))
+        with pytest.raises(flight.FlightUnavailableError, match="CATALOG_UNAVAILABLE"):
+            keyed.close()
+        cluster.restart(catalog)
+        other.close()
+    assert value() == [100]
+    write(cluster.second, 102)
+    assert value() == [102]
