@@ -68,7 +68,6 @@ def test_sql_declares_a_key_and_overwrites_by_it(connection, client, database):
             ("CREATE TABLE u (a DOUBLE, time TIMESTAMP, PRIMARY KEY (a, time))", "Float64"),
             ("CREATE TABLE u (a BIGINT PRIMARY KEY, time TIMESTAMP)", "add .*time.* to it"),
             ("CREATE TABLE u (__fc_order BIGINT)", "reserved"),
-            ("DELETE FROM t WHERE v = 2", "primary key is not supported"),
         ]:
             with pytest.raises(Exception, match=why):
                 run(cursor, sql)
@@ -155,3 +154,22 @@ def test_a_repeated_batch_does_not_take_a_later_row_away(client, database):
     put(client, database, "t", rows(("a", 20)))
     assert send(1, 10)["duplicate"] is True
     assert read(client, database) == [("a", 20)]
+
+
+def test_a_delete_removes_a_key_with_every_row_it_had(client, connection, database):
+    def change(sql):
+        with connection.cursor() as cursor:
+            cursor.adbc_statement.set_sql_query(sql)
+            return cursor.adbc_statement.execute_update()
+
+    put(client, database, "t", rows(("a", 3), ("b", 9), ("c", 1)))
+    put(client, database, "t", rows(("a", 7), ("b", 2)))
+    assert change("DELETE FROM t WHERE v > 5") == 1
+    assert read(client, database) == [("b", 2), ("c", 1)]
+    put(client, database, "t", rows(("a", 4), ("b", 8)))
+    assert change("DELETE FROM t WHERE host = 'b'") == 1
+    assert read(client, database) == [("a", 4), ("c", 1)]
+    assert change("TRUNCATE TABLE t") == 2
+    assert read(client, database) == []
+    put(client, database, "t", rows(("b", 5)))
+    assert read(client, database) == [("b", 5)]

@@ -147,6 +147,10 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
         rows: u64,
     ) -> Result<i64, Error>;
 
+    /// The highest order number given by any call that had returned before this one began, or a higher
+    /// one of a call that was under way. All that are given by calls that begin later are higher.
+    async fn last_order(&self) -> Result<i64, Error>;
+
     /// Gives a producer of a table to an ingester, unless another one that is active has it.
     ///
     /// - Durable: the position of [`ClaimProducer::released`] is in the catalog when the claim is.

@@ -256,7 +256,8 @@ impl Ingest {
         self.core.flush_round(Scope::All).await
     }
 
-    /// Puts the rows of one table that are durable now into files and commits them.
+    /// Puts the rows of one table that are durable now into files and commits them; also those that
+    /// have an order number by now.
     ///
     /// - `epoch`: the life that is asked; another one has other rows.
     /// - Errors: [`Error::OtherLife`], those of [`Ingest::flush`].
@@ -266,6 +267,8 @@ impl Ingest {
             let ingester = self.core.ingester.name.clone();
             return Err(Error::OtherLife { ingester });
         }
+        // Of a table with a primary key: a row may have got its number long before it is durable.
+        self.core.orders.given_are_stored().await;
         self.core.flush_round(Scope::Table(table)).await
     }
 

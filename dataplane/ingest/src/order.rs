@@ -5,6 +5,11 @@
 //! acknowledged. Numbers grow with the calls to the catalog, of whatever ingester: a write that begins
 //! after another was acknowledged has higher ones. No clock takes part.
 //!
+//! # Deletions
+//! A deletion reads the last number that was given, and then asks every ingester for its rows.
+//! [`Orders::given_are_stored`] waits there for the writes whose numbers were given before, so that what
+//! the deletion looks at has every row with such a number, for ever.
+//!
 //! # Cost
 //! One call for all batches that wait at the moment it begins. All of them have begun, none is
 //! acknowledged: any order among them is right.
@@ -13,8 +18,8 @@ use std::sync::Arc;
 
 use flightcluster_catalog as catalog;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, oneshot};
 
 use crate::error::Error;
 use crate::fatal::Fatal;
@@ -31,9 +36,25 @@ pub(crate) struct Orders {
     waiting: Mutex<Vec<(u64, oneshot::Sender<Answer>)>>,
     /// Whoever has it asks for everybody; handed on in the order of asking.
     turn: tokio::sync::Mutex<()>,
+    /// Read by each write from before its numbers are taken until its rows can be read, or never will.
+    under_way: Arc<RwLock<()>>,
 }
 
+/// A write between the taking of its numbers and the end of its log record.
+pub(crate) type Ordered = OwnedRwLockReadGuard<()>;
+
 impl Orders {
+    /// To be held by a write that is going to take numbers, until the end of its log record.
+    pub(crate) async fn begin(&self) -> Ordered {
+        Arc::clone(&self.under_way).read_owned().await
+    }
+
+    /// Waits until every write that may have numbers by now can be read, or never will. Those that begin
+    /// meanwhile wait for it.
+    pub(crate) async fn given_are_stored(&self) {
+        drop(self.under_way.write().await);
+    }
+
     /// Takes numbers for `rows` rows; returns the first.
     ///
     /// - Errors: [`Error::Catalog`]; [`Error::OutOfService`] when a younger process has this name.

@@ -25,6 +25,7 @@ use crate::gate::{normalise_batch, normalise_schema};
 use crate::ingest::Core;
 use crate::memory::{compact, needed_bytes};
 use crate::message::{encode_batch, is_batch_of};
+use crate::order::Ordered;
 use crate::producer::{Decision, Outcome, Producer};
 use crate::schema::has_dictionary;
 use crate::table::{TableMode, failed, resolve};
@@ -79,6 +80,8 @@ struct Checks {
 struct UnderWay {
     _write: TaskTrackerToken,
     _staging: Option<TaskTrackerToken>,
+    /// Of a write that takes order numbers.
+    ordered: Option<Ordered>,
 }
 
 /// What became of a batch that was handed over.
@@ -195,6 +198,7 @@ impl TableWriter {
         let under_way = UnderWay {
             _write: self.core.writes.token(),
             _staging: self.staging.as_deref().map(TaskTracker::token),
+            ordered: None,
         };
         self.core.check_open()?;
         if self.staging.as_deref().is_some_and(TaskTracker::is_closed) {
@@ -269,7 +273,7 @@ impl TableWriter {
         batch: RecordBatch,
         raw: Option<Vec<(Bytes, Bytes)>>,
         producer: Option<&Producer>,
-        under_way: UnderWay,
+        mut under_way: UnderWay,
     ) -> Result<Handed, Error> {
         let core = &self.core;
         self.check_table(checks).await?;
@@ -285,7 +289,7 @@ impl TableWriter {
         }
         let (batch, messages) = self.prepare(batch, raw)?;
         // Before room is taken: a slow catalog must not hold up tables that need no numbers.
-        let (batch, first) = self.number(batch).await?;
+        let (batch, first) = self.number(batch, &mut under_way).await?;
         let encoded: usize = messages.iter().map(|m| m.header.len() + m.body.len()).sum();
         let bytes = encoded.max(needed_bytes(&batch)) as u64;
         let failing = || core.counters.lock().last_error.is_some();
@@ -379,11 +383,16 @@ impl TableWriter {
     }
 
     /// Numbers the rows of a table with a primary key; says with what the first one got.
-    async fn number(&self, batch: RecordBatch) -> Result<(RecordBatch, Option<i64>), Error> {
+    async fn number(
+        &self,
+        batch: RecordBatch,
+        under_way: &mut UnderWay,
+    ) -> Result<(RecordBatch, Option<i64>), Error> {
         if !self.numbered {
             return Ok((batch, None));
         }
         let core = &self.core;
+        under_way.ordered = Some(core.orders.begin().await);
         let first = core.orders.take(core, batch.num_rows() as u64).await?;
         let batch = with_order(&batch, first).map_err(|source| Error::EncodeBatch { source })?;
         Ok((batch, Some(first)))

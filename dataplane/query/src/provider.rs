@@ -102,6 +102,14 @@ impl StoredTable {
         })
     }
 
+    /// The same table with the orders of its rows as a column, if it has a primary key.
+    pub(crate) fn with_orders(mut self) -> Self {
+        if let Some(keyed) = &self.keyed {
+            self.schema = Arc::clone(&keyed.schema);
+        }
+        self
+    }
+
     pub(crate) fn id(&self) -> TableId {
         self.id
     }
@@ -308,6 +316,9 @@ impl StoredTable {
     }
 
     fn fresh_times(&self, fresh: &FreshRows) -> FreshTimes {
+        if fresh.batches.is_empty() {
+            return FreshTimes::of(Some(Vec::new()));
+        }
         let times = self.time.as_ref().and_then(|time| {
             let at = fresh.columns.binary_search(&time.at).ok()?;
             let mut times = Vec::new();

@@ -141,16 +141,17 @@ impl View {
         }
     }
 
-    /// One file of a table and nothing else.
-    pub(crate) fn of_file(table: &Table, file: &File, now_nanos: i64) -> Self {
+    /// Some files of a table and nothing else.
+    pub(crate) fn of_files(table: &Table, files: &[File], now_nanos: i64) -> Self {
+        let last = files.iter().map(|file| file.begin_snapshot).max();
         let held = TableSnapshot {
             table: table.clone(),
-            files: vec![file.clone()],
+            files: files.to_vec(),
             files_left_out: false,
             watermarks: Vec::new(),
         };
         let snapshot = Snapshot {
-            id: file.begin_snapshot,
+            id: last.unwrap_or_default(),
             tables: vec![held],
             ingesters: Vec::new(),
         };

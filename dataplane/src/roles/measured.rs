@@ -146,6 +146,10 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
         self.timed("take_orders", call).await
     }
 
+    async fn last_order(&self) -> Result<i64, Error> {
+        self.timed("last_order", self.catalog.last_order()).await
+    }
+
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
         let call = self.catalog.claim_producer(request);
         self.timed("claim_producer", call).await

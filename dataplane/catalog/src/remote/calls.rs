@@ -113,6 +113,8 @@ call!(TakeOrdersCall { ingester: IngesterId, epoch: Epoch, rows: u64 }
     "take_orders" -> i64, repeatable: true,
     |call, catalog| catalog.take_orders(call.ingester, call.epoch, call.rows));
 
+call!(LastOrderCall {} "last_order" -> i64, repeatable: true, |_call, catalog| catalog.last_order());
+
 // Every claim may be made again.
 call!(ClaimProducerCall { request: ClaimProducer }
     "claim_producer" -> ProducerClaim, repeatable: true,

@@ -15,11 +15,11 @@ use super::calls::{
     AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall,
     CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall,
     EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
-    GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LeaseCall, ListDatabasesCall,
-    ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
-    SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
-    TakeOrdersCall, UnknownPathsCall, UploadCall,
+    GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LastOrderCall, LeaseCall,
+    ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall,
+    PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall,
+    SealUploadCall, SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall,
+    TablesByIdCall, TakeOrdersCall, UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
@@ -65,9 +65,9 @@ impl fmt::Debug for RemoteOptions {
 /// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
-/// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush`, `take_orders` and
-///   the calls about producers, uploads and of upkeep are sent a second time when the first got no answer
-///   and there is time left.
+/// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush`,
+///   `take_orders` and the calls about producers, uploads and of upkeep are sent a second time when the
+///   first got no answer and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
     client: Client,
@@ -384,6 +384,10 @@ impl Catalog for RemoteCatalog {
             rows,
         })
         .await
+    }
+
+    async fn last_order(&self) -> Result<i64, Error> {
+        self.call(LastOrderCall {}).await
     }
 
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {

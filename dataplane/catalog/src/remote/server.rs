@@ -16,11 +16,11 @@ use super::calls::{
     AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall,
     CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall,
     EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
-    GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LeaseCall, ListDatabasesCall,
-    ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall, SealUploadCall,
-    SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
-    TakeOrdersCall, UnknownPathsCall, UploadCall,
+    GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LastOrderCall, LeaseCall,
+    ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall,
+    PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall,
+    SealUploadCall, SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall,
+    TablesByIdCall, TakeOrdersCall, UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -53,6 +53,7 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<ListIngestersCall>(router);
     router = add::<CommitFlushCall>(router);
     router = add::<TakeOrdersCall>(router);
+    router = add::<LastOrderCall>(router);
     router = add::<ClaimProducerCall>(router);
     router = add::<ExpireProducersCall>(router);
     router = add::<ReplaceFilesCall>(router);

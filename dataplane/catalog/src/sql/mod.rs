@@ -371,6 +371,13 @@ impl Catalog for SqlCatalog {
             .await
     }
 
+    async fn last_order(&self) -> Result<i64, Error> {
+        self.read("reading the last number of a row", |c| {
+            Box::pin(order::last(c))
+        })
+        .await
+    }
+
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
         self.write("claiming a producer", |c| {
             Box::pin(producer::claim(c, request))

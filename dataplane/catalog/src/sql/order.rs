@@ -52,6 +52,13 @@ pub(super) async fn take(
     }
 }
 
+/// The last number that was given.
+pub(super) async fn last(c: &mut Connection) -> Result<i64, Failure> {
+    let last = sqlx::query_scalar("SELECT value FROM counters WHERE kind = 'order'");
+    let last: Option<i64> = last.fetch_optional(&mut *c).await?;
+    last.ok_or_else(|| wrong(Wrong::NoCounter))
+}
+
 fn wrong(source: Wrong) -> Failure {
     let error = Error::Store {
         doing: "numbering rows",

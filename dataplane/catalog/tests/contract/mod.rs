@@ -65,6 +65,7 @@ macro_rules! contract {
         });
         $crate::contract::contract!(@tests $open, orders {
             orders_grow_over_all_ingesters_and_are_never_given_twice,
+            the_last_order_is_above_all_given_before_and_below_all_given_later,
             an_older_life_gets_no_orders,
         });
         $crate::contract::contract!(@tests $open, producers {

@@ -35,6 +35,18 @@ pub async fn orders_grow_over_all_ingesters_and_are_never_given_twice(catalog: S
     }
 }
 
+pub async fn the_last_order_is_above_all_given_before_and_below_all_given_later(catalog: Subject) {
+    let who = register(&catalog, "ingester-0").await;
+    assert_eq!(catalog.last_order().await.unwrap(), 0);
+    for rows in [3, 1, 70] {
+        let before = catalog.last_order().await.unwrap();
+        let first = catalog.take_orders(who.id, who.epoch, rows).await.unwrap();
+        assert!(before < first, "{before} {first}");
+        let last = catalog.last_order().await.unwrap();
+        assert_eq!(last, first + rows as i64 - 1);
+    }
+}
+
 pub async fn an_older_life_gets_no_orders(catalog: Subject) {
     let stale = register(&catalog, "ingester-0").await;
     let current = register(&catalog, "ingester-0").await;

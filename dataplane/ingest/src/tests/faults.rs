@@ -246,6 +246,10 @@ impl Catalog for FaultyCatalog {
         }
     }
 
+    async fn last_order(&self) -> Result<i64, Error> {
+        self.inner.last_order().await
+    }
+
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
         if *self.away.lock() {
             return Err(Self::unavailable());

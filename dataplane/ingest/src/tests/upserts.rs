@@ -211,6 +211,36 @@ async fn batches_that_wait_share_a_call_and_none_hangs_on_the_one_that_asks() {
 }
 
 #[tokio::test]
+async fn a_flush_of_a_table_waits_for_rows_that_have_a_number_and_are_on_their_way() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let writer = Arc::new(stream(&ingest).await);
+    put(&writer, &[(1, 1)]).await.unwrap();
+    let hold = Arc::new(Hold::default());
+    world.catalog.hold_orders(Some(Arc::clone(&hold)));
+    let late = Arc::clone(&writer);
+    let late = tokio::spawn(async move { put(&late, &[(2, 2)]).await });
+    hold.arrived.notified().await;
+    world.catalog.hold_orders(None);
+    assert_eq!(world.catalog.last_order().await.unwrap(), 2);
+    let (epoch, table) = (ingest.ingester().epoch, writer.table().id);
+    let mut flush = std::pin::pin!(ingest.flush_table(epoch, table));
+    // Without the wait it would be over long before.
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut flush).await;
+    assert!(early.is_err(), "a row with a number is not in the file");
+    hold.go_on.notify_one();
+    late.await.unwrap().unwrap();
+    flush.await.unwrap();
+    let files = world.files(&readings()).await;
+    let mut kept = Vec::new();
+    for file in &files {
+        kept.extend(stored(&world.read_file(&file.file.path).await));
+    }
+    assert_eq!(kept, [(1, 1, 1), (2, 2, 2)]);
+    put(&writer, &[(3, 3)]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_fenced_ingester_gets_no_orders_and_stops() {
     let world = World::new().await;
     let ingest = world.open().await;

@@ -3,32 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::cast::AsArray as _;
-use arrow_array::types::Int64Type;
-use arrow_schema::SchemaRef;
-use datafusion::common::{DFSchema, internal_datafusion_err};
-use datafusion::datasource::provider_as_source;
-use datafusion::functions_aggregate::count::count_all;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
+use datafusion::common::internal_datafusion_err;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::execute_stream;
 use flightcluster_catalog::{
     Error as CatalogError, File, FileChoice, NewFile, ReplaceCause, ReplaceFiles, SnapshotRequest,
     Table, TableSnapshot,
 };
-use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Deletion;
+use super::judge::{Counted, Judge};
 use super::lease::TableLease;
 use crate::Error;
 use crate::engine::Inner;
-use crate::provider::StoredTable;
-use crate::recent::View;
 use crate::rewrite::{RewriteError, RewriteRequest};
-use crate::schema::decode_schema;
 use crate::times::TimeRange;
 
 /// Attempts to commit while the catalog does not answer, and the first pause between them; it doubles.
@@ -51,14 +41,6 @@ struct Changed {
     removed: u64,
     /// Rows the statement deletes: nobody saw the expired ones any more.
     deleted: u64,
-}
-
-/// What is known of a file before it is written again.
-struct Counted {
-    /// Rows that are deleted.
-    rows: u64,
-    /// Whether some of its rows may be expired, which are not counted.
-    some_expired: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -101,24 +83,30 @@ impl<'a> Attempt<'a> {
     /// Writes the new files.
     async fn prepare(&mut self, lease: &mut TableLease) -> Result<(), Error> {
         let held = self.snapshot().await?;
-        let schema = decode_schema(&held.table.schema)?;
-        let condition = self.physical(&schema)?;
+        let judge = Judge::of(self.inner, self.deletion, &held);
+        let judge = self.stop.run_until_cancelled(judge).await;
+        let judge = judge.ok_or(Error::Cancelled)??;
+        if judge.deleted == Some(0) {
+            return Ok(());
+        }
         for file in &held.files {
             lease.keep().await?;
-            let counted = self.matching(&held.table, &schema, file);
-            let counted = self.stop.run_until_cancelled(counted).await;
+            let counted = self.stop.run_until_cancelled(judge.matching(file)).await;
             let counted = counted.ok_or(Error::Cancelled)??;
             if counted.rows == 0 {
                 continue;
             }
             self.changed.inputs.push(file.id);
             self.changed.deleted += counted.rows;
-            match &condition {
-                Some(condition) if counted.rows < file.file.rows => {
-                    self.rewrite(&held.table, file, counted, condition).await?;
+            match &judge.remove {
+                Some(remove) if counted.rows < file.file.rows => {
+                    self.rewrite(&held.table, file, counted, remove).await?;
                 }
                 _ => self.changed.removed += file.file.rows,
             }
+        }
+        if let Some(deleted) = judge.deleted {
+            self.changed.deleted = deleted;
         }
         Ok(())
     }
@@ -158,64 +146,6 @@ impl<'a> Attempt<'a> {
                 similar: None,
             }),
         }
-    }
-
-    /// How many rows of a file go.
-    async fn matching(
-        &self,
-        table: &Table,
-        schema: &SchemaRef,
-        file: &File,
-    ) -> Result<Counted, Error> {
-        let view = Arc::new(View::of_file(table, file, self.deletion.now_nanos));
-        let provider = Arc::new(StoredTable::new(table, Arc::clone(schema), view)?);
-        let some_expired = provider.may_be_expired(file);
-        let condition = match self.deletion.condition.clone() {
-            Some(condition) => condition,
-            None if some_expired => lit(true),
-            None => {
-                let rows = file.file.rows;
-                return Ok(Counted { rows, some_expired });
-            }
-        };
-        let relation = self.deletion.relation.clone();
-        let state = Arc::clone(&self.deletion.state);
-        let sorter = self.inner.sorter;
-        let work = async move {
-            let count = LogicalPlanBuilder::scan(relation, provider_as_source(provider), None)
-                .and_then(|scan| scan.filter(condition))
-                .and_then(|rows| rows.aggregate(Vec::<Expr>::new(), vec![count_all()]))
-                .and_then(LogicalPlanBuilder::build)
-                .map_err(|error| sorter.sort("planning", error))?;
-            let counted = async {
-                let plan = state.create_physical_plan(&count).await?;
-                let rows = execute_stream(plan, state.task_ctx())?;
-                rows.try_collect::<Vec<_>>().await
-            };
-            let counted = counted.await;
-            let counted = counted.map_err(|error| sorter.sort("running", error))?;
-            let counts = counted.iter().filter(|batch| batch.num_rows() > 0);
-            let rows: i64 = counts
-                .map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0))
-                .sum();
-            Ok(u64::try_from(rows).unwrap_or_default())
-        };
-        let rows = self.inner.compute.run(work).await?;
-        Ok(Counted { rows, some_expired })
-    }
-
-    /// The condition over the columns of a file in the schema of its table.
-    fn physical(&self, schema: &SchemaRef) -> Result<Option<Arc<dyn PhysicalExpr>>, Error> {
-        let Some(condition) = &self.deletion.condition else {
-            return Ok(None);
-        };
-        let relation = self.deletion.relation.clone();
-        let columns = DFSchema::try_from_qualified_schema(relation, schema);
-        let state = &self.deletion.state;
-        let condition = columns
-            .and_then(|columns| state.create_physical_expr(condition.clone(), &columns))
-            .map_err(|error| self.inner.sorter.sort("planning", error))?;
-        Ok(Some(condition))
     }
 
     /// Writes a file again without the rows the condition is true for.

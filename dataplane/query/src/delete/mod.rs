@@ -1,14 +1,16 @@
 //! `DELETE` and `TRUNCATE`: files with such rows are written again without them.
 //!
 //! # Flow
-//! all ingesters put their rows of the table into files → the table is leased, so that compaction leaves
-//! it alone → snapshot → for each file: count the rows the condition is true for, and write it again when
+//! of a table with a primary key: read the last order number of a row → all ingesters put their rows of the
+//! table into files → the table is leased, so that compaction leaves it alone → snapshot → of a table with
+//! a primary key: judge its newest rows ([`judge`]) → for each file: count the rows the condition is true for, and write it again when
 //! there are some and others → one commit puts the new files in the place of the old ones. When one of
 //! the old ones was replaced meanwhile all the same, begin again with a new snapshot.
 //!
 //! # Guarantees
 //! - Every row that was acknowledged before the statement began is judged. Of those that come while it
-//!   runs, the ones that are in files of the snapshot are judged, the others stay.
+//!   runs, the ones that are in files of the snapshot are judged, the others stay. Of a table with a primary
+//!   key all that come while it runs stay, and no older row of a key comes back.
 //! - A query sees the table before or after the statement, never in between; one that began before goes
 //!   on with the old files.
 //! - A row for which the condition is false or null stays.
@@ -20,6 +22,8 @@
 //! on its way it is not taken back.
 
 mod attempt;
+mod judge;
+mod keys;
 mod lease;
 
 use std::sync::Arc;
@@ -41,7 +45,7 @@ use crate::Error;
 use crate::engine::Inner;
 use crate::execute::Control;
 use crate::plan::Ready;
-use crate::provider::StoredTable;
+use crate::provider::{Keyed, StoredTable};
 use crate::sort::Sorter;
 use crate::times::TimeColumn;
 use attempt::Attempt;
@@ -63,6 +67,10 @@ pub(crate) struct Deletion {
     relation: TableReference,
     /// All rows go without one.
     condition: Option<Expr>,
+    /// The table has a primary key.
+    keyed: bool,
+    /// The highest order number of the rows that are judged, of a table with a primary key.
+    last_order: Option<i64>,
     state: Arc<SessionState>,
     /// When the statement was planned, nanoseconds since the Unix epoch.
     now_nanos: i64,
@@ -103,11 +111,6 @@ impl Deletion {
             let cure = "only tables of schema public have rows that can be deleted";
             return Err(refused("", cure));
         };
-        if table.keyed().is_some() {
-            // Judged file by file, an older row of a key would come back.
-            let cure = "write newer rows of its keys, or create the table anew";
-            return Err(refused(" from a table with a primary key", cure));
-        }
         Ok(Self {
             name,
             table: table.id(),
@@ -116,6 +119,8 @@ impl Deletion {
             time: table.time_column().cloned(),
             relation: scan.table_name,
             condition,
+            keyed: table.keyed().is_some(),
+            last_order: None,
             state: rows.state,
             now_nanos: rows.view.now_nanos(),
         })
@@ -134,6 +139,12 @@ impl Deletion {
             .map(|condition| self.simplified(condition));
         let simplified = simplified.transpose();
         self.condition = simplified.map_err(|error| inner.sorter.sort("planning", error))?;
+        if self.keyed {
+            // Before the flush, which then has every row with such a number.
+            let last = inner.catalog.last_order().await;
+            let doing = "reading the last number of a row";
+            self.last_order = Some(last.map_err(|source| Error::from_catalog(doing, source))?);
+        }
         let flushed = writer.flush(self.table).await;
         flushed.map_err(|source| Error::Write {
             table: self.name.to_string(),
@@ -145,6 +156,16 @@ impl Deletion {
         let work = work(Arc::clone(inner), self, stop, place).instrument(Span::current());
         let ended = tokio::spawn(work).await;
         inner.compute.outcome(ended)
+    }
+
+    /// Whether the condition is the same for all rows of a key.
+    fn looks_at(&self, keyed: &Keyed) -> bool {
+        let condition = self.condition.as_ref();
+        let columns = condition.map(Expr::column_refs).unwrap_or_default();
+        columns.into_iter().all(|column| {
+            let mut key = keyed.columns.iter();
+            key.any(|at| *keyed.schema.field(*at).name() == column.name)
+        })
     }
 
     /// The condition with what is the same for all rows computed once: `now()` is one moment.

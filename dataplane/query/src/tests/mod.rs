@@ -8,6 +8,7 @@ mod deleting;
 mod failures;
 mod fixture;
 mod hand_off;
+mod keyed_deleting;
 mod limits;
 mod parameters;
 mod pruning;

@@ -47,9 +47,9 @@ pub(super) fn kept<'a>(
 }
 
 /// A row: id, time, v.
-type Seen = (i64, i64, Option<i64>);
+pub(super) type Seen = (i64, i64, Option<i64>);
 
-fn rows(rows: &[Seen]) -> RecordBatch {
+pub(super) fn rows(rows: &[Seen]) -> RecordBatch {
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0)));
     let times = TimestampNanosecondArray::from_iter_values(rows.iter().map(|row| row.1));
     let values: Int64Array = rows.iter().map(|row| row.2).collect();
@@ -61,7 +61,7 @@ fn rows(rows: &[Seen]) -> RecordBatch {
     .unwrap()
 }
 
-async fn keyed(cluster: &Cluster, name: &str) -> Table {
+pub(super) async fn keyed(cluster: &Cluster, name: &str) -> Table {
     let sql = format!(
         "CREATE TABLE {name} (id BIGINT, time TIMESTAMP, v BIGINT, PRIMARY KEY (id, time))"
     );
@@ -71,7 +71,7 @@ async fn keyed(cluster: &Cluster, name: &str) -> Table {
 }
 
 /// Rows of whole numbers, nulls as `None`, in the order they come.
-async fn answer(cluster: &Cluster, sql: &str) -> Vec<Vec<Option<i64>>> {
+pub(super) async fn answer(cluster: &Cluster, sql: &str) -> Vec<Vec<Option<i64>>> {
     let batches = cluster.query(sql).await;
     let batches = batches.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let mut answer = Vec::new();
@@ -278,21 +278,6 @@ async fn nobody_sees_the_column_of_orders() {
 }
 
 #[tokio::test]
-async fn rows_of_a_table_with_a_key_are_not_deleted() {
-    let cluster = Cluster::start().await;
-    overwritten(&cluster).await;
-    for sql in [
-        "DELETE FROM t WHERE v > 5",
-        "DELETE FROM t",
-        "TRUNCATE TABLE t",
-    ] {
-        let error = cluster.plan(sql).await.map(|_| ()).unwrap_err();
-        assert_eq!(error.category(), "unsupported", "{sql}: {error:?}");
-        assert!(error.to_string().contains("primary key"), "{error}");
-    }
-}
-
-#[tokio::test]
 async fn only_files_that_share_a_time_are_sorted() {
     let cluster = Cluster::start().await;
     let table = keyed(&cluster, "t").await;
@@ -372,10 +357,10 @@ async fn a_sort_that_does_not_fit_goes_to_disk() {
 }
 
 /// Numbers that look random and are the same each time.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)

@@ -350,6 +350,11 @@ impl Catalog for LossyCatalog {
         line.pass(Port::Order, call).await
     }
 
+    async fn last_order(&self) -> Result<i64, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.last_order()).await
+    }
+
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
         let line = self.line();
         line.pass(Port::Claim, line.claim(request)).await
