@@ -11,6 +11,7 @@
 pub mod model;
 mod name;
 mod options;
+mod past;
 pub mod remote;
 pub mod sql;
 mod upkeep;
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 pub use model::*;
 pub use name::UNPUBLISHED_SCHEMA;
 pub use options::*;
+pub use past::*;
 pub use upkeep::*;
 
 /// The port to the catalog.
@@ -96,6 +98,26 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// A catalog of an older release gives more files than were asked for, never fewer.
     async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error>;
+
+    /// The state somebody asks for. The same moment always means the same state, as long as the clock
+    /// of the catalog is not set back.
+    ///
+    /// - Errors: [`Error::NotReadable`].
+    async fn resolve_as_of(&self, as_of: AsOf) -> Result<SnapshotStamp, Error>;
+
+    /// The named tables as they were in an earlier state: their files, and their schemas. Options are
+    /// those of today. No ingesters and no watermarks: what was in no file then is not part of it.
+    ///
+    /// - Whole: all files of that state, or [`Error::NotReadable`]. Their objects stay until they are
+    ///   collected, `upkeep.gc_grace` after a file was replaced; reading one that is gone fails.
+    async fn read_past(
+        &self,
+        snapshot: SnapshotId,
+        request: SnapshotRequest,
+    ) -> Result<Snapshot, Error>;
+
+    /// The newest states that can be read, newest first, at most `limit`.
+    async fn list_snapshots(&self, limit: u32) -> Result<Vec<SnapshotRecord>, Error>;
 
     /// Registers an ingester by its node name: new on first sight, else the same id with the next
     /// epoch and state `Active`.
@@ -377,6 +399,16 @@ pub enum Error {
         /// The newest state of the catalog.
         newest: SnapshotId,
     },
+    /// A state that was asked for can't be read (the caller's mistake).
+    #[error("{asked} {}, which is snapshot {}", not_readable(.why), .edge.snapshot)]
+    NotReadable {
+        /// What was asked for.
+        asked: AsOf,
+        /// Why not.
+        why: NotReadable,
+        /// The oldest state that can be read, or the newest there is.
+        edge: SnapshotStamp,
+    },
     /// The catalog can't be reached or is overloaded; retry.
     #[error("catalog unavailable at {place}")]
     Unavailable {
@@ -419,8 +451,16 @@ impl Error {
             Self::Fenced { .. } => "fenced",
             Self::WrongLog { .. } => "wrong_log",
             Self::RolledBack { .. } => "rolled_back",
+            Self::NotReadable { .. } => "not_readable",
             Self::Unavailable { .. } => "unavailable",
             Self::Store { .. } => "store",
         }
+    }
+}
+
+fn not_readable(why: &NotReadable) -> &'static str {
+    match why {
+        NotReadable::Gone => "is no longer kept: it is older than the oldest state that is",
+        NotReadable::ToCome => "is still to come: it is newer than the newest state",
     }
 }

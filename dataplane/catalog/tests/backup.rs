@@ -14,8 +14,8 @@ use std::time::Duration;
 use contract::{commit, content, create, file, flush_of, life, ready, register};
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
-    Catalog as _, ClaimProducer, Error, FlushCommit, ProducerClaim, ProducerPosition,
-    SequenceNumber, Snapshot, Table, TableName,
+    AsOf, Catalog as _, ClaimProducer, Error, FlushCommit, NotReadable, ProducerClaim,
+    ProducerPosition, SequenceNumber, Snapshot, Table, TableName,
 };
 use postgres_server::Server;
 use sqlx::Connection as _;
@@ -103,6 +103,21 @@ async fn is_the_same_after(from: Place, to: Place) {
     assert_eq!(restored.rows, backup.rows);
     let after = to.snapshot(&table).await;
     assert_eq!(after.tables, before.tables);
+    // Objects may have been deleted since: the past begins anew.
+    let past = AsOf::Snapshot(before.id);
+    assert!(from.catalog.resolve_as_of(past).await.is_ok());
+    let refused = to.catalog.resolve_as_of(past).await;
+    assert!(
+        matches!(refused, Err(Error::NotReadable { why: NotReadable::Gone, edge, .. })
+            if edge.snapshot == after.id),
+        "{refused:?}"
+    );
+    assert!(
+        to.catalog
+            .resolve_as_of(AsOf::Snapshot(after.id))
+            .await
+            .is_ok()
+    );
     assert_eq!(
         to.catalog.list_databases().await.unwrap(),
         from.catalog.list_databases().await.unwrap()

@@ -423,7 +423,9 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
         catalog::Error::UploadTarget { .. } | catalog::Error::UploadKey { .. } => {
             Fault::InvalidArgument
         }
-        catalog::Error::InvalidName { .. } => Fault::InvalidArgument,
+        catalog::Error::InvalidName { .. } | catalog::Error::NotReadable { .. } => {
+            Fault::InvalidArgument
+        }
         catalog::Error::SchemaChanged { .. }
         | catalog::Error::FilesChanged { .. }
         | catalog::Error::FileGivenUp { .. }

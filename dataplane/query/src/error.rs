@@ -5,9 +5,11 @@ use std::fmt;
 
 use arrow_schema::ArrowError;
 use datafusion::error::DataFusionError;
+use flightcluster_catalog::{AsOf, NotReadable, SnapshotId, SnapshotStamp};
 use flightcluster_keys::KeyError;
 
 use crate::AccessKind;
+use crate::past::time_text;
 use crate::ports::RecentRowsError;
 
 /// A place in the text of a statement; both count from 1.
@@ -105,6 +107,22 @@ pub enum Error {
         name: String,
         /// What is wrong with it, and the cure.
         problem: String,
+    },
+    /// A past state that can't be understood or read (the caller's mistake).
+    #[error("AS OF: {problem}")]
+    AsOf {
+        /// What is wrong, and the cure.
+        problem: String,
+    },
+    /// A table that a past state does not have (the caller's mistake).
+    #[error(
+        "table not found: {table} is not in snapshot {snapshot}; it was made later, or dropped before"
+    )]
+    NotInSnapshot {
+        /// Its full name.
+        table: String,
+        /// The state.
+        snapshot: SnapshotId,
     },
     /// A parameter that can't be bound (the caller's mistake).
     #[error("parameter {name}: {problem}")]
@@ -337,6 +355,8 @@ impl Error {
             Self::DatabaseExists { .. } => "database_exists",
             Self::InvalidName { .. } => "invalid_name",
             Self::Option { .. } => "option",
+            Self::AsOf { .. } => "as_of",
+            Self::NotInSnapshot { .. } => "not_in_snapshot",
             Self::Parameter { .. } => "parameter",
             Self::ParameterMissing { .. } => "parameter_missing",
             Self::Value { .. } => "value",
@@ -380,6 +400,7 @@ impl Error {
             },
             Catalog::TableExists(table) => Self::TableExists { table },
             Catalog::InvalidName { name, problem } => Self::InvalidName { name, problem },
+            Catalog::NotReadable { asked, why, edge } => not_readable(asked, why, edge),
             source @ (Catalog::SchemaChanged { .. }
             | Catalog::FilesChanged { .. }
             | Catalog::FileGivenUp { .. }
@@ -399,6 +420,24 @@ impl Error {
             },
         }
     }
+}
+
+fn not_readable(asked: AsOf, why: NotReadable, edge: SnapshotStamp) -> Error {
+    let asked = match asked {
+        AsOf::Snapshot(id) => format!("snapshot {id}"),
+        AsOf::Millis(millis) => time_text(millis),
+    };
+    let (id, made) = (edge.snapshot, time_text(edge.created_at_millis));
+    let problem = match why {
+        NotReadable::Gone => format!(
+            "{asked} is no longer kept; the oldest that can be read is snapshot {id} of {made}. What was \
+             replaced or deleted stays for upkeep.gc_grace"
+        ),
+        NotReadable::ToCome => {
+            format!("{asked} is still to come; the newest is snapshot {id} of {made}")
+        }
+    };
+    Error::AsOf { problem }
 }
 
 fn at(location: &Option<Location>) -> String {

@@ -25,10 +25,11 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::{ExecuteOptions, Inner};
+use crate::past::Past;
 use crate::plan::{Action, Plan, Ready};
 use crate::recent::needs;
 use crate::running::RunningGuard;
-use crate::sort::Sorter;
+use crate::sort::{Sorter, is_lost_object};
 use crate::{BatchStream, Error, update};
 
 /// Batches that wait between the query threads and the caller: enough to keep both busy.
@@ -155,7 +156,7 @@ async fn start(inner: Arc<Inner>, ready: Ready, guard: &RunningGuard) -> Result<
         plan,
         schema,
         state,
-        view,
+        views,
     } = ready;
     let sorter = inner.sorter;
     let planner = Arc::clone(&state);
@@ -167,8 +168,12 @@ async fn start(inner: Arc<Inner>, ready: Ready, guard: &RunningGuard) -> Result<
             Ok((plan, needs))
         })
         .await?;
-    let replans = inner.fetch.fill(&view, &needs).await?;
-    inner.count_replans(replans);
+    for view in views.iter() {
+        if let Some(needs) = needs.get(&view.past()) {
+            let replans = inner.fetch.fill(view, needs).await?;
+            inner.count_replans(replans);
+        }
+    }
     let (sender, batches) = mpsc::channel(CHANNEL_BATCHES);
     let batch_rows = inner.batch_rows;
     let work = Work {
@@ -179,6 +184,7 @@ async fn start(inner: Arc<Inner>, ready: Ready, guard: &RunningGuard) -> Result<
         sender,
         permit,
         sorter,
+        past: views.iter().find_map(|view| view.past()),
     };
     let task = inner.compute.spawn(work.run());
     Ok(Rows {
@@ -208,10 +214,29 @@ struct Work {
     /// The place among the running queries; free again when the task is gone.
     permit: OwnedSemaphorePermit,
     sorter: Sorter,
+    /// A past that is read.
+    past: Option<Past>,
 }
 
 impl Work {
     async fn run(self) -> Result<(), Error> {
+        let past = self.past;
+        let ended = self.send_all().await;
+        match (past, ended) {
+            (Some(past), Err(Error::ObjectStore { source })) if is_lost_object(&source) => {
+                Err(Error::AsOf {
+                    problem: format!(
+                        "objects of snapshot {} were deleted while they were read; they stay for \
+                         upkeep.gc_grace after a file was replaced or deleted",
+                        past.snapshot
+                    ),
+                })
+            }
+            (_, ended) => ended,
+        }
+    }
+
+    async fn send_all(self) -> Result<(), Error> {
         let Self {
             plan,
             state,
@@ -220,6 +245,7 @@ impl Work {
             sender,
             permit,
             sorter,
+            past: _,
         } = self;
         let _place = permit;
         let plan = state

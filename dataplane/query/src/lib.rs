@@ -10,7 +10,8 @@
 //! A table is `table`, `schema.table` or `database.schema.table`; what is missing is taken from the
 //! request (`public` is the schema of all user tables). Names that are not quoted are read in lower
 //! case, as SQL has it: a table created as `Flights` by a writer is `"Flights"` in SQL. Every
-//! database also has `information_schema` and `system` (`tables`, `files`, `compactions`, `ingesters`, `queries`).
+//! database also has `information_schema` and `system` (`tables`, `files`, `compactions`, `snapshots`,
+//! `ingesters`, `queries`).
 //!
 //! # Security
 //! No statement reaches the local file system: the engine has one object store and no table or file
@@ -41,6 +42,7 @@ mod newest;
 mod options;
 mod overlap;
 mod parameters;
+mod past;
 mod plan;
 pub mod ports;
 mod provider;
@@ -69,6 +71,7 @@ pub use engine::{Engine, EngineOptions, EngineStats, ExecuteOptions};
 pub use error::{Error, Location};
 pub use functions::{Functions, sql_keywords};
 pub use parameters::parameters_from_json;
+pub use past::{AsOf, Past};
 pub use plan::{Plan, QueryRequest, StatementKind};
 pub use ports::{Budget, RecentRows, RecentRowsError, StatementKey, TableWriter};
 pub use recent::Patience;

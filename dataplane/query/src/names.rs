@@ -1,7 +1,7 @@
 //! What the names of a statement stand for: whether the caller may touch them, and the tables, looked
 //! up in one catalog snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,8 +17,9 @@ use crate::Error;
 use crate::access::{Access, AccessKind};
 use crate::catalogs::Databases;
 use crate::engine::Inner;
+use crate::past::{self, Past};
 use crate::provider::StoredTable;
-use crate::recent::View;
+use crate::recent::{View, Views, read};
 use crate::schema::decode_schema;
 use crate::statement::{Effect, INFORMATION_SCHEMA, PUBLIC, SYSTEM, Statement};
 use crate::system::SystemTable;
@@ -61,40 +62,55 @@ pub(crate) fn check_target(statement: &Statement) -> Result<(), Error> {
 /// What the names of a statement stand for.
 pub(crate) struct Found {
     pub(crate) databases: Databases,
-    pub(crate) view: Arc<View>,
+    pub(crate) views: Views,
     pub(crate) looked_up: bool,
     /// The schema of the table rows are inserted into.
     pub(crate) target: Option<SchemaRef>,
-    pub(crate) missing: Vec<TableName>,
+    /// Names that stand for nothing, and the past they were looked up in.
+    pub(crate) missing: Vec<(TableName, Option<Past>)>,
 }
 
-/// Looks up all names of a statement in one snapshot.
+/// Looks up all names of a statement in one snapshot: the present one, or that of `past`. A table that
+/// says of which past it is comes from that.
 pub(crate) async fn look_up(
     inner: &Inner,
     statement: &Statement,
     database: &str,
+    past: Option<Past>,
 ) -> Result<Found, Error> {
     let mut stored = Vec::new();
+    // By the past they are of: the name in the statement, and the one it stands for.
+    let mut of_past: BTreeMap<Past, Vec<(TableName, TableName)>> = BTreeMap::new();
     let mut system = Vec::new();
     let mut describes = BTreeSet::new();
     let mut missing = Vec::new();
     for name in &statement.tables {
+        if let Some((table, as_of)) = past::of_name(name) {
+            check_past(&table)?;
+            let past = as_of.resolve(inner.catalog.as_ref()).await?;
+            of_past.entry(past).or_default().push((name.clone(), table));
+            continue;
+        }
         match name.schema.as_str() {
             INFORMATION_SCHEMA => {
                 describes.insert(name.database.clone());
             }
             SYSTEM => match SystemTable::named(&name.table) {
                 Some(table) => system.push((name.clone(), table)),
-                None => missing.push(name.clone()),
+                None => missing.push((name.clone(), None)),
             },
             // A name nobody can know, but nobody has to try.
-            UNPUBLISHED_SCHEMA => missing.push(name.clone()),
+            UNPUBLISHED_SCHEMA => missing.push((name.clone(), None)),
             _ => stored.push(name.clone()),
         }
     }
-    let looked_up = !stored.is_empty();
+    // One view of each past, also when the statement and a table of it ask for the same.
+    let mut asked = stored.clone();
+    let same = past.and_then(|past| of_past.get(&past));
+    asked.extend(same.into_iter().flatten().map(|(_, table)| table.clone()));
+    let looked_up = !asked.is_empty();
     let snapshot = match looked_up {
-        true => first_snapshot(inner, &stored).await?,
+        true => first_snapshot(inner, past, &asked).await?,
         false => Snapshot {
             id: SnapshotId(0),
             tables: Vec::new(),
@@ -111,10 +127,15 @@ pub(crate) async fn look_up(
     missing.extend(
         stored
             .into_iter()
-            .filter(|name| !present.contains(name) && !created(name)),
+            .filter(|name| !present.contains(name) && !created(name))
+            .map(|name| (name, past)),
     );
 
-    let view = Arc::new(View::new(snapshot, unix_nanos()));
+    let view = Arc::new(match past {
+        None => View::new(snapshot, unix_nanos()),
+        Some(past) => View::of_past(snapshot, past),
+    });
+    let mut views = Views::of(Arc::clone(&view));
     let mut tables: Vec<(TableName, Arc<dyn TableProvider>)> = Vec::new();
     for described in &describes {
         describe(inner, described, &view, &mut tables).await?;
@@ -131,6 +152,28 @@ pub(crate) async fn look_up(
             stored_table(&held.table, schema, &view)?,
         ));
     }
+    for (of, names) in of_past {
+        let view = if past == Some(of) {
+            Arc::clone(&view)
+        } else {
+            let asked: Vec<TableName> = names.iter().map(|(_, table)| table.clone()).collect();
+            let snapshot = first_snapshot(inner, Some(of), &asked).await?;
+            let view = Arc::new(View::of_past(snapshot, of));
+            views.add(Arc::clone(&view));
+            view
+        };
+        for (name, table) in names {
+            let snapshot = view.snapshot();
+            let mut held = snapshot.tables.iter();
+            match held.find(|held| held.table.name == table) {
+                None => missing.push((table, Some(of))),
+                Some(held) => {
+                    let schema = decode_schema(&held.table.schema)?;
+                    tables.push((name, stored_table(&held.table, schema, &view)?));
+                }
+            }
+        }
+    }
     for (name, table) in system {
         let rows = table
             .read(inner.catalog.as_ref(), &inner.running, &name.database)
@@ -140,7 +183,7 @@ pub(crate) async fn look_up(
     describes.insert(database.to_owned());
     Ok(Found {
         databases: Databases::new(describes, tables),
-        view,
+        views,
         looked_up,
         target,
         missing,
@@ -148,14 +191,24 @@ pub(crate) async fn look_up(
 }
 
 /// What planning needs; the files too, where there are few.
-async fn first_snapshot(inner: &Inner, tables: &[TableName]) -> Result<Snapshot, Error> {
+async fn first_snapshot(
+    inner: &Inner,
+    past: Option<Past>,
+    tables: &[TableName],
+) -> Result<Snapshot, Error> {
     let few = FileChoice::AtMost(FILES_WHILE_PLANNING);
     let tables = tables.iter().map(|name| (name.clone(), few)).collect();
-    inner
-        .catalog
-        .read_snapshot(SnapshotRequest { tables })
-        .await
-        .map_err(|source| Error::from_catalog("taking a snapshot", source))
+    read(inner.catalog.as_ref(), past, SnapshotRequest { tables }).await
+}
+
+/// What the server knows about itself it knows of today.
+fn check_past(table: &TableName) -> Result<(), Error> {
+    if table.schema == PUBLIC {
+        return Ok(());
+    }
+    Err(Error::AsOf {
+        problem: format!("{table} has no past; only tables of schema {PUBLIC} have"),
+    })
 }
 
 fn unix_nanos() -> i64 {
@@ -212,15 +265,25 @@ async fn describe(
 }
 
 /// When planning failed and a named table does not exist, that is what the caller wants to know.
-pub(crate) async fn explain_missing(inner: &Inner, missing: &[TableName], error: Error) -> Error {
+pub(crate) async fn explain_missing(
+    inner: &Inner,
+    missing: &[(TableName, Option<Past>)],
+    error: Error,
+) -> Error {
     let user_mistake = matches!(error, Error::Plan { .. } | Error::NotImplemented { .. });
     let functions = inner.template.table_functions();
     let name = missing
         .iter()
-        .find(|name| !functions.contains_key(&name.table));
-    let (true, Some(name)) = (user_mistake, name) else {
+        .find(|(name, _)| !functions.contains_key(&name.table));
+    let (true, Some((name, past))) = (user_mistake, name) else {
         return error;
     };
+    if let Some(past) = past {
+        return Error::NotInSnapshot {
+            table: name.to_string(),
+            snapshot: past.snapshot,
+        };
+    }
     match inner.catalog.list_databases().await {
         Ok(databases)
             if databases

@@ -25,7 +25,8 @@ use crate::growth::check_growth;
 use crate::names::{check_access, check_target, explain_missing, look_up};
 use crate::options;
 use crate::parameters::Parameters;
-use crate::recent::View;
+use crate::past::{AsOf, Past};
+use crate::recent::Views;
 use crate::rewrite::time_column;
 use crate::schema::check_storable;
 use crate::session::session;
@@ -50,6 +51,8 @@ pub struct QueryRequest {
     pub access: Access,
     /// Refuse anything that is not a query.
     pub read_only: bool,
+    /// The past that tables are read of which do not say it themselves; only for queries.
+    pub as_of: Option<AsOf>,
 }
 
 /// What a statement is, by what it does.
@@ -75,6 +78,7 @@ pub struct Plan {
     /// The first parameter without a value.
     open: Option<String>,
     snapshot: Option<SnapshotId>,
+    past: Option<Past>,
 }
 
 impl Plan {
@@ -114,6 +118,12 @@ impl Plan {
     #[must_use]
     pub fn snapshot_id(&self) -> Option<SnapshotId> {
         self.snapshot
+    }
+
+    /// The past that was found for [`QueryRequest::as_of`].
+    #[must_use]
+    pub fn past(&self) -> Option<Past> {
+        self.past
     }
 
     pub(crate) fn check_bound(&self) -> Result<(), Error> {
@@ -158,7 +168,8 @@ pub(crate) struct Ready {
     pub(crate) plan: LogicalPlan,
     pub(crate) schema: SchemaRef,
     pub(crate) state: Arc<SessionState>,
-    pub(crate) view: Arc<View>,
+    /// What it sees: the present or past of the statement first, then that of single tables.
+    pub(crate) views: Views,
 }
 
 /// Plans one statement.
@@ -170,6 +181,7 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
         named,
         access,
         read_only,
+        as_of,
     } = request;
     let sorter = inner.sorter;
     let (text, of) = (sql.clone(), database.clone());
@@ -181,6 +193,16 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
     if read_only && statement.effect != Effect::Query {
         return Err(Error::ReadOnly {
             statement: statement.label,
+        });
+    }
+    if as_of.is_some() && statement.effect != Effect::Query {
+        return Err(Error::AsOf {
+            problem: format!(
+                "{} can't be done in the past; take the header x-fc-as-of and the session option as_of \
+                 away. Rows of the past are copied by INSERT INTO … SELECT … FROM table FOR SYSTEM_TIME \
+                 AS OF '…'",
+                statement.label
+            ),
         });
     }
     check_access(&statement, &database, &access)?;
@@ -197,6 +219,7 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
             parameter_schema,
             open,
             snapshot,
+            past: None,
         });
     }
     let writes = matches!(statement.effect, Effect::Insert(_) | Effect::Delete(_));
@@ -204,16 +227,20 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
         return Err(Error::NoWriter);
     }
 
-    let found = look_up(inner, &statement, &database).await?;
+    let past = match as_of {
+        Some(as_of) => Some(as_of.resolve(inner.catalog.as_ref()).await?),
+        None => None,
+    };
+    let found = look_up(inner, &statement, &database, past).await?;
     let missing = found.missing;
-    let snapshot = found.looked_up.then(|| found.view.snapshot_id());
+    let snapshot = found.looked_up.then(|| found.views.first().snapshot_id());
     let catalogs = Arc::new(found.databases);
     let state = Arc::new(session(&inner.template, &database, catalogs));
-    let (view, target) = (found.view, found.target);
+    let (views, target) = (found.views, found.target);
     let work = Planning {
         statement,
         state,
-        view,
+        views,
         target,
         parameters,
         named,
@@ -236,6 +263,7 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
         parameter_schema: parameters,
         open,
         snapshot,
+        past,
     })
 }
 
@@ -259,7 +287,7 @@ fn by_name(effect: &Effect) -> Option<Action> {
 struct Planning {
     statement: Statement,
     state: Arc<SessionState>,
-    view: Arc<View>,
+    views: Views,
     target: Option<SchemaRef>,
     parameters: Option<RecordBatch>,
     named: bool,
@@ -274,7 +302,7 @@ impl Planning {
         let Self {
             statement,
             state,
-            view,
+            views,
             target,
             parameters,
             named,
@@ -286,7 +314,7 @@ impl Planning {
             .map_err(|error| sorter.sort("planning", error))?;
         let rows = Rows {
             state,
-            view,
+            views,
             values: parameters,
             named,
             sorter,
@@ -421,7 +449,7 @@ fn declare(
 /// Makes plans that give rows ready.
 struct Rows {
     state: Arc<SessionState>,
-    view: Arc<View>,
+    views: Views,
     values: Option<RecordBatch>,
     named: bool,
     sorter: Sorter,
@@ -431,7 +459,7 @@ impl Rows {
     fn ready(self, plan: LogicalPlan) -> Result<(Ready, SchemaRef, Option<String>), Error> {
         let Self {
             state,
-            view,
+            views,
             values,
             named,
             sorter,
@@ -464,7 +492,7 @@ impl Rows {
                 plan,
                 schema,
                 state,
-                view,
+                views,
             },
             parameter_schema,
             open,

@@ -33,6 +33,7 @@ use object_store::path::Path;
 use crate::Error;
 use crate::newest::NewestExec;
 use crate::overlap::{FreshTimes, Split, split};
+use crate::past::Past;
 use crate::recent::{FreshRows, View};
 use crate::session::store_url;
 use crate::times::{TimeColumn, TimeRange, nanos_in, rows_from};
@@ -112,6 +113,11 @@ impl StoredTable {
 
     pub(crate) fn id(&self) -> TableId {
         self.id
+    }
+
+    /// The past it is of; `None` for the present.
+    pub(crate) fn past(&self) -> Option<Past> {
+        self.view.past()
     }
 
     pub(crate) fn name(&self) -> &TableName {

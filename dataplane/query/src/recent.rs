@@ -37,6 +37,7 @@ use parking_lot::RwLock;
 use tracing::warn;
 
 use crate::Error;
+use crate::past::Past;
 use crate::ports::{Budget, RecentRows, RecentRowsError};
 use crate::provider::StoredTable;
 use crate::sort::Sorter;
@@ -66,8 +67,11 @@ impl Default for Patience {
 #[derive(Debug)]
 pub(crate) struct View {
     state: RwLock<State>,
-    /// When the query was planned, nanoseconds since the Unix epoch: what is expired then, it does not see.
+    /// When the query was planned, nanoseconds since the Unix epoch: what is expired then, it does not
+    /// see. In the past, the moment that was asked for.
     now_nanos: i64,
+    /// Set for a state of the past: it has no fresh rows.
+    past: Option<Past>,
 }
 
 #[derive(Debug)]
@@ -125,7 +129,7 @@ pub(crate) struct Need {
     first_read: Option<FirstRead>,
 }
 
-/// What a plan reads, by table.
+/// What a plan reads of one state, by table.
 pub(crate) type Needs = BTreeMap<TableId, Need>;
 
 impl View {
@@ -138,6 +142,15 @@ impl View {
         Self {
             state: RwLock::new(state),
             now_nanos,
+            past: None,
+        }
+    }
+
+    /// A state of the past.
+    pub(crate) fn of_past(snapshot: Snapshot, past: Past) -> Self {
+        Self {
+            past: Some(past),
+            ..Self::new(snapshot, past.nanos())
         }
     }
 
@@ -169,7 +182,13 @@ impl View {
         Self {
             state: RwLock::new(state),
             now_nanos,
+            past: None,
         }
+    }
+
+    /// Which past it is; `None` for the present.
+    pub(crate) fn past(&self) -> Option<Past> {
+        self.past
     }
 
     pub(crate) fn now_nanos(&self) -> i64 {
@@ -198,9 +217,34 @@ impl View {
     }
 }
 
-/// Which columns of which tables a plan reads.
-pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
-    let mut needs = Needs::new();
+/// The views of one statement. Two of them are never of the same past.
+#[derive(Debug, Clone)]
+pub(crate) struct Views(Vec<Arc<View>>);
+
+impl Views {
+    /// Only that of the statement itself.
+    pub(crate) fn of(first: Arc<View>) -> Self {
+        Self(vec![first])
+    }
+
+    /// Adds that of some tables.
+    pub(crate) fn add(&mut self, view: Arc<View>) {
+        self.0.push(view);
+    }
+
+    /// That of the statement itself.
+    pub(crate) fn first(&self) -> &View {
+        &self.0[0]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &View> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+}
+
+/// Which columns of which tables a plan reads, of the present and of each past it looks at.
+pub(crate) fn needs(plan: &LogicalPlan) -> Result<BTreeMap<Option<Past>, Needs>, DataFusionError> {
+    let mut all: BTreeMap<Option<Past>, Needs> = BTreeMap::new();
     let mut first = Vec::new();
     plan.apply_with_subqueries(|node| {
         let scan = match node {
@@ -214,6 +258,7 @@ pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
         let provider = source_as_provider(&scan.source)?;
         if let Some(table) = provider.downcast_ref::<StoredTable>() {
             let times = table.times(&scan.filters);
+            let needs = all.entry(table.past()).or_default();
             let need = needs.entry(table.id()).or_insert_with(|| Need {
                 name: table.name().clone(),
                 schema: table.storage_schema(),
@@ -243,7 +288,7 @@ pub(crate) fn needs(plan: &LogicalPlan) -> Result<Needs, DataFusionError> {
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(needs)
+    Ok(all)
 }
 
 /// The column a sort begins with, and which end of it.
@@ -270,13 +315,14 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// Fills `view` with the fresh rows of `needs`; returns how many new snapshots it took.
+    /// Fills `view` with the fresh rows of `needs`; returns how many new snapshots it took. A view of the
+    /// past has no ingesters to ask.
     pub(crate) async fn fill(&self, view: &View, needs: &Needs) -> Result<u64, Error> {
         let begin = Instant::now();
         let mut wait = self.patience.first_wait;
         let mut replans = 0;
         if lacks_files(&view.snapshot(), needs) {
-            let listed = self.new_snapshot(needs).await?;
+            let listed = self.new_snapshot(view.past, needs).await?;
             view.state.write().snapshot = Arc::new(listed);
         }
         loop {
@@ -303,7 +349,7 @@ impl Fetch {
             tokio::time::sleep(wait).await;
             wait *= 2;
             replans += 1;
-            view.state.write().snapshot = Arc::new(self.new_snapshot(needs).await?);
+            view.state.write().snapshot = Arc::new(self.new_snapshot(view.past, needs).await?);
         }
     }
 
@@ -397,17 +443,27 @@ impl Fetch {
         Ok((table.id, ingester.name.clone(), rows))
     }
 
-    async fn new_snapshot(&self, needs: &Needs) -> Result<Snapshot, Error> {
+    async fn new_snapshot(&self, past: Option<Past>, needs: &Needs) -> Result<Snapshot, Error> {
         let tables = needs.values();
         let tables = tables.map(|need| (need.name.clone(), need.times.choice()));
         let request = SnapshotRequest {
             tables: tables.collect(),
         };
-        self.catalog
-            .read_snapshot(request)
-            .await
-            .map_err(|source| Error::from_catalog("taking a snapshot", source))
+        read(self.catalog.as_ref(), past, request).await
     }
+}
+
+/// Reads a state: the present one, or that of the past.
+pub(crate) async fn read(
+    catalog: &dyn Catalog,
+    past: Option<Past>,
+    request: SnapshotRequest,
+) -> Result<Snapshot, Error> {
+    let read = match past {
+        None => catalog.read_snapshot(request).await,
+        Some(past) => catalog.read_past(past.snapshot, request).await,
+    };
+    read.map_err(|source| Error::from_catalog("taking a snapshot", source))
 }
 
 /// Whether a needed table has so many files that planning went on without them.

@@ -121,6 +121,17 @@ fn by_chain(doing: &'static str, error: DataFusionError) -> Error {
     }
 }
 
+/// Whether an error says that an object is not there.
+pub(crate) fn is_lost_object(error: &DataFusionError) -> bool {
+    in_chain(error, |cause| {
+        matches!(
+            cause.downcast_ref(),
+            Some(object_store::Error::NotFound { .. })
+        ) || matches!(cause.downcast_ref(), Some(ParquetError::General(text))
+                if text.starts_with("Failed to fetch metadata") && text.contains("not found"))
+    })
+}
+
 /// The engine's footer cache turns an object store error into a text; this is what it looks like.
 fn lost_footer(error: &ParquetError) -> bool {
     matches!(error, ParquetError::General(text)

@@ -20,6 +20,7 @@ use flightcluster_catalog::{OptionsOf, SetOptions, TableName};
 
 use crate::depth::{MAX_TABLES, check_depth};
 use crate::options;
+use crate::past;
 use crate::references::references;
 use crate::sort::{Sorter, syntax};
 use crate::{AccessKind, Error, Location};
@@ -140,6 +141,7 @@ pub(crate) fn parse(sql: &str, database: &str, sorter: Sorter) -> Result<Stateme
     check_depth(&tokens)?;
     let label = label(&tokens);
     options::alter_database_as_table(&mut tokens);
+    let past = past::into_names(&mut tokens)?;
     let mut statements = DFParserBuilder::new(tokens)
         .with_dialect(&GenericDialect {})
         .build()
@@ -158,6 +160,8 @@ pub(crate) fn parse(sql: &str, database: &str, sorter: Sorter) -> Result<Stateme
     if let Effect::CreateTable { options, .. } = &mut effect {
         *options = given;
     }
+    past::check_target(effect.target(), &label)?;
+    past::name_tables(&mut parsed, past)?;
     refuse_ignored(&parsed)?;
     let found = references(&parsed, sorter)?;
     let full = |name| full_name(name, database);

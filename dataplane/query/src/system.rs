@@ -12,7 +12,9 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
-use flightcluster_catalog::{Catalog, Ingester, IngesterState, RETENTION, Replacement, Snapshot};
+use flightcluster_catalog::{
+    Catalog, Ingester, IngesterState, RETENTION, Replacement, Snapshot, SnapshotRecord,
+};
 use flightcluster_keys::Key;
 
 use crate::Error;
@@ -20,6 +22,9 @@ use crate::running::{Running, RunningQuery};
 
 /// Most rows of `system.compactions`, the newest.
 const COMPACTIONS: u32 = 1_000;
+
+/// Most rows of `system.snapshots`, the newest.
+const SNAPSHOTS: u32 = 10_000;
 
 /// A table of schema `system`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +35,8 @@ pub(crate) enum SystemTable {
     Files,
     /// What took the place of which files lately: compactions, deletions, retention.
     Compactions,
+    /// The states that can be read with `AS OF`.
+    Snapshots,
     /// The ingesters of the cluster.
     Ingesters,
     /// The queries of the database on this server, waiting and running.
@@ -37,10 +44,11 @@ pub(crate) enum SystemTable {
 }
 
 impl SystemTable {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Tables,
         Self::Files,
         Self::Compactions,
+        Self::Snapshots,
         Self::Ingesters,
         Self::Queries,
     ];
@@ -50,6 +58,7 @@ impl SystemTable {
             Self::Tables => "tables",
             Self::Files => "files",
             Self::Compactions => "compactions",
+            Self::Snapshots => "snapshots",
             Self::Ingesters => "ingesters",
             Self::Queries => "queries",
         }
@@ -101,6 +110,12 @@ impl SystemTable {
                 ("output_rows", DataType::UInt64, false),
                 ("committed_at", millis, false),
             ],
+            Self::Snapshots => vec![
+                ("snapshot", DataType::UInt64, false),
+                ("created_at", millis, false),
+                ("cause", DataType::Utf8, false),
+                ("table_name", DataType::Utf8, true),
+            ],
             Self::Ingesters => vec![
                 ("ingester_id", DataType::UInt64, false),
                 ("name", DataType::Utf8, false),
@@ -139,6 +154,13 @@ impl SystemTable {
                     .await
                     .map_err(|source| Error::from_catalog("listing compactions", source))?;
                 compactions(&replacements)
+            }
+            Self::Snapshots => {
+                let snapshots = catalog
+                    .list_snapshots(SNAPSHOTS)
+                    .await
+                    .map_err(|source| Error::from_catalog("listing snapshots", source))?;
+                self::snapshots(&snapshots, database)
             }
             Self::Ingesters => {
                 let ingesters = catalog
@@ -181,6 +203,28 @@ async fn everything(catalog: &dyn Catalog, database: &str) -> Result<Snapshot, E
         .snapshot(&names)
         .await
         .map_err(|source| Error::from_catalog("taking a snapshot", source))
+}
+
+/// Tables of other databases are not named.
+fn snapshots(records: &[SnapshotRecord], database: &str) -> Vec<ArrayRef> {
+    let mut id = UInt64Builder::new();
+    let mut created = TimestampMillisecondBuilder::new().with_timezone("UTC");
+    let mut cause = StringBuilder::new();
+    let mut table = StringBuilder::new();
+    for record in records {
+        id.append_value(record.stamp.snapshot.0);
+        created.append_value(record.stamp.created_at_millis);
+        cause.append_value(&record.cause);
+        let own = record.table.as_ref();
+        let own = own.filter(|name| name.database == database);
+        table.append_option(own.map(|name| &name.table));
+    }
+    vec![
+        Arc::new(id.finish()),
+        Arc::new(created.finish()),
+        Arc::new(cause.finish()),
+        Arc::new(table.finish()),
+    ]
 }
 
 fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {

@@ -123,6 +123,7 @@ impl FlightServer {
             database,
             sql: request.query,
             params: None,
+            past: None,
         };
         let plan = self.plan(caller, &statement).await?;
         let Statement { database, sql, .. } = statement;

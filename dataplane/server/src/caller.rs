@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use flightcluster_auth::{Action, Authenticator, Principal};
-use flightcluster_query::{Access, AccessKind};
+use flightcluster_query::{Access, AccessKind, AsOf};
 use flightcluster_telemetry::metrics::ReasonLabels;
 use flightcluster_wire::{Encoding, headers};
 use prometheus_client::metrics::counter::Counter;
@@ -14,7 +14,7 @@ use tracing::Span;
 
 use crate::call::{Admission, RequestId};
 use crate::session::Session;
-use crate::status::Failure;
+use crate::status::{ErrorCode, Failure};
 
 /// Database of a call that names none.
 pub(crate) const DEFAULT_DATABASE: &str = "default";
@@ -34,6 +34,8 @@ pub(crate) struct Caller {
     database: Option<String>,
     /// The upload a stream is part of.
     pub(crate) upload: Option<String>,
+    /// The past that is read: that of a header, else that of the session.
+    pub(crate) as_of: Option<AsOf>,
 }
 
 impl Caller {
@@ -46,13 +48,16 @@ impl Caller {
         let authorization = metadata.get_all(headers::AUTHORIZATION);
         let principal = authenticator.authenticate(authorization.iter().map(|v| v.as_bytes()))?;
         Span::current().record("identity", principal.name());
+        let session = Session::of(metadata);
+        let as_of = headers::as_of_from_headers(metadata)?.or_else(|| session.as_of.clone());
         Ok(Self {
             request_id: request_id(request),
             principal,
             encoding: headers::encoding_from_headers(metadata)?,
-            session: Session::of(metadata),
+            session,
             database: headers::database_from_headers(metadata)?,
             upload: headers::upload_from_headers(metadata)?,
+            as_of: as_of.as_deref().map(AsOf::parse).transpose()?,
         })
     }
 
@@ -70,6 +75,18 @@ impl Caller {
     /// Fails unless the caller may do `action` on `database`.
     pub(crate) fn authorize(&self, action: Action, database: &str) -> Result<(), Failure> {
         Ok(self.principal.require(action, database)?)
+    }
+
+    /// Fails for a stream of rows: nothing is written into the past.
+    pub(crate) fn refuse_past(&self) -> Result<(), Failure> {
+        match self.as_of {
+            None => Ok(()),
+            Some(_) => Err(Failure::new(
+                ErrorCode::InvalidArgument,
+                "rows can't be written into the past; take the header x-fc-as-of and the session \
+                 option as_of away",
+            )),
+        }
     }
 
     /// The caller's rights as the query engine asks for them.

@@ -44,9 +44,10 @@ impl From<flightcluster_catalog::Error> for Failure {
             Error::DatabaseExists(_) => ErrorCode::DatabaseExists,
             Error::TableNotFound(_) => ErrorCode::TableNotFound,
             Error::TableExists(_) => ErrorCode::TableExists,
-            Error::InvalidName { .. } | Error::UploadTarget { .. } | Error::UploadKey { .. } => {
-                ErrorCode::InvalidArgument
-            }
+            Error::InvalidName { .. }
+            | Error::UploadTarget { .. }
+            | Error::UploadKey { .. }
+            | Error::NotReadable { .. } => ErrorCode::InvalidArgument,
             Error::UploadNotFound(_) => ErrorCode::UploadNotFound,
             Error::UploadEnded { .. } => ErrorCode::UploadEnded,
             // Both say: somebody else was first, begin again.
@@ -77,6 +78,7 @@ impl From<flightcluster_query::Error> for Failure {
             | Error::ReadOnly { .. } => ErrorCode::InvalidSql,
             Error::InvalidName { .. }
             | Error::Option { .. }
+            | Error::AsOf { .. }
             | Error::Parameter { .. }
             | Error::ParameterMissing { .. } => ErrorCode::InvalidArgument,
             Error::UnstorableType { .. } => ErrorCode::UnsupportedType,
@@ -84,7 +86,7 @@ impl From<flightcluster_query::Error> for Failure {
             Error::Key(_) => ErrorCode::Unimplemented,
             Error::Unsupported { .. } | Error::NotImplemented { .. } => ErrorCode::Unimplemented,
             Error::NoWriter => ErrorCode::WrongRole,
-            Error::TableNotFound { .. } => ErrorCode::TableNotFound,
+            Error::TableNotFound { .. } | Error::NotInSnapshot { .. } => ErrorCode::TableNotFound,
             Error::DatabaseNotFound { .. } => ErrorCode::DatabaseNotFound,
             Error::TableExists { .. } => ErrorCode::TableExists,
             Error::DatabaseExists { .. } => ErrorCode::DatabaseExists,

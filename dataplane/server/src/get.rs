@@ -23,7 +23,8 @@ use flightcluster_query::{ExecuteOptions, Plan, QueryRequest};
 use flightcluster_telemetry::metrics::QueryMetrics;
 use flightcluster_wire::command::TicketForm;
 use flightcluster_wire::{
-    Command, Descriptor, Encoding, TablePath, Ticket, TicketQuery, fingerprint, params, wire_schema,
+    Command, Descriptor, Encoding, PastState, TablePath, Ticket, TicketQuery, fingerprint, params,
+    wire_schema,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
@@ -225,6 +226,7 @@ impl FlightServer {
                 parameters: execution.params,
                 access: caller.access(),
                 read_only: false,
+                as_of: caller.as_of,
             };
             total += self.update(caller, request).await?;
         }
@@ -249,6 +251,10 @@ impl FlightServer {
             snapshot: plan.snapshot_id().map_or(0, |id| id.0),
             nonce: rand::random(),
             expires_at_millis: self.expiry_millis(),
+            past: plan.past().map(|past| PastState {
+                snapshot: past.snapshot.0,
+                at_millis: past.at_millis,
+            }),
         };
         Ok(FlightTicket::new(ticket.seal(&self.key)))
     }
@@ -287,6 +293,7 @@ impl FlightServer {
                     snapshot: 0,
                     nonce: rand::random(),
                     expires_at_millis: self.expiry_millis(),
+                    past: None,
                 };
                 let ticket = FlightTicket::new(ticket.seal(&self.key));
                 let info = FlightInfo::new()

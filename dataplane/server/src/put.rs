@@ -91,6 +91,7 @@ impl FlightServer {
         messages: Messages,
     ) -> Result<PutResults, Failure> {
         caller.authorize(Action::Write, &path.database)?;
+        caller.refuse_past()?;
         let target = PutTarget {
             table: TableName {
                 database: path.database,
@@ -129,6 +130,7 @@ impl FlightServer {
                     named: false,
                     access: caller.access(),
                     read_only: false,
+                    as_of: caller.as_of,
                 };
                 update_result(self.update(&caller, request).await?)
             }
@@ -168,6 +170,7 @@ impl FlightServer {
     ) -> Result<Vec<u8>, Failure> {
         let database = caller.database(command.catalog.as_deref());
         caller.authorize(Action::Write, &database)?;
+        caller.refuse_past()?;
         refuse_unsupported(&command)?;
         let schema = command.schema.filter(|schema| !schema.is_empty());
         let table = TableName {

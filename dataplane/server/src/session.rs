@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use flightcluster_query::AsOf;
 use flightcluster_wire::action::{
     GetSessionOptionsResult, OptionValue, SessionOptionError, SessionOptionErrorKind,
     SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
@@ -25,11 +26,17 @@ const CATALOG: &str = "catalog";
 /// The schema of names without one; there is only one that can be written to.
 const SCHEMA: &str = "schema";
 
+/// The past that is read.
+const AS_OF: &str = "as_of";
+
 /// The options of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
     /// The database of names without one.
     pub(crate) catalog: Option<String>,
+    /// The past that is read, as [`AsOf::parse`] takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) as_of: Option<String>,
 }
 
 impl Session {
@@ -80,13 +87,19 @@ impl Session {
         let text = match value.option_value {
             None => None,
             Some(OptionValue::String(text)) => Some(text).filter(|text| !text.is_empty()),
-            Some(_) if [CATALOG, SCHEMA].contains(&name) => {
+            // The number of a snapshot.
+            Some(OptionValue::Int64(number)) if name == AS_OF => Some(number.to_string()),
+            Some(_) if [CATALOG, SCHEMA, AS_OF].contains(&name) => {
                 return Err(SessionOptionErrorKind::InvalidValue);
             }
             Some(_) => return Err(SessionOptionErrorKind::InvalidName),
         };
         match name {
             CATALOG => self.catalog = text,
+            AS_OF if text.as_deref().is_none_or(|text| AsOf::parse(text).is_ok()) => {
+                self.as_of = text;
+            }
+            AS_OF => return Err(SessionOptionErrorKind::InvalidValue),
             SCHEMA if text.as_deref().is_none_or(|text| text == DEFAULT_SCHEMA) => {}
             SCHEMA => return Err(SessionOptionErrorKind::InvalidValue),
             _ => return Err(SessionOptionErrorKind::InvalidName),
@@ -102,6 +115,9 @@ impl Session {
         let mut session_options = HashMap::from([(SCHEMA.to_owned(), text(DEFAULT_SCHEMA))]);
         if let Some(catalog) = &self.catalog {
             session_options.insert(CATALOG.to_owned(), text(catalog));
+        }
+        if let Some(as_of) = &self.as_of {
+            session_options.insert(AS_OF.to_owned(), text(as_of));
         }
         GetSessionOptionsResult { session_options }
     }
@@ -135,6 +151,29 @@ mod tests {
         headers.insert(headers::COOKIE, cookie.parse().unwrap());
         assert_eq!(Session::of(&headers), session);
         assert_eq!(session.options().session_options.len(), 2);
+    }
+
+    #[test]
+    fn the_past_of_a_session_is_a_snapshot_or_a_time() {
+        let mut session = Session::default();
+        for (value, kept) in [
+            (text("2026-11-21T10:00:00Z"), Some("2026-11-21T10:00:00Z")),
+            (text("12"), Some("12")),
+            (OptionValue::Int64(13), Some("13")),
+            (text(""), None),
+        ] {
+            assert_eq!(session.set(request(AS_OF, value)).errors.len(), 0);
+            assert_eq!(session.as_of.as_deref(), kept);
+        }
+        for wrong in [
+            text("yesterday"),
+            OptionValue::Int64(-1),
+            OptionValue::Bool(true),
+        ] {
+            let told = session.set(request(AS_OF, wrong));
+            let kind = SessionOptionErrorKind::InvalidValue as i32;
+            assert_eq!(told.errors[AS_OF].value, kind);
+        }
     }
 
     #[test]

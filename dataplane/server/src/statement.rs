@@ -2,7 +2,8 @@
 //! GetFlightInfo and DoGet come through here, so that a command means the same in each.
 
 use arrow_array::RecordBatch;
-use flightcluster_query::{Plan, QueryRequest};
+use flightcluster_catalog::SnapshotId;
+use flightcluster_query::{AsOf, Past, Plan, QueryRequest};
 use flightcluster_wire::command::{QueryLanguage, TextQuery};
 use flightcluster_wire::{
     Command, Descriptor, PreparedHandle, TablePath, Ticket, TicketQuery, params,
@@ -25,6 +26,8 @@ pub(crate) struct Statement {
     pub(crate) sql: String,
     /// Values for its placeholders; it runs once for each row.
     pub(crate) params: Option<RecordBatch>,
+    /// The past its ticket is for.
+    pub(crate) past: Option<Past>,
 }
 
 /// What is asked for.
@@ -44,6 +47,7 @@ impl Statement {
             database: path.database.clone(),
             sql: format!("SELECT * FROM {database}.{schema}.{table}"),
             params: None,
+            past: None,
         }
     }
 
@@ -113,6 +117,7 @@ impl FlightServer {
                 database,
                 sql: query.query,
                 params: None,
+                past: None,
             })),
             Command::PreparedStatementQuery(query) => {
                 let handle = PreparedHandle::open(&query.prepared_statement_handle, &self.key)?;
@@ -155,6 +160,10 @@ impl FlightServer {
             Some(bytes) => Some(params::batch_from_bytes(bytes, self.limits())?),
             None => None,
         };
+        let past = ticket.past.map(|past| Past {
+            snapshot: SnapshotId(past.snapshot),
+            at_millis: past.at_millis,
+        });
         match ticket.query {
             TicketQuery::Text {
                 text,
@@ -165,19 +174,24 @@ impl FlightServer {
                     database,
                     sql: text,
                     params,
+                    past,
                 }))
             }
             TicketQuery::Text {
                 language: QueryLanguage::InfluxQl,
                 ..
             } => Err(no_influxql()),
-            TicketQuery::Table(path) => Ok(Asked::Statement(Statement::of_table(&path))),
+            TicketQuery::Table(path) => Ok(Asked::Statement(Statement {
+                past,
+                ..Statement::of_table(&path)
+            })),
             TicketQuery::Metadata(command) => {
                 self.asked_by_command(caller, Command::decode(&command)?)
             }
             TicketQuery::Prepared(handle) => {
                 let handle = PreparedHandle::open(&handle, &self.key)?;
-                self.statement_of_handle(handle).map(Asked::Statement)
+                let statement = self.statement_of_handle(handle)?;
+                Ok(Asked::Statement(Statement { past, ..statement }))
             }
         }
     }
@@ -197,6 +211,7 @@ impl FlightServer {
             database,
             sql,
             params,
+            past: None,
         })
     }
 
@@ -213,6 +228,7 @@ impl FlightServer {
             named: statement.params.as_ref().is_some_and(params::are_named),
             access: caller.access(),
             read_only: false,
+            as_of: statement.past.map(AsOf::Known).or(caller.as_of),
         };
         Ok(self.backends()?.engine()?.plan(request).await?)
     }
@@ -236,6 +252,7 @@ fn statement_of_text(query: TextQuery, database: String) -> Result<Statement, Fa
         database,
         sql: text,
         params,
+        past: None,
     })
 }
 
@@ -270,6 +287,7 @@ mod tests {
             database: "d".to_owned(),
             sql: "s".to_owned(),
             params: Some(rows),
+            past: None,
         };
         let executions = statement.executions();
         assert_eq!(executions.len(), 3);

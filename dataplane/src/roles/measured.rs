@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
-    FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
-    IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
-    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles,
-    Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    AsOf, Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced,
+    FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
+    Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
+    RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
+    SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp,
+    Table, TableId, TableName, Upload,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -104,6 +105,25 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
         let call = self.catalog.read_snapshot(request);
         self.timed("snapshot", call).await
+    }
+
+    async fn resolve_as_of(&self, as_of: AsOf) -> Result<SnapshotStamp, Error> {
+        let call = self.catalog.resolve_as_of(as_of);
+        self.timed("resolve_as_of", call).await
+    }
+
+    async fn read_past(
+        &self,
+        snapshot: SnapshotId,
+        request: SnapshotRequest,
+    ) -> Result<Snapshot, Error> {
+        let call = self.catalog.read_past(snapshot, request);
+        self.timed("past", call).await
+    }
+
+    async fn list_snapshots(&self, limit: u32) -> Result<Vec<SnapshotRecord>, Error> {
+        let call = self.catalog.list_snapshots(limit);
+        self.timed("list_snapshots", call).await
     }
 
     async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {

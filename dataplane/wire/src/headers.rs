@@ -13,6 +13,8 @@ use crate::schema::Encoding;
 pub const AUTHORIZATION: &str = "authorization";
 /// Request of DoPut: the upload of several streams it is part of.
 pub const UPLOAD: &str = "x-fc-upload";
+/// Request: the past that is read, the number of a snapshot or a time.
+pub const AS_OF: &str = "x-fc-as-of";
 /// Request: database of the call; the preferred one of [`DATABASE_HEADERS`].
 pub const DATABASE: &str = "database";
 /// Request: database of the call, as InfluxDB 2 clients name it.
@@ -131,12 +133,19 @@ pub fn database_from_headers(headers: &HeaderMap) -> Result<Option<String>, Erro
 
 /// The upload the stream is part of, if it is; an empty value counts as absent.
 pub fn upload_from_headers(headers: &HeaderMap) -> Result<Option<String>, Error> {
-    let Some(value) = headers.get(UPLOAD) else {
+    text(headers, UPLOAD)
+}
+
+/// The past the call asks for by [`AS_OF`], as it is written; an empty value counts as absent.
+pub fn as_of_from_headers(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    text(headers, AS_OF)
+}
+
+fn text(headers: &HeaderMap, header: &'static str) -> Result<Option<String>, Error> {
+    let Some(value) = headers.get(header) else {
         return Ok(None);
     };
-    let value = value
-        .to_str()
-        .map_err(|_| Error::NotText { header: UPLOAD })?;
+    let value = value.to_str().map_err(|_| Error::NotText { header })?;
     Ok((!value.is_empty()).then(|| value.to_owned()))
 }
 

@@ -42,4 +42,4 @@ pub use encode::{BatchEncoder, EncodeLimits};
 pub use path::{DEFAULT_SCHEMA, TablePath};
 pub use schema::{Encoding, fingerprint, schema_bytes, schema_from_bytes, wire_schema};
 pub use size::plain_batch_bytes;
-pub use ticket::{PreparedHandle, SigningKey, Ticket, TicketQuery};
+pub use ticket::{PastState, PreparedHandle, SigningKey, Ticket, TicketQuery};

@@ -23,6 +23,8 @@ use crate::path::TablePath;
 
 const MARK: u8 = 0xFC;
 const VERSION: u8 = 1;
+/// A ticket for the past: a node that does not know it would answer with the present.
+const PAST_VERSION: u8 = 2;
 const PREFIX_BYTES: usize = 3;
 const SIGNATURE_BYTES: usize = 32;
 
@@ -88,6 +90,17 @@ pub struct Ticket {
     pub nonce: u128,
     /// When the ticket ends, in Unix milliseconds.
     pub expires_at_millis: u64,
+    /// The past it is for; `None` for the present of who redeems it.
+    pub past: Option<PastState>,
+}
+
+/// A state of the catalog, and the moment it is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastState {
+    /// The snapshot.
+    pub snapshot: u64,
+    /// The moment, in Unix milliseconds.
+    pub at_millis: i64,
 }
 
 /// Everything needed to run a prepared statement.
@@ -112,7 +125,8 @@ pub enum Error {
     },
     /// The version is not ours.
     #[error(
-        "the {what} has version {version}, this node reads version {VERSION}; ask for a new one"
+        "the {what} has version {version}, this node reads versions up to {PAST_VERSION}; ask for a new \
+         one"
     )]
     Version {
         /// What was expected.
@@ -173,7 +187,11 @@ pub fn is_sealed(bytes: &[u8]) -> bool {
 impl Ticket {
     /// Signs the ticket and writes it as the client will carry it.
     pub fn seal(&self, key: &SigningKey) -> Bytes {
-        seal(Kind::Ticket, key, &content::Ticket::from(self))
+        let version = match self.past {
+            Some(_) => PAST_VERSION,
+            None => VERSION,
+        };
+        seal(Kind::Ticket, version, key, &content::Ticket::from(self))
     }
 
     /// Checks and reads a ticket.
@@ -200,6 +218,7 @@ impl PreparedHandle {
         } = self.clone();
         seal(
             Kind::Prepared,
+            VERSION,
             key,
             &content::Prepared {
                 sql,
@@ -238,6 +257,10 @@ impl Kind {
         }
     }
 
+    fn reads(self, version: u8) -> bool {
+        version == VERSION || matches!(self, Self::Ticket) && version == PAST_VERSION
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Ticket => "ticket",
@@ -246,8 +269,8 @@ impl Kind {
     }
 }
 
-fn seal(kind: Kind, key: &SigningKey, content: &impl Message) -> Bytes {
-    let prefix = [MARK, kind.byte(), VERSION];
+fn seal(kind: Kind, version: u8, key: &SigningKey, content: &impl Message) -> Bytes {
+    let prefix = [MARK, kind.byte(), version];
     let content = content.encode_to_vec();
     let signature = key.mac(&prefix, &content).finalize().into_bytes();
     let mut out = Vec::with_capacity(PREFIX_BYTES + SIGNATURE_BYTES + content.len());
@@ -267,7 +290,7 @@ fn open<M: Message + Default>(kind: Kind, bytes: &[u8], key: &SigningKey) -> Res
     if mark != MARK || kind_byte != kind.byte() {
         return Err(foreign);
     }
-    if version != VERSION {
+    if !kind.reads(version) {
         return Err(Error::Version { what, version });
     }
     let Some((signature, content)) = rest.split_first_chunk::<SIGNATURE_BYTES>() else {
@@ -282,7 +305,7 @@ fn open<M: Message + Default>(kind: Kind, bytes: &[u8], key: &SigningKey) -> Res
 
 /// The content as protobuf, so that a later release may add fields without a new version.
 mod content {
-    use super::{Error, QueryLanguage, TicketQuery};
+    use super::{Error, PastState, QueryLanguage, TicketQuery};
     use crate::path::TablePath;
     use bytes::Bytes;
 
@@ -304,6 +327,16 @@ mod content {
         pub(super) nonce_low: u64,
         #[prost(uint64, tag = "11")]
         pub(super) expires_at_millis: u64,
+        #[prost(message, optional, tag = "12")]
+        pub(super) past: Option<Past>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct Past {
+        #[prost(uint64, tag = "1")]
+        pub(super) snapshot: u64,
+        #[prost(sint64, tag = "2")]
+        pub(super) at_millis: i64,
     }
 
     #[derive(Clone, PartialEq, prost::Oneof)]
@@ -352,6 +385,7 @@ mod content {
                 snapshot,
                 nonce,
                 expires_at_millis,
+                past,
             } = ticket.clone();
             Self {
                 query: Some(query.into()),
@@ -362,6 +396,10 @@ mod content {
                 nonce_high: (nonce >> 64) as u64,
                 nonce_low: nonce as u64,
                 expires_at_millis,
+                past: past.map(|past| Past {
+                    snapshot: past.snapshot,
+                    at_millis: past.at_millis,
+                }),
             }
         }
     }
@@ -404,6 +442,10 @@ mod content {
                 snapshot: content.snapshot,
                 nonce: u128::from(content.nonce_high) << 64 | u128::from(content.nonce_low),
                 expires_at_millis: content.expires_at_millis,
+                past: content.past.map(|past| PastState {
+                    snapshot: past.snapshot,
+                    at_millis: past.at_millis,
+                }),
             })
         }
     }
@@ -454,6 +496,7 @@ mod tests {
             snapshot: 42,
             nonce: 0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210,
             expires_at_millis: NOW + 900_000,
+            past: None,
         }
     }
 
@@ -479,6 +522,25 @@ mod tests {
             assert!(is_sealed(&bytes));
             assert_eq!(Ticket::open(&bytes, &key(1), NOW).unwrap(), ticket);
         }
+    }
+
+    #[test]
+    fn a_ticket_for_the_past_is_not_taken_for_one_for_the_present() {
+        let past = PastState {
+            snapshot: 7,
+            at_millis: -1,
+        };
+        let ticket = Ticket {
+            past: Some(past),
+            ..ticket(queries().remove(0))
+        };
+        let bytes = ticket.seal(&key(1));
+        assert_eq!(Ticket::open(&bytes, &key(1), NOW).unwrap(), ticket);
+        // A release that knows nothing of it refuses the version.
+        assert_eq!(bytes[2], PAST_VERSION);
+        let mut relabelled = bytes.to_vec();
+        relabelled[2] = VERSION;
+        assert!(Ticket::open(&relabelled, &key(1), NOW).is_err());
     }
 
     #[test]

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Call;
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FileChoice, FilesReplaced,
-    FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
-    Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
-    RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SetOptions, SmallFiles, Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName,
-    Upload,
+    AsOf, Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FileChoice,
+    FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
+    HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
+    ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
+    SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
+    SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -81,6 +81,18 @@ call!(SnapshotCall { tables: Vec<TableName>, #[serde(default)] files: Vec<FileCh
     let tables = call.tables.into_iter().zip(choices).collect();
     catalog.read_snapshot(SnapshotRequest { tables })
 });
+
+call!(ResolveAsOfCall { as_of: AsOf } "resolve_as_of" -> SnapshotStamp, repeatable: true,
+    |call, catalog| catalog.resolve_as_of(call.as_of));
+
+// Not a part of `snapshot`: an older peer would answer with the present.
+call!(PastCall { snapshot: SnapshotId, tables: Vec<(TableName, FileChoice)> }
+    "past" -> Snapshot, repeatable: true,
+    |call, catalog| catalog.read_past(call.snapshot, SnapshotRequest { tables: call.tables }));
+
+call!(ListSnapshotsCall { limit: u32 }
+    "list_snapshots" -> Vec<SnapshotRecord>, repeatable: true,
+    |call, catalog| catalog.list_snapshots(call.limit));
 
 // A repeat would begin another life and is harmless, but the caller decides about its lives.
 call!(RegisterIngesterCall { request: RegisterIngester }

@@ -16,18 +16,20 @@ use super::calls::{
     CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall,
     EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
     GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LastOrderCall, LeaseCall,
-    ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall,
-    PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall,
-    SealUploadCall, SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall,
-    TablesByIdCall, TakeOrdersCall, UnknownPathsCall, UploadCall,
+    ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall,
+    LiveFilesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
+    ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
+    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, UnknownPathsCall,
+    UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
-    FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
-    IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
-    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles,
-    Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    AsOf, Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced,
+    FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
+    Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
+    RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
+    SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp,
+    Table, TableId, TableName, Upload,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -342,6 +344,23 @@ impl Catalog for RemoteCatalog {
     async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
         let (tables, files) = request.tables.into_iter().unzip();
         self.call(SnapshotCall { tables, files }).await
+    }
+
+    async fn resolve_as_of(&self, as_of: AsOf) -> Result<SnapshotStamp, Error> {
+        self.call(ResolveAsOfCall { as_of }).await
+    }
+
+    async fn read_past(
+        &self,
+        snapshot: SnapshotId,
+        request: SnapshotRequest,
+    ) -> Result<Snapshot, Error> {
+        let tables = request.tables;
+        self.call(PastCall { snapshot, tables }).await
+    }
+
+    async fn list_snapshots(&self, limit: u32) -> Result<Vec<SnapshotRecord>, Error> {
+        self.call(ListSnapshotsCall { limit }).await
     }
 
     async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Catalog, Epoch, Error, IngesterId, LogProblem, SchemaVersion, SequenceNumber, SnapshotId,
-    TableId, TableName, UploadState,
+    AsOf, Catalog, Epoch, Error, IngesterId, LogProblem, NotReadable, SchemaVersion,
+    SequenceNumber, SnapshotId, SnapshotStamp, TableId, TableName, UploadState,
 };
 
 /// Header that names the version of the protocol, on requests and responses.
@@ -102,6 +102,11 @@ pub(super) enum Refusal {
         seen: SnapshotId,
         newest: SnapshotId,
     },
+    NotReadable {
+        asked: AsOf,
+        why: NotReadable,
+        edge: SnapshotStamp,
+    },
     Unavailable {
         message: String,
     },
@@ -139,6 +144,7 @@ impl Refusal {
             Self::InvalidName { .. }
             | Self::UploadTarget { .. }
             | Self::UploadKey { .. }
+            | Self::NotReadable { .. }
             | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -182,6 +188,7 @@ impl Refusal {
                 known,
             },
             Self::RolledBack { seen, newest } => Error::RolledBack { seen, newest },
+            Self::NotReadable { asked, why, edge } => Error::NotReadable { asked, why, edge },
             Self::Unavailable { message } => Error::Unavailable {
                 place: place.to_owned(),
                 source: Box::new(PeerError(message)),
@@ -231,6 +238,7 @@ impl From<Error> for Refusal {
                 known,
             },
             Error::RolledBack { seen, newest } => Self::RolledBack { seen, newest },
+            Error::NotReadable { asked, why, edge } => Self::NotReadable { asked, why, edge },
             Error::Unavailable { .. } => Self::Unavailable { message },
             Error::Store { .. } => Self::Store { message },
         }

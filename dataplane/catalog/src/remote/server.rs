@@ -17,10 +17,11 @@ use super::calls::{
     CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall,
     EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
     GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LastOrderCall, LeaseCall,
-    ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListTablesCall, LiveFilesCall,
-    PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, RetireIngesterCall,
-    SealUploadCall, SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall,
-    TablesByIdCall, TakeOrdersCall, UnknownPathsCall, UploadCall,
+    ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall,
+    LiveFilesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
+    ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
+    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, UnknownPathsCall,
+    UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -46,6 +47,9 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<TablesByIdCall>(router);
     router = add::<ListTablesCall>(router);
     router = add::<SnapshotCall>(router);
+    router = add::<ResolveAsOfCall>(router);
+    router = add::<PastCall>(router);
+    router = add::<ListSnapshotsCall>(router);
     router = add::<RegisterIngesterCall>(router);
     router = add::<CheckIngesterCall>(router);
     router = add::<DrainIngesterCall>(router);

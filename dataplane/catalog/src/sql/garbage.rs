@@ -6,7 +6,7 @@ use sqlx::Row as _;
 
 use super::dialect::{Connection, Row};
 use super::value::{now_millis, stored, unsigned};
-use super::{Failure, snapshot};
+use super::{Failure, past, snapshot};
 use crate::{Garbage, GarbageQueue, HistoryForgotten, Lease};
 
 /// Snapshots forgotten in one call: one call must not keep the others waiting for long.
@@ -61,11 +61,15 @@ pub(super) async fn due(
 
 /// Records that objects are gone, and forgets the files that had them.
 pub(super) async fn deleted(c: &mut Connection, paths: Vec<String>) -> Result<(), Failure> {
+    let mut ended = 0;
     for path in paths {
-        sqlx::query("DELETE FROM files WHERE path = $1 AND end_snapshot IS NOT NULL")
-            .bind(&path)
-            .execute(&mut *c)
-            .await?;
+        let end: Option<i64> = sqlx::query_scalar(
+            "DELETE FROM files WHERE path = $1 AND end_snapshot IS NOT NULL RETURNING end_snapshot",
+        )
+        .bind(&path)
+        .fetch_optional(&mut *c)
+        .await?;
+        ended = ended.max(end.unwrap_or_default());
         sqlx::query(
             "UPDATE gc_queue SET deleted_at_millis = $2
              WHERE path = $1 AND deleted_at_millis IS NULL",
@@ -75,7 +79,8 @@ pub(super) async fn deleted(c: &mut Connection, paths: Vec<String>) -> Result<()
         .execute(&mut *c)
         .await?;
     }
-    Ok(())
+    // The states before lack these files from now on.
+    Ok(past::forget_before(c, ended).await?)
 }
 
 /// How much waits.
@@ -185,6 +190,7 @@ pub(super) async fn forget_history(
     let Some(newest) = newest else {
         return Ok(forgotten);
     };
+    past::forget_before(c, newest).await?;
     forgotten.schema_versions = delete(
         c,
         "DELETE FROM schema_versions

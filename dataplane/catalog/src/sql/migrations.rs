@@ -56,6 +56,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "orders",
         statements: include_str!("migrations/0008_orders.sql"),
     },
+    Migration {
+        version: 9,
+        name: "oldest_snapshot",
+        statements: include_str!("migrations/0009_oldest_snapshot.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

@@ -29,6 +29,7 @@ mod ingester;
 mod migrations;
 mod options;
 mod order;
+mod past;
 mod postgres;
 mod producer;
 mod replace;
@@ -49,11 +50,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced, FinishUpload,
-    FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester,
-    IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim, RegisterIngester,
-    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles,
-    Snapshot, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    AsOf, Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced,
+    FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
+    Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
+    RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
+    SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp,
+    Table, TableId, TableName, Upload,
 };
 pub use backup::{Backup, BackupError, Header};
 use dialect::Connection;
@@ -303,6 +305,30 @@ impl Catalog for SqlCatalog {
             Box::pin(snapshot::read(c, request))
         })
         .await
+    }
+
+    async fn resolve_as_of(&self, as_of: AsOf) -> Result<SnapshotStamp, Error> {
+        // As a writer: none that is under way can make a state of before.
+        self.write("looking a past state up", move |c| {
+            Box::pin(past::resolve(c, as_of))
+        })
+        .await
+    }
+
+    async fn read_past(
+        &self,
+        snapshot: SnapshotId,
+        request: SnapshotRequest,
+    ) -> Result<Snapshot, Error> {
+        self.read("reading a past snapshot", move |c| {
+            Box::pin(past::read(c, snapshot, request))
+        })
+        .await
+    }
+
+    async fn list_snapshots(&self, limit: u32) -> Result<Vec<SnapshotRecord>, Error> {
+        self.read("listing snapshots", move |c| Box::pin(past::list(c, limit)))
+            .await
     }
 
     async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {

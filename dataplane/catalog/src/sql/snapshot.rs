@@ -94,7 +94,7 @@ pub(super) async fn newest_stamp(c: &mut Connection) -> Result<SnapshotStamp, sq
     })
 }
 
-async fn created_at_millis(
+pub(super) async fn created_at_millis(
     c: &mut Connection,
     snapshot: SnapshotId,
 ) -> Result<Option<i64>, sqlx::Error> {
@@ -231,7 +231,7 @@ async fn read_files(
     Ok((files, false))
 }
 
-fn file(row: &Row) -> Result<File, sqlx::Error> {
+pub(super) fn file(row: &Row) -> Result<File, sqlx::Error> {
     let time_min: Option<i64> = row.try_get("time_min_nanos")?;
     let time_max: Option<i64> = row.try_get("time_max_nanos")?;
     Ok(File {

@@ -414,7 +414,7 @@ pub(super) async fn with_small_files(
     Ok(found)
 }
 
-fn table(row: &Row) -> Result<Table, sqlx::Error> {
+pub(super) fn table(row: &Row) -> Result<Table, sqlx::Error> {
     Ok(Table {
         id: TableId(unsigned(row, "id")?),
         name: TableName {

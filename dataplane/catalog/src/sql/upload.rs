@@ -167,13 +167,17 @@ pub(super) async fn finish(c: &mut Connection, request: FinishUpload) -> Result<
         let target = upload.target;
         return Err(Error::UploadKey { id, target }.into());
     }
-    let snapshot = snapshot::next(c, "finish_upload").await?;
-    let target = match (target, schema) {
-        (Some(target), None) => target,
+    // The columns first: no state has rows of columns that come later.
+    let target = match (target, &schema) {
         (Some(target), Some(schema)) => {
-            table::evolve(c, target.id, target.schema_version, schema).await?
+            Some(table::evolve(c, target.id, target.schema_version, schema.clone()).await?)
         }
-        (None, schema) => {
+        (target, _) => target,
+    };
+    let snapshot = snapshot::next(c, "finish_upload").await?;
+    let target = match target {
+        Some(target) => target,
+        None => {
             let schema = schema.unwrap_or_else(|| staging.schema.clone());
             let options = staging.options.clone();
             table::create_target(c, &upload.target, schema, options, snapshot).await?

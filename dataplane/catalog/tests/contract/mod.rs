@@ -15,6 +15,7 @@ pub mod ingesters;
 pub mod logs;
 pub mod names;
 pub mod orders;
+pub mod past;
 pub mod producers;
 pub mod snapshots;
 pub mod tables;
@@ -116,6 +117,15 @@ macro_rules! contract {
             snapshots_are_consistent_while_ingesters_commit,
             a_snapshot_of_a_time_range_holds_the_files_that_may_have_such_rows,
             a_snapshot_of_few_files_has_all_or_none,
+        });
+        $crate::contract::contract!(@tests $open, past {
+            a_past_state_is_whole_or_refused,
+            a_past_state_has_the_tables_and_schemas_of_then,
+            no_state_has_rows_of_columns_that_come_later,
+            the_files_of_a_past_state_are_chosen_as_those_of_the_present,
+            a_time_is_the_last_state_made_by_then,
+            what_history_forgot_can_not_be_read,
+            states_are_listed_with_their_tables,
         });
         $crate::contract::contract!(@tests $open, upkeep {
             files_take_the_place_of_others_in_one_snapshot,

@@ -179,6 +179,22 @@ impl Catalog for FaultyCatalog {
         self.inner.read_snapshot(request).await
     }
 
+    async fn resolve_as_of(&self, as_of: AsOf) -> Result<SnapshotStamp, Error> {
+        self.inner.resolve_as_of(as_of).await
+    }
+
+    async fn read_past(
+        &self,
+        snapshot: SnapshotId,
+        request: SnapshotRequest,
+    ) -> Result<Snapshot, Error> {
+        self.inner.read_past(snapshot, request).await
+    }
+
+    async fn list_snapshots(&self, limit: u32) -> Result<Vec<SnapshotRecord>, Error> {
+        self.inner.list_snapshots(limit).await
+    }
+
     async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {
         let fault = self.registrations.lock().pop_front();
         match fault {

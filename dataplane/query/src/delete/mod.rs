@@ -122,7 +122,7 @@ impl Deletion {
             keyed: table.keyed().is_some(),
             last_order: None,
             state: rows.state,
-            now_nanos: rows.view.now_nanos(),
+            now_nanos: rows.views.first().now_nanos(),
         })
     }
 

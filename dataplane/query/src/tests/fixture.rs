@@ -481,6 +481,7 @@ impl Cluster {
             named: false,
             access: Access::everything(),
             read_only: false,
+            as_of: None,
         }
     }
 

@@ -36,13 +36,15 @@ pub(crate) enum Broken {
     AbortedAppears,
     /// Objects are deleted while files that are live have them.
     DeletesLiveFiles,
+    /// A state of the past is answered with the files of today.
+    PastIsPresent,
     /// Each process leases a block of order numbers and gives them out by itself.
     OrdersInBlocks,
 }
 
 impl Broken {
     /// Those that histories of rows catch; the others are for [`crate::registers`].
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -59,6 +61,7 @@ impl Broken {
         Self::UploadNotFlushed,
         Self::AbortedAppears,
         Self::DeletesLiveFiles,
+        Self::PastIsPresent,
     ];
 
     /// The one with this name.

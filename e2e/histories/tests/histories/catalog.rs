@@ -228,6 +228,15 @@ impl Line {
         self.inner.finish_upload(finish).await.map(drop)
     }
 
+    async fn look_back(&self, id: SnapshotId, request: SnapshotRequest) -> Result<Snapshot, Error> {
+        let past = self.inner.read_past(id, request.clone()).await?;
+        if self.broken != Some(Broken::PastIsPresent) {
+            return Ok(past);
+        }
+        let tables = self.inner.read_snapshot(request).await?.tables;
+        Ok(Snapshot { tables, ..past })
+    }
+
     async fn look(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
         let mut snapshot = self.inner.read_snapshot(request).await?;
         if self.broken == Some(Broken::WatermarkTooLow) {
@@ -315,6 +324,28 @@ impl Catalog for LossyCatalog {
     async fn read_snapshot(&self, request: SnapshotRequest) -> Result<Snapshot, Error> {
         let line = self.line();
         line.pass(Port::Snapshot, line.look(request)).await
+    }
+
+    async fn resolve_as_of(&self, as_of: AsOf) -> Result<SnapshotStamp, Error> {
+        let line = self.line();
+        line.pass(Port::Snapshot, line.inner.resolve_as_of(as_of))
+            .await
+    }
+
+    async fn read_past(
+        &self,
+        snapshot: SnapshotId,
+        request: SnapshotRequest,
+    ) -> Result<Snapshot, Error> {
+        let line = self.line();
+        line.pass(Port::Snapshot, line.look_back(snapshot, request))
+            .await
+    }
+
+    async fn list_snapshots(&self, limit: u32) -> Result<Vec<SnapshotRecord>, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.list_snapshots(limit))
+            .await
     }
 
     async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {

@@ -7,7 +7,8 @@
 //! deletions of objects, crashes with and without a power cut, starts, drains, take-overs by a second
 //! life, dropped tables, moved clocks, queries, and calls that are held while all of this happens. Any
 //! call may get lost before or after its effect, or be the last one of its process ([`troubles`]).
-//! Every answer is checked ([`history`]); a bad history is made as short as it gets and printed.
+//! Every answer is checked ([`history`]), and what a snapshot answered once is asked for again ([`past`]);
+//! a bad history is made as short as it gets and printed.
 //!
 //! # What is deterministic
 //! The program of a seed, the place of each fault, and the luck of every power cut. Steps run one at a
@@ -27,6 +28,7 @@ mod client;
 mod disk;
 mod history;
 mod life;
+mod past;
 mod peers;
 mod program;
 mod reader;

@@ -125,19 +125,21 @@ impl Reader {
 
     /// All rows of a table, or why there is no answer.
     pub(crate) async fn rows(&self, table: &str) -> Result<Answer, String> {
-        let batches = self.query(format!("SELECT * FROM {table}")).await?;
-        // Without a row nothing depends on the columns.
-        let has = |batch: &RecordBatch| batch.column_by_name("extra").is_some();
-        Ok(Answer {
-            has_extra: batches.iter().all(has),
-            rows: batches.iter().flat_map(rows_of).collect(),
-        })
+        let sql = format!("SELECT * FROM {table}");
+        Ok(answer(&self.query(sql, None).await?))
+    }
+
+    /// The same in a state of the past.
+    pub(crate) async fn rows_at(&self, table: &str, at: SnapshotId) -> Result<Answer, String> {
+        let sql = format!("SELECT * FROM {table}");
+        let at = flightcluster_query::AsOf::Asked(AsOf::Snapshot(at));
+        Ok(answer(&self.query(sql, Some(at)).await?))
     }
 
     /// How many rows a table has.
     pub(crate) async fn count(&self, table: &str) -> Result<u64, String> {
         let batches = self
-            .query(format!("SELECT count(*) AS n FROM {table}"))
+            .query(format!("SELECT count(*) AS n FROM {table}"), None)
             .await?;
         Ok(integers(&batches[0], "n").unwrap().value(0) as u64)
     }
@@ -145,7 +147,7 @@ impl Reader {
     /// Key and value of all rows of a table that pass a condition.
     pub(crate) async fn values(&self, table: &str, pass: &str) -> Result<Vec<(i64, i64)>, String> {
         let sql = format!("SELECT id, value FROM {table} WHERE {pass}");
-        let batches = self.query(sql).await?;
+        let batches = self.query(sql, None).await?;
         let pairs = batches.iter().flat_map(|batch| {
             let (keys, values) = (integers(batch, "id"), integers(batch, "value"));
             let keys = keys.unwrap().values().to_vec();
@@ -154,7 +156,11 @@ impl Reader {
         Ok(pairs.collect())
     }
 
-    async fn query(&self, sql: String) -> Result<Vec<RecordBatch>, String> {
+    async fn query(
+        &self,
+        sql: String,
+        as_of: Option<flightcluster_query::AsOf>,
+    ) -> Result<Vec<RecordBatch>, String> {
         let request = QueryRequest {
             database: DATABASE.to_owned(),
             sql,
@@ -162,11 +168,21 @@ impl Reader {
             named: false,
             access: Access::everything(),
             read_only: true,
+            as_of,
         };
         let text = |error: flightcluster_query::Error| format!("{error:?}");
         let plan = self.engine.plan(request).await.map_err(text)?;
         let rows = self.engine.execute(plan, ExecuteOptions::default());
         rows.try_collect().await.map_err(text)
+    }
+}
+
+fn answer(batches: &[RecordBatch]) -> Answer {
+    // Without a row nothing depends on the columns.
+    let has = |batch: &RecordBatch| batch.column_by_name("extra").is_some();
+    Answer {
+        has_extra: batches.iter().all(has),
+        rows: batches.iter().flat_map(rows_of).collect(),
     }
 }
 

@@ -119,6 +119,7 @@ impl World {
                     faults,
                 } => {
                     self.query(reader, *table, *count, faults).await?;
+                    self.look_back(reader, *table).await?;
                 }
                 Step::During { held, meanwhile } => {
                     self.during(reader, held, meanwhile).await?;

@@ -1,6 +1,6 @@
 //! The world of one history: a catalog, a store, nodes with disks, and the processes on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use crate::client::{Client, schema};
 use crate::disk::{SimulatedDisk, Volume};
 use crate::history::{History, Kind, Violation};
 use crate::life::{Counts, Fault, Life};
+use crate::past::Noted;
 use crate::peers::OtherIngesters;
 use crate::program::Settings;
 use crate::reader::{DATABASE, Reader, Running, Surroundings};
@@ -62,6 +63,8 @@ pub(crate) struct World {
     pub(crate) history: Mutex<History>,
     pub(crate) clients: Vec<Mutex<Client>>,
     pub(crate) uploads: Vec<Mutex<Upload>>,
+    /// States that were noted, the one to be asked for next first.
+    pub(crate) past: Mutex<VecDeque<Noted>>,
     /// The catalog without a network.
     pub(crate) truth: Arc<dyn Catalog>,
     store: Arc<InMemory>,
@@ -124,6 +127,7 @@ impl World {
             lives: Mutex::new(vec![Arc::clone(&reading)]),
             directory: directory.to_owned(),
             history: Mutex::default(),
+            past: Mutex::default(),
             settings,
             broken,
             truth,
