@@ -38,7 +38,7 @@ impl Ingesters {
     /// Puts every row of a table that is acknowledged by now into a file.
     ///
     /// - Errors: an ingester that may have such rows can't be reached, or can't flush. Others may have.
-    pub(crate) async fn flush_table(&self, table: TableId) -> Result<(), Failure> {
+    pub async fn flush_table(&self, table: TableId) -> Result<(), Failure> {
         let ingesters = self.catalog.list_ingesters().await?;
         // One that drained or was retired has nothing.
         let active = ingesters

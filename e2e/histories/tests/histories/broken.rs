@@ -40,9 +40,26 @@ pub(crate) enum Broken {
     PastIsPresent,
     /// Each process leases a block of order numbers and gives them out by itself.
     OrdersInBlocks,
+    /// Each process adds what its clock says to the order numbers.
+    OrdersByClock,
+    /// Files say that they have no time in common with any other.
+    FilesLookApart,
+    /// A compaction keeps the older rows of keys that are in several files.
+    CompactsToOlder,
+    /// A deletion also judges rows of writes that began after it.
+    DeletesWhatCameLater,
 }
 
 impl Broken {
+    /// Those that histories of keys catch.
+    pub(crate) const OF_KEYS: [Self; 5] = [
+        Self::OrdersInBlocks,
+        Self::OrdersByClock,
+        Self::FilesLookApart,
+        Self::CompactsToOlder,
+        Self::DeletesWhatCameLater,
+    ];
+
     /// Those that histories of rows catch; the others are for [`crate::registers`].
     pub(crate) const ALL: [Self; 17] = [
         Self::AcknowledgesBeforeSync,

@@ -27,6 +27,8 @@ pub(crate) struct Line {
     pub(crate) leases_end: bool,
     /// What is left of the block of a [`Broken::OrdersInBlocks`] process.
     pub(crate) block: Arc<Mutex<std::ops::Range<i64>>>,
+    /// What the clock of the process said when it started, in seconds.
+    pub(crate) clock: u64,
 }
 
 /// A [`Line`] that can be exchanged for that of the next history.
@@ -64,8 +66,11 @@ impl Line {
     }
 
     async fn orders(&self, id: IngesterId, epoch: Epoch, rows: u64) -> Result<i64, Error> {
-        if self.broken != Some(Broken::OrdersInBlocks) {
-            return self.inner.take_orders(id, epoch, rows).await;
+        let taken = || self.inner.take_orders(id, epoch, rows);
+        match self.broken {
+            Some(Broken::OrdersInBlocks) => {}
+            Some(Broken::OrdersByClock) => return Ok(taken().await? + self.clock as i64),
+            _ => return taken().await,
         }
         let left = self.block.lock().clone();
         let left = match left.end - left.start >= rows as i64 {
@@ -248,6 +253,16 @@ impl Line {
                 watermark.0 = watermark.0.saturating_sub(1);
             }
         }
+        if self.broken == Some(Broken::FilesLookApart) {
+            let files = snapshot
+                .tables
+                .iter_mut()
+                .flat_map(|table| &mut table.files);
+            for file in files {
+                let alone = i64::try_from(file.id).unwrap_or(i64::MAX);
+                file.file.time_range_nanos = Some((alone, alone));
+            }
+        }
         Ok(snapshot)
     }
 }
@@ -383,7 +398,11 @@ impl Catalog for LossyCatalog {
 
     async fn last_order(&self) -> Result<i64, Error> {
         let line = self.line();
-        line.pass(Port::Lookup, line.inner.last_order()).await
+        let last = line.pass(Port::Lookup, line.inner.last_order()).await?;
+        Ok(match line.broken {
+            Some(Broken::DeletesWhatCameLater) => i64::MAX,
+            _ => last,
+        })
     }
 
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {

@@ -24,6 +24,7 @@
 
 mod broken;
 mod catalog;
+mod changes;
 mod client;
 mod disk;
 mod history;
@@ -131,8 +132,8 @@ fn no_history_breaks_a_promise() {
     must_be_good(&sum, None);
 }
 
-/// Seeds of histories of overwritten rows.
-const REGISTERS: u64 = 300;
+/// Seeds of histories of overwritten and deleted rows.
+const REGISTERS: u64 = 100;
 
 #[test]
 fn the_later_write_to_a_key_is_read_in_every_history() {
@@ -142,21 +143,31 @@ fn the_later_write_to_a_key_is_read_in_every_history() {
     let sum = registers::run_seeds(seeds, None);
     let seconds = begun.elapsed().as_secs_f64();
     say(&format!(
-        "histories of keys: {} seeds in {seconds:.1} s, {} writes acknowledged, {} answers checked, {} \
-         calls held",
-        sum.runs, sum.acknowledged, sum.answers, sum.held
+        "histories of keys: {} seeds in {seconds:.1} s, {} writes acknowledged, {} rows deleted, {} answers \
+         checked, {} calls held",
+        sum.runs, sum.acknowledged, sum.deleted, sum.answers, sum.held
     ));
     if let Some(bad) = sum.bad {
         panic!("{bad}");
     }
     assert!(sum.held > sum.runs, "writes overlap: {}", sum.held);
+    assert!(sum.deleted > sum.runs, "rows go: {}", sum.deleted);
 }
 
 #[test]
-fn orders_that_are_not_of_one_counter_are_caught() {
-    let sum = registers::run_seeds(0..REGISTERS, Some(Broken::OrdersInBlocks));
-    let bad = sum.bad.expect("a later write loses");
-    say(&format!("histories of keys, OrdersInBlocks: {bad}"));
+fn every_broken_build_of_keys_is_caught() {
+    let mut missed = Vec::new();
+    for broken in Broken::OF_KEYS {
+        let sum = registers::run_seeds(0..CAUGHT_WITHIN, Some(broken));
+        match sum.bad {
+            Some(bad) => say(&format!(
+                "histories of keys, {broken:?}: caught after {} seeds: {bad}",
+                sum.runs
+            )),
+            None => missed.push(broken),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
 }
 
 #[test]

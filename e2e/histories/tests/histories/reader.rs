@@ -16,10 +16,10 @@ use flightcluster_config::QueryConfig;
 use flightcluster_ingest::Ingest;
 use flightcluster_query::rewrite::{Rewriter, RewriterOptions};
 use flightcluster_query::{
-    Access, Budget, Engine, EngineOptions, ExecuteOptions, Patience, QueryRequest, RecentRows,
-    RecentRowsError,
+    Access, BatchStream, Budget, Engine, EngineOptions, ExecuteOptions, Patience, Plan,
+    QueryRequest, RecentRows, RecentRowsError, StatementKey, TableWriter,
 };
-use flightcluster_server::{FreshRows, Peers};
+use flightcluster_server::{FreshRows, Ingesters, Peers};
 use futures::TryStreamExt as _;
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -28,6 +28,7 @@ use crate::broken::Broken;
 use crate::catalog::{self, LossyCatalog};
 use crate::history::{Answer, Row};
 use crate::life::{Life, Port};
+use crate::peers::OtherIngesters;
 use crate::program::MOST_NODES;
 use crate::store::{self, LossyStore};
 use crate::upkeep::Workshop;
@@ -95,7 +96,7 @@ impl Reader {
             catalog: Arc::clone(&catalog) as Arc<dyn Catalog>,
             store: Arc::clone(&store) as Arc<dyn ObjectStore>,
             recent: Arc::clone(&tails) as Arc<dyn RecentRows>,
-            writer: None,
+            writer: Some(Arc::clone(&tails) as Arc<dyn TableWriter>),
             rewriter: rewriter.unwrap(),
             memory_bytes: MEMORY_BYTES,
             spill_dir: spill.to_owned(),
@@ -156,24 +157,42 @@ impl Reader {
         Ok(pairs.collect())
     }
 
+    /// Deletes the rows of a table that pass a condition; returns how many.
+    pub(crate) async fn delete(&self, table: &str, pass: &str) -> Result<u64, String> {
+        let sql = format!("DELETE FROM {table} WHERE {pass}");
+        let plan = self.plan(sql, None, false).await?;
+        let deleted = self.engine.execute_update(plan, ExecuteOptions::default());
+        deleted.await.map_err(|error| format!("{error:?}"))
+    }
+
     async fn query(
         &self,
         sql: String,
         as_of: Option<flightcluster_query::AsOf>,
     ) -> Result<Vec<RecordBatch>, String> {
+        let plan = self.plan(sql, as_of, true).await?;
+        let rows = self.engine.execute(plan, ExecuteOptions::default());
+        let rows = rows.try_collect().await;
+        rows.map_err(|error| format!("{error:?}"))
+    }
+
+    async fn plan(
+        &self,
+        sql: String,
+        as_of: Option<flightcluster_query::AsOf>,
+        read_only: bool,
+    ) -> Result<Plan, String> {
         let request = QueryRequest {
             database: DATABASE.to_owned(),
             sql,
             parameters: None,
             named: false,
             access: Access::everything(),
-            read_only: true,
+            read_only,
             as_of,
         };
-        let text = |error: flightcluster_query::Error| format!("{error:?}");
-        let plan = self.engine.plan(request).await.map_err(text)?;
-        let rows = self.engine.execute(plan, ExecuteOptions::default());
-        rows.try_collect().await.map_err(text)
+        let plan = self.engine.plan(request).await;
+        plan.map_err(|error| format!("{error:?}"))
     }
 }
 
@@ -259,5 +278,37 @@ impl RecentRows for Tails {
             }
         };
         surroundings.life.pass(Port::Recent, unreachable, ask).await
+    }
+}
+
+/// A deletion asks all ingesters for their rows; nobody inserts by SQL.
+#[async_trait]
+impl TableWriter for Tails {
+    async fn append(
+        &self,
+        _: &TableName,
+        _: Option<StatementKey>,
+        _: BatchStream,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        Err("nobody inserts".into())
+    }
+
+    async fn flush(&self, table: TableId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let surroundings = self
+            .surroundings
+            .lock()
+            .clone()
+            .ok_or("there is no world")?;
+        let peers = OtherIngesters {
+            running: Arc::clone(&surroundings.running),
+            life: Arc::clone(&surroundings.life),
+            broken: surroundings.broken,
+        };
+        let ingesters = Ingesters {
+            catalog: Arc::new(LossyCatalog::new(surroundings.catalog)),
+            local: None,
+            peers: Arc::new(peers),
+        };
+        Ok(ingesters.flush_table(table).await?)
     }
 }

@@ -1,16 +1,16 @@
-//! Histories of rows that are overwritten: of each key, the later write is the one that is read.
+//! Histories of rows that are overwritten and deleted: of each key, the last change is the one that is read.
 //!
 //! A few keys, several nodes whose clocks are far apart, and clients that write to any of them. A write
 //! may be held in the middle while others begin and end, its answer or the process may be lost, and the
-//! value may be in a log, a buffer, or a file. Each answer is checked against what was sent and
+//! value may be in a log, a buffer, or a file. The same with deletions. Each answer is checked against what was sent and
 //! acknowledged, and when.
 //!
 //! # The rules
 //! An answer has one row of a key at most. Its value was sent, and certainly not refused. No write of the
-//! key was acknowledged before the question that began after the write of this value was acknowledged. A
-//! key that was acknowledged is there. A value that gave way to another one never comes back.
+//! key was acknowledged before the question that began after the write of this value was acknowledged, and
+//! no deletion that this value meets. A key that was acknowledged is there, unless a deletion met its last
+//! value. A value that gave way never comes back.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,6 +25,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::Notify;
 
 use crate::broken::Broken;
+use crate::changes::{Deletion, Known, Write};
 use crate::client::stored_nothing;
 use crate::life::{Fault, Port, Trouble};
 use crate::program::{Chore, Settings};
@@ -49,6 +50,26 @@ const LOSSES: [(Port, Trouble); 4] = [
     (Port::Sync, Trouble::CrashAfter),
 ];
 
+/// Where a deletion may be held: before one of the ingesters is asked, before and after its snapshot, and
+/// before its files take the place of others.
+const DELETE_HOLDS: [(Port, u8, Trouble); 7] = [
+    (Port::Peer, 0, Trouble::HoldBefore),
+    (Port::Peer, 1, Trouble::HoldBefore),
+    (Port::Peer, 0, Trouble::HoldAfter),
+    (Port::Peer, 1, Trouble::HoldAfter),
+    (Port::Snapshot, 1, Trouble::HoldBefore),
+    (Port::Snapshot, 1, Trouble::HoldAfter),
+    (Port::Replace, 0, Trouble::HoldBefore),
+];
+/// What else may happen to one.
+const DELETE_LOSSES: [(Port, Trouble); 5] = [
+    (Port::Peer, Trouble::LostRequest),
+    (Port::Peer, Trouble::LostAnswer),
+    (Port::Get, Trouble::LostRequest),
+    (Port::Replace, Trouble::LostRequest),
+    (Port::Replace, Trouble::LostAnswer),
+];
+
 /// What histories came to.
 #[derive(Debug, Default)]
 pub(crate) struct Sum {
@@ -56,6 +77,7 @@ pub(crate) struct Sum {
     pub(crate) acknowledged: u64,
     pub(crate) answers: u64,
     pub(crate) held: u64,
+    pub(crate) deleted: u64,
     pub(crate) bad: Option<String>,
 }
 
@@ -75,6 +97,7 @@ pub(crate) fn run_seeds(seeds: std::ops::Range<u64>, broken: Option<Broken>) -> 
             sum.acknowledged += run.acknowledged;
             sum.answers += run.answers;
             sum.held += run.held;
+            sum.deleted += run.deleted;
             if let Some(bad) = run.bad {
                 stop.store(true, Ordering::Relaxed);
                 sum.bad = Some(format!("seed {seed}: {bad}"));
@@ -119,27 +142,6 @@ fn run(bench: &Bench, seed: u64, broken: Option<Broken>) -> Sum {
     })
 }
 
-/// A write of a key.
-#[derive(Debug, Clone)]
-struct Write {
-    value: i64,
-    started: usize,
-    /// When it was acknowledged.
-    ended: Option<usize>,
-    refused: bool,
-}
-
-/// What was written, and what was read.
-#[derive(Debug, Default)]
-struct Known {
-    /// Beginnings and ends, counted.
-    now: usize,
-    next: i64,
-    writes: BTreeMap<i64, Vec<Write>>,
-    /// The values of each key as they followed each other.
-    seen: BTreeMap<i64, Vec<i64>>,
-}
-
 struct Registers<'a> {
     world: &'a World,
     reader: &'a Reader,
@@ -157,26 +159,28 @@ impl Registers<'_> {
         for _ in 0..STEPS {
             let node = self.chance.random_range(0..nodes);
             match self.chance.random_range(0..100) {
-                0..35 => self.write(node, None).await,
-                35..45 => {
+                0..33 => self.write(node, None).await,
+                33..41 => {
                     let loss = *LOSSES.choose(&mut self.chance).unwrap();
                     self.write(node, Some(loss)).await;
                 }
-                45..65 => self.during(node).await?,
-                65..75 => self.flush(node).await,
-                75..82 => {
+                41..60 => self.during(node).await?,
+                60..70 => self.flush(node).await,
+                70..76 => {
                     self.world.crash(node);
                     self.start(node, true).await;
                 }
-                82..86 => {
+                76..79 => {
                     let seconds = self.chance.random_range(0..100);
                     self.world.advance(node, seconds);
                 }
-                86..91 => {
+                79..84 => {
                     self.world
                         .tidy(self.reader, node, Chore::Compact, &[])
                         .await;
                 }
+                84..90 => self.delete().await,
+                90..95 => self.during_deletion().await?,
                 _ => self.check().await?,
             }
             self.world.bury();
@@ -229,6 +233,68 @@ impl Registers<'_> {
         }
     }
 
+    /// Something to be deleted, most often what was written lately.
+    fn deletion(&mut self) -> Deletion {
+        let next = self.writes.lock().next;
+        let one = self.chance.random_range(0..3) == 0;
+        Deletion {
+            key: one.then(|| self.chance.random_range(0..KEYS)),
+            // Also what is written while the deletion runs.
+            highest: next + self.chance.random_range(-4..8),
+            started: 0,
+            ended: None,
+        }
+    }
+
+    async fn delete(&mut self) {
+        let deletion = self.deletion();
+        if self.chance.random() {
+            let (port, trouble) = *DELETE_LOSSES.choose(&mut self.chance).unwrap();
+            let nth = self.chance.random_range(0..2);
+            self.world.reading.arm(&[Fault { port, nth, trouble }]);
+        }
+        self.sum.deleted += delete(&self.writes, self.reader, deletion).await;
+        self.world.reading.disarm();
+    }
+
+    /// Holds a deletion while writes begin and end.
+    async fn during_deletion(&mut self) -> Result<(), String> {
+        let (port, nth, trouble) = *DELETE_HOLDS.choose(&mut self.chance).unwrap();
+        let deletion = self.deletion();
+        let others: Vec<_> = (0..self.chance.random_range(1..4))
+            .map(|_| {
+                let node = self.chance.random_range(0..self.world.settings.nodes);
+                (node, self.keys())
+            })
+            .collect();
+        let life = &self.world.reading;
+        life.may_hold();
+        life.arm(&[Fault { port, nth, trouble }]);
+        let over = Notify::new();
+        let held = async {
+            let deleted = delete(&self.writes, self.reader, deletion).await;
+            over.notify_one();
+            deleted
+        };
+        let meanwhile = async {
+            tokio::select! {
+                () = life.reached() => (),
+                () = over.notified() => { life.disarm(); }
+            }
+            let acknowledged = send_all(self.world, &self.writes, &others).await;
+            let checked = check(&self.writes, self.reader).await;
+            life.release();
+            (acknowledged, checked)
+        };
+        let (deleted, (acknowledged, checked)) = tokio::join!(held, meanwhile);
+        life.disarm();
+        self.sum.deleted += deleted;
+        self.sum.acknowledged += acknowledged;
+        self.sum.held += 1;
+        self.sum.answers += checked?;
+        self.check().await
+    }
+
     /// Holds a write while others begin and end.
     async fn during(&mut self, node: usize) -> Result<(), String> {
         let Some(process) = self.world.running(node) else {
@@ -247,6 +313,8 @@ impl Registers<'_> {
             })
             .filter(|(other, _)| *other != node)
             .collect();
+        // It waits for the write that is held.
+        let deletion = (self.chance.random_range(0..3) == 0).then(|| self.deletion());
         let over = Notify::new();
         let held = async {
             let acknowledged = send(&self.writes, &process, &keys).await;
@@ -258,17 +326,19 @@ impl Registers<'_> {
                 () = process.life.reached() => (),
                 () = over.notified() => (),
             }
-            let mut acknowledged = 0;
-            for (other, keys) in &others {
-                if let Some(process) = self.world.running(*other) {
-                    acknowledged += send(&self.writes, &process, keys).await;
-                }
-            }
+            let acknowledged = send_all(self.world, &self.writes, &others).await;
             let checked = check(&self.writes, self.reader).await;
             process.life.release();
             (acknowledged, checked)
         };
-        let (first, (rest, checked)) = tokio::join!(held, meanwhile);
+        let deleting = async {
+            match deletion {
+                Some(deletion) => delete(&self.writes, self.reader, deletion).await,
+                None => 0,
+            }
+        };
+        let (first, (rest, checked), deleted) = tokio::join!(held, meanwhile, deleting);
+        self.sum.deleted += deleted;
         process.life.disarm();
         self.sum.acknowledged += first + rest;
         self.sum.held += 1;
@@ -339,6 +409,36 @@ async fn send(known: &Mutex<Known>, process: &Process, keys: &[i64]) -> u64 {
     u64::from(matches!(written, Some(Ok(_))))
 }
 
+/// Writes keys through nodes, one after the other; returns how many writes were acknowledged.
+async fn send_all(world: &World, known: &Mutex<Known>, all: &[(usize, Vec<i64>)]) -> u64 {
+    let mut acknowledged = 0;
+    for (node, keys) in all {
+        if let Some(process) = world.running(*node) {
+            acknowledged += send(known, &process, keys).await;
+        }
+    }
+    acknowledged
+}
+
+/// Deletes; returns how many rows.
+async fn delete(known: &Mutex<Known>, reader: &Reader, mut deletion: Deletion) -> u64 {
+    let at = {
+        let mut known = known.lock();
+        known.now += 1;
+        deletion.started = known.now;
+        known.deletions.push(deletion.clone());
+        known.deletions.len() - 1
+    };
+    let table = World::table(0).table;
+    let deleted = reader.delete(&table, &deletion.sql()).await;
+    let mut known = known.lock();
+    known.now += 1;
+    if deleted.is_ok() {
+        known.deletions[at].ended = Some(known.now);
+    }
+    deleted.unwrap_or_default()
+}
+
 /// Asks for all keys; returns how many answers there were.
 async fn check(known: &Mutex<Known>, reader: &Reader) -> Result<u64, String> {
     let asked = known.lock().now;
@@ -355,43 +455,4 @@ async fn check(known: &Mutex<Known>, reader: &Reader) -> Result<u64, String> {
         return Err(format!("key {key} is {value}, and by a filter {}", other.1));
     }
     Ok(1)
-}
-
-impl Known {
-    fn judge(&mut self, asked: usize, found: &[(i64, i64)]) -> Result<(), String> {
-        for (key, writes) in &self.writes {
-            let values: Vec<i64> = found.iter().filter(|r| r.0 == *key).map(|r| r.1).collect();
-            let acknowledged = |write: &&Write| write.ended.is_some_and(|ended| ended <= asked);
-            let value = match values[..] {
-                [value] => value,
-                [] if writes.iter().any(|write| acknowledged(&write)) => {
-                    return Err(format!("key {key} is missing: {writes:?}"));
-                }
-                [] => continue,
-                _ => return Err(format!("key {key} is there several times: {values:?}")),
-            };
-            let Some(write) = writes.iter().find(|write| write.value == value) else {
-                return Err(format!("key {key} is {value}, which nobody wrote"));
-            };
-            if write.refused {
-                return Err(format!("key {key} is {value}, which was refused"));
-            }
-            let later = |other: &&Write| write.ended.is_some_and(|ended| ended < other.started);
-            if let Some(other) = writes.iter().filter(acknowledged).find(later) {
-                return Err(format!(
-                    "key {key} is {value}, and {} came later",
-                    other.value
-                ));
-            }
-            let seen = self.seen.entry(*key).or_default();
-            match seen.iter().position(|known| *known == value) {
-                Some(at) if at + 1 < seen.len() => {
-                    return Err(format!("key {key} is {value} again after {seen:?}"));
-                }
-                Some(_) => {}
-                None => seen.push(value),
-            }
-        }
-        Ok(())
-    }
 }

@@ -15,6 +15,7 @@ use flightcluster_upkeep::{Observer, RewriteFailure, Rewritten, Upkeep, UpkeepOp
 use object_store::ObjectStore;
 use tokio_util::sync::CancellationToken;
 
+use crate::broken::Broken;
 use crate::history::{Kind, Violation};
 use crate::life::Fault;
 use crate::program::Chore;
@@ -32,6 +33,7 @@ const ROW_GROUP_ROWS: usize = 100_000;
 pub(crate) struct Workshop {
     rewriter: Rewriter,
     store: Arc<LossyStore>,
+    broken: Option<Broken>,
 }
 
 impl Workshop {
@@ -47,7 +49,11 @@ impl Workshop {
             properties: flightcluster_ingest::file_properties,
         });
         let rewriter = rewriter.unwrap();
-        Self { rewriter, store }
+        Self {
+            rewriter,
+            store,
+            broken: None,
+        }
     }
 
     fn enter(&self, store: store::Line) {
@@ -64,16 +70,22 @@ impl flightcluster_upkeep::Rewriter for Workshop {
         keep_from_nanos: Option<i64>,
         stop: &CancellationToken,
     ) -> Result<Rewritten, RewriteFailure> {
+        let mut files = files.to_vec();
+        let mut forgotten = 0;
+        if self.broken == Some(Broken::CompactsToOlder) && files.len() > 1 {
+            files.sort_by_key(|file| file.id);
+            forgotten = files.pop().map_or(0, |file| file.file.rows);
+        }
         let request = RewriteRequest {
             table: table.clone(),
-            files: files.to_vec(),
+            files,
             keep_from_nanos,
             remove: None,
         };
         let done = self.rewriter.rewrite(request, stop.clone()).await?;
         Ok(Rewritten {
             outputs: done.outputs,
-            removed_rows: done.removed_rows + done.superseded_rows,
+            removed_rows: done.removed_rows + done.superseded_rows + forgotten,
         })
     }
 
@@ -98,7 +110,8 @@ impl Observer for Silent {
 
 impl World {
     fn upkeep(&self, reader: &Reader, node: usize, process: &Process) -> Upkeep {
-        let workshop = reader.workshop(node).clone();
+        let mut workshop = reader.workshop(node).clone();
+        workshop.broken = self.broken;
         workshop.enter(self.store_line(&process.life));
         Upkeep::new(UpkeepOptions {
             config: UpkeepConfig {

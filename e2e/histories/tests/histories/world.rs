@@ -108,8 +108,10 @@ impl World {
                 life: Arc::clone(&reading),
                 broken,
                 postponed: Arc::clone(&postponed),
-                leases_end: false,
+                // A deletion does not wait for a compaction: which of them is first must not matter.
+                leases_end: true,
                 block: Arc::default(),
+                clock: 0,
             },
             store: store::Line {
                 inner: Arc::clone(&store),
@@ -191,7 +193,7 @@ impl World {
         life.arm(start.faults);
         let (clock, hand) = Clock::manual();
         hand.advance(Duration::from_secs(start.clock));
-        let catalog = Arc::new(LossyCatalog::new(self.catalog_line(&life)));
+        let catalog = Arc::new(LossyCatalog::new(self.catalog_line(&life, start.clock)));
         let options = self.options(start.node, volume, &life, &catalog, clock);
         let opened = alive(&life, Ingest::open(options)).await;
         let troubles = life.disarm();
@@ -264,7 +266,7 @@ impl World {
         }
     }
 
-    fn catalog_line(&self, life: &Arc<Life>) -> catalog::Line {
+    fn catalog_line(&self, life: &Arc<Life>, clock: u64) -> catalog::Line {
         catalog::Line {
             inner: Arc::clone(&self.truth),
             life: Arc::clone(life),
@@ -272,6 +274,7 @@ impl World {
             postponed: Arc::clone(&self.postponed),
             leases_end: self.settings.leases_end,
             block: Arc::default(),
+            clock,
         }
     }
 
