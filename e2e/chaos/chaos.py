@@ -28,6 +28,7 @@ from faults import Faults, idle
 from history import History
 from links import Network
 from processes import cluster, standalone
+from registers import RegisterReader, Registers, RegisterWriter, all_values
 from workload import TROUBLE, Reader, Writer, all_rows, compactions
 
 # Small, so that a run of seconds has many flushes, commits, segments and expired rows in memory.
@@ -68,6 +69,7 @@ class Run:
         self.chance = random.Random(f"run {seed}")
         self.settings = settings_of(self.chance)
         self.history = History()
+        self.registers = Registers(self.history)
         self.network = Network() if topology == "cluster" else None
         self.processes = (
             cluster(folder, self.settings, self.network)
@@ -79,6 +81,7 @@ class Run:
         flushes = ingest["flush_interval"] != "1h" or ingest["flush_bytes"] != "128MiB"
         self.faults = Faults(seed, self.processes, self.history, flushes)
         self.writers, self.readers = [], []
+        self.register_writers, self.register_readers = [], []
         self.compactions = 0
 
     def make_workers(self):
@@ -93,11 +96,17 @@ class Run:
         for number in range(2):
             common = (self.history, self.stop, f"reader {self.seed} {number}")
             self.readers.append(Reader(number, queriers, *common))
+            # One writes through ingesters, the other through any process.
+            targets = [ingesters, ingesters + queriers][number]
+            common = (self.history, self.stop, f"register {self.seed} {number}")
+            self.register_writers.append(RegisterWriter(number, targets, self.registers, *common))
+            common = (self.history, self.stop, f"register reader {self.seed} {number}")
+            self.register_readers.append(RegisterReader(number, queriers, self.registers, *common))
 
     def run(self):
         self.processes.start()
         self.make_workers()
-        workers = self.writers + self.readers
+        workers = self.writers + self.readers + self.register_writers + self.register_readers
         for worker in workers:
             worker.start()
         self.faults.run(self.seconds, self.stop)
@@ -129,9 +138,18 @@ class Run:
             expected = self.history.ask()
             keys, values = self.ask_until_answered(querier)
             self.history.check(expected, keys, values, f"{querier.name} {when}")
-            answers.append(set(keys.tolist()))
+            answers.append((set(keys.tolist()), self.check_registers(querier, when)))
         if any(answer != answers[0] for answer in answers):
             raise AssertionError(f"queriers differ {when}")
+
+    def check_registers(self, querier, when):
+        """The values a querier sees, which must be the last ones."""
+        if not self.registers.any_acknowledged():
+            return []
+        asked = self.registers.ask()
+        answer = self.ask_until_answered(querier, all_values)
+        self.registers.check(asked, answer, {}, f"{querier.name} {when}")
+        return sorted(answer)
 
     def ask_until_answered(self, querier, question=all_rows):
         end = time.monotonic() + FINISH_SECONDS
@@ -156,6 +174,8 @@ class Run:
         faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.counts.items()))
         return (
             f"{rows} rows acknowledged, {answers} answers checked, "
+            f"{self.registers.acknowledged} values of keys acknowledged, "
+            f"{sum(reader.answers for reader in self.register_readers)} answers of them checked, "
             f"{self.compactions} compactions remembered, faults: {faults}"
         )
 
@@ -170,6 +190,8 @@ def run_seed(seed, topology, seconds):
         run.run()
         if not any(reader.answers for reader in run.readers):
             problem = "no answer was checked"
+        if not run.registers.overwritten:
+            problem = "no key that was overwritten was read"
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     finally:
