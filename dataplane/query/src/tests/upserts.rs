@@ -353,6 +353,11 @@ async fn a_sort_that_does_not_fit_goes_to_disk() {
         }
         let sql = "SELECT count(*) * 10 + max(v) FROM t";
         assert_eq!(cluster.number(sql).await, 2_000_003, "{threads} threads");
+        let analyzed = cluster.text(&format!("EXPLAIN ANALYZE {sql}")).await;
+        let (_, below) = analyzed.split_once("NewestExec").unwrap();
+        let spills = below.split("spill_count=").skip(1);
+        let spilled = spills.filter(|count| !count.starts_with('0')).count();
+        assert_eq!(spilled > 0, threads == 1, "{analyzed}");
     }
 }
 
