@@ -273,6 +273,9 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Ends some of the uploads that rested for too long; returns how many.
     async fn expire_uploads(&self) -> Result<u64, Error>;
 
+    /// The time of the catalog, by which it judges ages.
+    async fn time(&self) -> Result<CatalogTime, Error>;
+
     /// Answers when the catalog can be used.
     async fn ping(&self) -> Result<(), Error>;
 }

@@ -174,6 +174,15 @@ pub struct Lease {
     pub time: Duration,
 }
 
+/// The time of the catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogTime {
+    /// Milliseconds since the Unix epoch.
+    pub millis: i64,
+    /// Cleared for an hour after its clock jumped: nothing is to go for good by its age then.
+    pub is_settled: bool,
+}
+
 /// What was forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HistoryForgotten {

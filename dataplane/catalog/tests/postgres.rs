@@ -9,11 +9,11 @@ mod postgres_server;
 use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use contract::{Subject, commit, content, create, file, flush_of, register};
 use flightcluster_catalog::sql::SqlCatalog;
-use flightcluster_catalog::{Catalog as _, Error};
+use flightcluster_catalog::{AsOf, Catalog as _, Error};
 use postgres_server::Server;
 
 struct Fixture {
@@ -238,6 +238,40 @@ async fn wal_flushed(server: &Server) -> String {
         .fetch_one(&mut server.connect().await)
         .await
         .unwrap()
+}
+
+/// A process whose own clock is wrong writes nothing down that is old, or in the future, for the others.
+#[tokio::test]
+async fn the_time_is_that_of_the_server() {
+    let server = Server::start();
+    // Found before the real one: the server's clock, as seen here, is a year ahead of ours.
+    let ahead = "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+                 $$ SELECT pg_catalog.clock_timestamp() + INTERVAL '365 days' $$; \
+                 ALTER DATABASE postgres SET search_path = public, pg_catalog";
+    sqlx::raw_sql(ahead)
+        .execute(&mut server.connect().await)
+        .await
+        .unwrap();
+    let catalog = SqlCatalog::open_postgres(server.options()).await.unwrap();
+    let catalog: Subject = Arc::new(catalog);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let year = 365 * 24 * 60 * 60 * 1000;
+    let expected = i64::try_from(since.as_millis()).unwrap() + year;
+    let table = create(&catalog, "t").await;
+    let state = catalog.snapshot(&[]).await.unwrap().id;
+    let stamp = catalog.resolve_as_of(AsOf::Snapshot(state)).await.unwrap();
+    let time = catalog.time().await.unwrap();
+    assert!(time.is_settled);
+    for millis in [
+        table.created_at_millis,
+        stamp.created_at_millis,
+        time.millis,
+    ] {
+        assert!(
+            millis.abs_diff(expected) < 600_000,
+            "{millis} is not about {expected}"
+        );
+    }
 }
 
 #[tokio::test]

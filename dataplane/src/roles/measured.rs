@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    AsOf, Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced,
-    FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
-    Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
-    RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp,
-    Table, TableId, TableName, Upload,
+    AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
+    FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
+    HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
+    ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
+    SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
+    SnapshotStamp, Table, TableId, TableName, Upload,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -281,6 +281,10 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn expire_uploads(&self) -> Result<u64, Error> {
         let call = self.catalog.expire_uploads();
         self.timed("expire_uploads", call).await
+    }
+
+    async fn time(&self) -> Result<CatalogTime, Error> {
+        self.timed("time", self.catalog.time()).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

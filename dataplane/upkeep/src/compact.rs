@@ -118,7 +118,8 @@ impl Upkeep {
         stop: &CancellationToken,
     ) -> Result<bool, Error> {
         let began = Instant::now();
-        let keep_from = self.expired_before(table);
+        let now = self.now_nanos().await?;
+        let keep_from = now.and_then(|now| self.expired_before(table, now));
         let rewritten = match self.rewriter.rewrite(table, group, keep_from, stop).await {
             Ok(rewritten) => rewritten,
             // Told to stop, it failed as asked.

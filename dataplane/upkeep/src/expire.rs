@@ -7,13 +7,15 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flightcluster_catalog::{
-    Error as CatalogError, File, JobKind, LiveFiles, ReplaceCause, ReplaceFiles, Table,
+    CatalogTime, Error as CatalogError, File, JobKind, LiveFiles, ReplaceCause, ReplaceFiles, Table,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::error::{Error, chain};
 use crate::rounds::{LEASE, Upkeep};
+
+const NANOS_PER_MILLI: i64 = 1_000_000;
 
 /// Files that end in one commit.
 const BATCH: u32 = 1_000;
@@ -37,8 +39,11 @@ impl Upkeep {
         let tables = tables.map_err(Error::catalog("listing tables"))?;
         let mut expired = Expired::default();
         let mut failure = None;
+        let Some(now) = self.now_nanos().await? else {
+            return Ok(expired);
+        };
         for table in tables {
-            let Some(before) = self.expired_before(&table) else {
+            let Some(before) = self.expired_before(&table, now) else {
                 continue;
             };
             if stop.is_cancelled() {
@@ -52,10 +57,19 @@ impl Upkeep {
         failure.map_or(Ok(expired), Err)
     }
 
-    /// Rows of the table with an earlier time are expired now; nanoseconds since the Unix epoch.
-    pub(crate) fn expired_before(&self, table: &Table) -> Option<i64> {
+    /// The present by which rows may go, in nanoseconds since the Unix epoch: the earlier of our clock and
+    /// that of the catalog, so that no single clock that is ahead takes rows. `None` while the catalog's
+    /// has jumped.
+    pub(crate) async fn now_nanos(&self) -> Result<Option<i64>, Error> {
+        let time = self.catalog.time().await;
+        let time = time.map_err(Error::catalog("asking for the time"))?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = i64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
+        let own = i64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
+        Ok(agreed(own, time))
+    }
+
+    /// Rows of the table with an earlier time are expired at `now`; nanoseconds since the Unix epoch.
+    pub(crate) fn expired_before(&self, table: &Table, now: i64) -> Option<i64> {
         let before = table.expired_before(now)?;
         self.rewriter.has_times(table).then_some(before)
     }
@@ -125,5 +139,25 @@ impl Upkeep {
     pub(crate) async fn live_files(&self, which: LiveFiles) -> Result<Vec<File>, Error> {
         let files = self.catalog.live_files(which).await;
         files.map_err(Error::catalog("listing live files"))
+    }
+}
+
+/// The moment that both clocks have passed, in nanoseconds; `None` when the catalog's can't be believed.
+fn agreed(own_nanos: i64, catalog: CatalogTime) -> Option<i64> {
+    let now = own_nanos.min(catalog.millis.saturating_mul(NANOS_PER_MILLI));
+    catalog.is_settled.then_some(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_single_clock_that_is_ahead_takes_rows() {
+        let time = |millis, is_settled| CatalogTime { millis, is_settled };
+        assert_eq!(agreed(7_000_000, time(5, true)), Some(5_000_000));
+        assert_eq!(agreed(3_000_000, time(5, true)), Some(3_000_000));
+        assert_eq!(agreed(7_000_000, time(5, false)), None);
+        assert_eq!(agreed(9, time(i64::MAX, true)), Some(9));
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Call;
 use crate::{
-    AsOf, Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FileChoice,
-    FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
+    AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
+    FileChoice, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
     HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
     ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
     SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
@@ -198,5 +198,7 @@ call!(AbortUploadCall { id: String } "abort_upload" -> (), repeatable: true,
 
 call!(ExpireUploadsCall {} "expire_uploads" -> u64, repeatable: true,
     |_call, catalog| catalog.expire_uploads());
+
+call!(TimeCall {} "time" -> CatalogTime, repeatable: true, |_call, catalog| catalog.time());
 
 call!(PingCall {} "ping" -> (), repeatable: true, |_call, catalog| catalog.ping());

@@ -19,17 +19,17 @@ use super::calls::{
     ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall,
     LiveFilesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
     ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
-    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, UnknownPathsCall,
-    UploadCall,
+    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, TimeCall,
+    UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
-    AsOf, Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced,
-    FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
-    Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
-    RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp,
-    Table, TableId, TableName, Upload,
+    AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
+    FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
+    HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
+    ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
+    SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
+    SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -521,6 +521,10 @@ impl Catalog for RemoteCatalog {
 
     async fn expire_uploads(&self) -> Result<u64, Error> {
         self.call(ExpireUploadsCall {}).await
+    }
+
+    async fn time(&self) -> Result<CatalogTime, Error> {
+        self.call(TimeCall {}).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -20,8 +20,8 @@ use super::calls::{
     ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall,
     LiveFilesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
     ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
-    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, UnknownPathsCall,
-    UploadCall,
+    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, TimeCall,
+    UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -78,6 +78,7 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<FinishUploadCall>(router);
     router = add::<AbortUploadCall>(router);
     router = add::<ExpireUploadsCall>(router);
+    router = add::<TimeCall>(router);
     router = add::<PingCall>(router);
     router
         .route_layer(middleware::from_fn(check_version))

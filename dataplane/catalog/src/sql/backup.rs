@@ -19,9 +19,10 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::clock::now_millis;
 use super::dialect::{Connection, Dialect, Row};
 use super::tables::{self, Column, Kind, TABLES};
-use super::value::now_millis;
+
 use super::{migrations, snapshot};
 use crate::SnapshotId;
 

@@ -2,8 +2,8 @@
 
 use sqlx::Row as _;
 
+use super::clock::now_millis;
 use super::dialect::{Connection, Row};
-use super::value::now_millis;
 use super::{Failure, snapshot};
 use crate::{Database, Error, name};
 

@@ -28,6 +28,8 @@ pub(super) struct Dialect {
     pub(super) begin_read: &'static str,
     /// Begins a transaction that changes the layout: no other process does so until it ends.
     pub(super) begin_layout: &'static str,
+    /// Gives the time of the server in milliseconds since the Unix epoch, if there is one.
+    pub(super) time: Option<&'static str>,
     /// Counts the tables with the name `$1`: 0 or 1.
     pub(super) count_tables: &'static str,
     /// The columns of the table `$1` in the order they were made, as `name` and `kind`, both text.

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 
+use super::clock::now_millis;
 use super::dialect::{Connection, Row};
-use super::value::{json, now_millis, stored, unsigned};
+use super::value::{json, stored, unsigned};
 use super::{Failure, garbage, ingester, producer, snapshot, spans};
 use crate::{
     Error, FlushCommit, FlushCommitted, IngesterId, NewFile, SequenceNumber, SnapshotId, TableId,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
+use super::clock::{is_settled, now_millis};
 use super::dialect::{Connection, Row};
-use super::value::{now_millis, stored, unsigned};
+use super::value::{stored, unsigned};
 use super::{Failure, past, snapshot};
 use crate::{Garbage, GarbageQueue, HistoryForgotten, Lease};
 
@@ -14,12 +15,13 @@ const SNAPSHOTS_PER_CALL: i64 = 5_000;
 
 /// Queues an object for deletion.
 pub(super) async fn queue(c: &mut Connection, path: &str) -> Result<(), sqlx::Error> {
+    let queued = snapshot::no_earlier_than_newest(c).await?;
     sqlx::query(
         "INSERT INTO gc_queue (path, queued_at_millis) VALUES ($1, $2)
          ON CONFLICT (path) DO NOTHING",
     )
     .bind(path)
-    .bind(now_millis())
+    .bind(queued)
     .execute(c)
     .await?;
     Ok(())
@@ -40,6 +42,9 @@ pub(super) async fn due(
     grace: Duration,
     limit: u32,
 ) -> Result<Vec<Garbage>, Failure> {
+    if !is_settled() {
+        return Ok(Vec::new());
+    }
     Ok(sqlx::query(
         "SELECT path, queued_at_millis FROM gc_queue
          WHERE deleted_at_millis IS NULL AND queued_at_millis <= $1
@@ -172,6 +177,9 @@ pub(super) async fn forget_history(
     c: &mut Connection,
     window: Duration,
 ) -> Result<HistoryForgotten, Failure> {
+    if !is_settled() {
+        return Ok(HistoryForgotten::default());
+    }
     let before = before(window);
     let newest: Option<i64> =
         sqlx::query_scalar("SELECT MAX(id) FROM snapshots WHERE created_at_millis < $1")

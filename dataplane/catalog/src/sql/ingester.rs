@@ -2,8 +2,9 @@
 
 use sqlx::Row as _;
 
+use super::clock::now_millis;
 use super::dialect::{Connection, Row};
-use super::value::{now_millis, stored, unsigned};
+use super::value::{stored, unsigned};
 use super::{Failure, snapshot};
 use crate::{
     Epoch, Error, Ingester, IngesterCheck, IngesterId, IngesterState, LogProblem, LogState,

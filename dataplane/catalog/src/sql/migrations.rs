@@ -6,8 +6,9 @@
 
 use sqlx::{AssertSqlSafe, Connection as _};
 
+use super::clock::now_millis;
 use super::dialect::{Connection, Dialect};
-use super::value::{now_millis, stored};
+use super::value::stored;
 
 struct Migration {
     version: u64,

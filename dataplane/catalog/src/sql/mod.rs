@@ -19,6 +19,7 @@
 //! the statements elsewhere are shared SQL.
 
 mod backup;
+mod clock;
 mod database;
 mod dialect;
 mod directory;
@@ -50,12 +51,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    AsOf, Catalog, ClaimProducer, CreateTable, Database, Epoch, Error, File, FilesReplaced,
-    FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue, HistoryForgotten, IfExists,
-    Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles, ProducerClaim,
-    RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion,
-    SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp,
-    Table, TableId, TableName, Upload,
+    AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
+    FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
+    HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
+    ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
+    SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
+    SnapshotStamp, Table, TableId, TableName, Upload,
 };
 pub use backup::{Backup, BackupError, Header};
 use dialect::Connection;
@@ -109,6 +110,7 @@ impl SqlCatalog {
             dialect: &sqlite::DIALECT,
             writer,
             readers,
+            clock: Arc::new(clock::Clock::new(sqlite::DIALECT.time)),
             postgres: None,
         })
         .await
@@ -146,6 +148,7 @@ impl SqlCatalog {
             dialect: &postgres::DIALECT,
             writer,
             readers,
+            clock: Arc::new(clock::Clock::new(postgres::DIALECT.time)),
             postgres: Some(options),
         })
         .await
@@ -553,6 +556,18 @@ impl Catalog for SqlCatalog {
     async fn expire_uploads(&self) -> Result<u64, Error> {
         self.write("ending abandoned uploads", |c| Box::pin(upload::expire(c)))
             .await
+    }
+
+    async fn time(&self) -> Result<CatalogTime, Error> {
+        self.read("reading the time", |_| {
+            Box::pin(async {
+                Ok(CatalogTime {
+                    millis: clock::now_millis(),
+                    is_settled: clock::is_settled(),
+                })
+            })
+        })
+        .await
     }
 
     async fn ping(&self) -> Result<(), Error> {

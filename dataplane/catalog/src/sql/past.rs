@@ -10,10 +10,11 @@ use std::time::Duration;
 use sqlx::Row as _;
 
 use super::Failure;
+use super::clock::now_millis;
 use super::dialect::{Connection, Row};
 use super::snapshot::{self, file};
 use super::table::table;
-use super::value::{now_millis, stored, unsigned};
+use super::value::{stored, unsigned};
 use crate::{
     AsOf, Error, File, FileChoice, NotReadable, Snapshot, SnapshotId, SnapshotRecord,
     SnapshotRequest, SnapshotStamp, Table, TableName, TableSnapshot, name,

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
+use super::clock::{is_settled, now_millis};
 use super::dialect::{Connection, Row};
-use super::value::{now_millis, stored, unsigned};
+use super::value::{stored, unsigned};
 use super::{Failure, ingester, snapshot, table};
 use crate::{
     ClaimProducer, Error, IngesterId, IngesterState, ProducerClaim, ProducerPosition, TableId,
@@ -89,6 +90,7 @@ async fn take(
     request: &ClaimProducer,
     version: i64,
 ) -> Result<(), sqlx::Error> {
+    let used = snapshot::no_earlier_than_newest(c).await?;
     sqlx::query(
         "INSERT INTO producer_claims (table_id, producer, ingester_id, version, changed_at_millis)
          VALUES ($1, $2, $3, $4, $5)
@@ -100,7 +102,7 @@ async fn take(
     .bind(&request.producer)
     .bind(stored(request.ingester.0)?)
     .bind(version)
-    .bind(now_millis())
+    .bind(used)
     .execute(c)
     .await?;
     Ok(())
@@ -132,6 +134,7 @@ pub(super) async fn move_forward(
     c: &mut Connection,
     position: &ProducerPosition,
 ) -> Result<(), sqlx::Error> {
+    let used = snapshot::no_earlier_than_newest(c).await?;
     sqlx::query(
         "INSERT INTO producers (table_id, producer, sequence, changed_at_millis)
          VALUES ($1, $2, $3, $4)
@@ -142,7 +145,7 @@ pub(super) async fn move_forward(
     .bind(stored(position.table.0)?)
     .bind(&position.producer)
     .bind(format!("{:020}", position.sequence))
-    .bind(now_millis())
+    .bind(used)
     .execute(c)
     .await?;
     Ok(())
@@ -155,6 +158,9 @@ pub(super) async fn expire(
     unused_for: Duration,
     limit: u32,
 ) -> Result<u64, Failure> {
+    if !is_settled() {
+        return Ok(0);
+    }
     let age = i64::try_from(unused_for.as_millis()).unwrap_or(i64::MAX);
     let before = now_millis().saturating_sub(age);
     let mut forgotten = 0;

@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 
+use super::clock::now_millis;
 use super::dialect::{Connection, Row};
-use super::value::{now_millis, stored, unsigned};
+use super::value::{stored, unsigned};
 use super::{Failure, flush, garbage, snapshot, table};
 use crate::{
     Error, FilesReplaced, ReplaceCause, ReplaceFiles, Replacement, SnapshotId, TableId, TableName,

@@ -12,10 +12,11 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use super::backup::{self, BackupError, Header, Line, Reader, Start};
+use super::clock::now_millis;
 use super::dialect::{Connection, Dialect};
 use super::store::{Failure, store_error};
 use super::tables::{self, Kind, TABLES};
-use super::value::{now_millis, stored};
+use super::value::stored;
 use super::{migrations, snapshot};
 use crate::{Error, SnapshotId, UNPUBLISHED_SCHEMA};
 

@@ -4,8 +4,9 @@ use std::sync::LazyLock;
 
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::clock::now_millis;
 use super::dialect::{Connection, Row};
-use super::value::{now_millis, optional, stored, unsigned};
+use super::value::{optional, stored, unsigned};
 use super::{Failure, ingester, restore, spans, table};
 use crate::{
     Error, File, FileChoice, IngesterId, LiveFiles, NewFile, SchemaVersion, SequenceNumber,
@@ -92,6 +93,15 @@ pub(super) async fn newest_stamp(c: &mut Connection) -> Result<SnapshotStamp, sq
         snapshot,
         created_at_millis: created.unwrap_or_default(),
     })
+}
+
+/// The present for what expires by its age: on a clock that was set far back it would be old at once when
+/// the clock is right again.
+pub(super) async fn no_earlier_than_newest(c: &mut Connection) -> Result<i64, sqlx::Error> {
+    let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(created_at_millis) FROM snapshots")
+        .fetch_one(c)
+        .await?;
+    Ok(now_millis().max(newest.unwrap_or_default()))
 }
 
 pub(super) async fn created_at_millis(

@@ -18,6 +18,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     begin_number: BEGIN_WRITE,
     begin_read: "BEGIN DEFERRED",
     begin_layout: BEGIN_WRITE,
+    time: None,
     count_tables: "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = $1",
     list_columns: "SELECT name, type AS kind FROM pragma_table_info($1) ORDER BY cid",
     // Deferred references are checked at the commit, and dropping a table does not look for them.

@@ -1,12 +1,14 @@
 //! Transactions: begin, do, commit; what a failure means and when the work is done again.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Connection as _;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::clock::Clock;
 use super::dialect::{Connection, Dialect, Pool, Verdict};
 use super::postgres::{self, PostgresOptions};
 use crate::Error;
@@ -63,6 +65,7 @@ pub(super) struct Store {
     pub(super) dialect: &'static Dialect,
     pub(super) writer: Pool,
     pub(super) readers: Pool,
+    pub(super) clock: Arc<Clock>,
     /// Where the credentials come from, if the database asks for some.
     pub(super) postgres: Option<PostgresOptions>,
 }
@@ -139,7 +142,7 @@ impl Store {
             false => (self.readers.clone(), self.dialect.begin_read),
         };
         let unhurried = self.dialect.unhurried;
-        let attempt = transact(pool, begin, None, move |c| {
+        let attempt = transact(pool, Arc::clone(&self.clock), begin, None, move |c| {
             Box::pin(async move {
                 sqlx::raw_sql(unhurried).execute(&mut *c).await?;
                 work(c).await
@@ -174,7 +177,8 @@ impl Store {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut pause = PAUSES.0;
         loop {
-            let attempt = transact(pool.clone(), begin, deadline, work.clone());
+            let clock = Arc::clone(&self.clock);
+            let attempt = transact(pool.clone(), clock, begin, deadline, work.clone());
             let failed = match tokio::spawn(attempt.in_current_span()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(Ended::Undone(Failure::Refused(error)))) => return Err(error),
@@ -223,6 +227,7 @@ impl Store {
 /// used again.
 async fn transact<T, W>(
     pool: Pool,
+    clock: Arc<Clock>,
     begin: &'static str,
     deadline: Option<Instant>,
     work: W,
@@ -232,7 +237,7 @@ where
 {
     let mut connection = pool.acquire().await?;
     let mut committing = false;
-    let attempt = begin_and_end(&mut connection, begin, &mut committing, work);
+    let attempt = begin_and_end(&mut connection, &clock, begin, &mut committing, work);
     let result = match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline, attempt)
             .await
@@ -254,6 +259,7 @@ where
 
 async fn begin_and_end<T, W>(
     connection: &mut Connection,
+    clock: &Clock,
     begin: &'static str,
     committing: &mut bool,
     work: W,
@@ -262,7 +268,8 @@ where
     W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send,
 {
     let mut transaction = connection.begin_with(begin).await?;
-    match work(&mut transaction).await {
+    let now = clock.read(&mut transaction).await?;
+    match now.scope(work(&mut transaction)).await {
         Ok(value) => {
             *committing = true;
             transaction.commit().await?;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use sqlx::Row as _;
 
+use super::clock::now_millis;
 use super::dialect::{Connection, Row};
-use super::value::{json, now_millis, stored, unsigned};
+use super::value::{json, stored, unsigned};
 use super::{Failure, database, snapshot};
 use crate::{
     CreateTable, Error, IfExists, SchemaBytes, SchemaVersion, SmallFiles, Table, TableId,
@@ -267,12 +268,13 @@ pub(super) async fn end(
     snapshot: i64,
 ) -> Result<(), sqlx::Error> {
     let id = stored(table.0)?;
+    let queued = snapshot::no_earlier_than_newest(c).await?;
     sqlx::query(
         "INSERT INTO gc_queue (path, queued_at_millis)
          SELECT path, $2 FROM files WHERE table_id = $1 AND end_snapshot IS NULL",
     )
     .bind(id)
-    .bind(now_millis())
+    .bind(queued)
     .execute(&mut *c)
     .await?;
     for statement in [

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
+use super::clock::{is_settled, now_millis};
 use super::dialect::{Connection, Row};
-use super::value::{now_millis, stored, unsigned};
+use super::value::{stored, unsigned};
 use super::{Failure, ingester, snapshot, table};
 use crate::{
     Error, FinishUpload, Ingester, IngesterId, IngesterState, JoinUpload, Table, TableId,
@@ -211,6 +212,9 @@ pub(super) async fn abort(c: &mut Connection, id: String) -> Result<(), Failure>
 
 /// Ends uploads that nobody went on with, and forgets some that ended long ago.
 pub(super) async fn expire(c: &mut Connection) -> Result<u64, Failure> {
+    if !is_settled() {
+        return Ok(0);
+    }
     let now = now_millis();
     let abandoned: Vec<(String, Option<TableId>)> = sqlx::query(
         "SELECT id, staging_id FROM uploads
@@ -302,7 +306,7 @@ async fn find(c: &mut Connection, id: &str) -> Result<Stored, Failure> {
     let mut upload = found.ok_or_else(|| Error::UploadNotFound(id.to_owned()))?;
     // What is late has expired, also before somebody comes to clean up.
     let runs = matches!(upload.state, UploadState::Open | UploadState::Finishing);
-    if runs && upload.expires_at_millis < now_millis() {
+    if runs && upload.expires_at_millis < now_millis() && is_settled() {
         upload.state = UploadState::Expired;
     }
     Ok(upload)

@@ -1,6 +1,4 @@
-//! Numbers and times between Rust and SQL: SQL integers are signed 64 bit, ours are not.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! Numbers between Rust and SQL: SQL integers are signed 64 bit, ours are not.
 
 use sqlx::Row as _;
 
@@ -44,13 +42,4 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(
         index: column.to_owned(),
         source: Box::new(error),
     })
-}
-
-/// Milliseconds since the Unix epoch; 0 on a clock before it.
-pub(super) fn now_millis() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|age| i64::try_from(age.as_millis()).ok())
-        .unwrap_or(0)
 }

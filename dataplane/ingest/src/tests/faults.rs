@@ -376,6 +376,10 @@ impl Catalog for FaultyCatalog {
         self.inner.expire_uploads().await
     }
 
+    async fn time(&self) -> Result<CatalogTime, Error> {
+        self.inner.time().await
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         self.inner.ping().await
     }

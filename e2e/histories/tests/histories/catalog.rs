@@ -545,6 +545,11 @@ impl Catalog for LossyCatalog {
         line.pass(Port::Lookup, call).await
     }
 
+    async fn time(&self) -> Result<CatalogTime, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.time()).await
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         let line = self.line();
         line.pass(Port::Lookup, line.inner.ping()).await
