@@ -394,8 +394,8 @@ def memory(table):
         peak = server.resident_mebibytes()
         for number in range(4):
             server.wait_until_in_files(f"burst_{number}", table.num_rows)
-        # The grace in which flushed rows stay in memory is over by then.
-        time.sleep(70)
+        # The grace in which flushed rows stay in memory (ingest.flushed_grace) is over by then.
+        time.sleep(10)
         return before, peak, server.resident_mebibytes()
 
 

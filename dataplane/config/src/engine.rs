@@ -22,15 +22,19 @@ pub struct IngestConfig {
     pub group_commit_window: Duration,
     /// Bytes after which a group is synced to disk without waiting for the window to end.
     pub group_commit_max_bytes: ByteSize,
-    /// Buffered bytes of a table at which it is written to Parquet.
+    /// Buffered bytes of a table at which it is written to Parquet; a quarter of `buffer_bytes` when that
+    /// is less.
     pub flush_bytes: ByteSize,
     /// Age of the oldest buffered row at which its table is written to Parquet.
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub flush_interval: Duration,
-    /// Buffered bytes of all tables at which writers are told to come back later.
+    /// Bytes of all tables that are in memory and in no file yet, with the batches on their way in, at
+    /// which writers are told to come back later. 0 takes a fifth of the memory limit of the container
+    /// or machine, at most 512 MiB.
     pub buffer_bytes: ByteSize,
-    /// Time flushed rows stay in memory, for queries that began before the flush.
+    /// Time flushed rows stay in memory, for queries that began before the flush. One that asks for them
+    /// later is planned again.
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub flushed_grace: Duration,
@@ -57,8 +61,8 @@ impl Default for IngestConfig {
             group_commit_max_bytes: ByteSize::mib(8),
             flush_bytes: ByteSize::mib(128),
             flush_interval: Duration::from_secs(30),
-            buffer_bytes: ByteSize::mib(512),
-            flushed_grace: Duration::from_secs(60),
+            buffer_bytes: ByteSize(0),
+            flushed_grace: Duration::from_secs(5),
             max_row_group_rows: 131_072,
             producer_window: Duration::from_secs(7 * 24 * 3600),
             upload_ttl: Duration::from_secs(3600),

@@ -549,17 +549,18 @@ impl Check<'_> {
             let message = format!("must be at least {MIN_SEGMENT_BYTES}");
             self.problem("ingest.wal_segment_bytes", message);
         }
-        if ingest.buffer_bytes < ingest.flush_bytes {
+        let is_set = ingest.buffer_bytes.as_u64() > 0;
+        if is_set && ingest.buffer_bytes < ingest.flush_bytes {
             let message = format!(
-                "must be at least ingest.flush_bytes ({}), or writers wait for a flush that never \
-                 starts",
+                "must be at least ingest.flush_bytes ({})",
                 ingest.flush_bytes
             );
             self.problem("ingest.buffer_bytes", message);
         }
-        if ingest.buffer_bytes < server.max_message_bytes {
+        if is_set && ingest.buffer_bytes < server.max_message_bytes {
             let message = format!(
-                "must be at least server.max_message_bytes ({}), or a message can never be taken",
+                "must be at least server.max_message_bytes ({}), or such a message waits until all else \
+                 is in files",
                 server.max_message_bytes
             );
             self.problem("ingest.buffer_bytes", message);

@@ -362,7 +362,7 @@ fn durations_are_longer_than_zero_and_keepalive_beats_the_idle_timeout() {
 fn sizes_are_sane() {
     assert_eq!(
         standalone(|config| config.server.max_message_bytes = ByteSize::gib(3)),
-        ["server.max_message_bytes", "ingest.buffer_bytes"]
+        ["server.max_message_bytes"]
     );
     assert_eq!(
         standalone(|config| config.server.max_message_bytes = ByteSize(10)),

@@ -29,20 +29,56 @@ pub(crate) struct Admission {
     bytes: u64,
 }
 
+/// Room in the buffer that was given to a message before it is decoded, so that many uploads at once
+/// can't hold more in memory than the buffer may. Given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    pub(crate) admission: Admission,
+    /// What it turned out to need.
+    pub(crate) needed_bytes: u64,
+}
+
+impl Room {
+    pub(crate) fn new(admission: Admission) -> Self {
+        Self {
+            needed_bytes: admission.bytes,
+            admission,
+        }
+    }
+
+    /// The batch needs this many bytes once it is stored; the writer waits for more room if it must.
+    pub fn needs(&mut self, bytes: u64) {
+        self.needed_bytes = self.needed_bytes.max(bytes);
+    }
+
+    /// Takes over the room of another message.
+    pub fn absorb(&mut self, other: Self) {
+        self.admission.absorb(other.admission);
+        self.needed_bytes = self.admission.bytes;
+    }
+
+    /// Gives back all but `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        self.admission.shrink_to(bytes);
+        self.needed_bytes = self.admission.bytes;
+    }
+}
+
 /// Waits for room for `bytes`. `pressed` wakes the flusher, `freed` is told when room was made,
-/// `failing` says whether the last flush failed.
+/// `failing` says whether the last flush failed. `own` of the bytes held are the caller's already.
 pub(crate) async fn admit(
     buffer: &Arc<Buffer>,
     pressed: &Notify,
     freed: &Arc<Notify>,
     failing: impl Fn() -> bool,
+    own: u64,
     bytes: u64,
 ) -> Result<Admission, Error> {
     let started = Instant::now();
     loop {
         // Registered before the check, so that room made in between is not missed.
         let waiting = freed.notified();
-        let held = match buffer.reserve(bytes) {
+        let held = match buffer.reserve_more(own, bytes) {
             Ok(()) => {
                 let (buffer, freed) = (Arc::clone(buffer), Arc::clone(freed));
                 return Ok(Admission {
@@ -72,6 +108,32 @@ pub(crate) async fn admit(
     }
 }
 
+impl Admission {
+    /// Bytes it has room for.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    pub(crate) fn shrink_to(&mut self, bytes: u64) {
+        let given_back = self.bytes.saturating_sub(bytes);
+        self.bytes -= given_back;
+        self.buffer.release(given_back);
+        self.freed.notify_waiters();
+    }
+
+    /// Has room for at least `bytes` from now on, also when there is none: for what differs from an
+    /// estimate.
+    pub(crate) fn cover(&mut self, bytes: u64) {
+        let missing = bytes.saturating_sub(self.bytes);
+        self.buffer.reserve_anyway(missing);
+        self.bytes += missing;
+    }
+}
+
 impl Drop for Admission {
     fn drop(&mut self) {
         self.buffer.release(self.bytes);
@@ -98,7 +160,7 @@ mod tests {
             told.notify_waiters();
         });
         let started = Instant::now();
-        let admission = admit(&buffer, &Notify::new(), &freed, || failing, 1).await?;
+        let admission = admit(&buffer, &Notify::new(), &freed, || failing, 0, 1).await?;
         drop(admission);
         Ok(started.elapsed())
     }

@@ -128,16 +128,27 @@ impl Buffer {
         }
     }
 
-    /// Lets a write of `bytes` in, or says how much is held. A write larger than the limit is let in
-    /// alone.
+    #[cfg(test)]
     pub(crate) fn reserve(&self, bytes: u64) -> Result<(), u64> {
+        self.reserve_more(0, bytes)
+    }
+
+    /// Lets a write of `bytes` in, or says how much is held. A write larger than the limit is let in
+    /// alone. It has `own` bytes of what is held already.
+    pub(crate) fn reserve_more(&self, own: u64, bytes: u64) -> Result<(), u64> {
         let mut state = self.state.lock();
         let held = state.unflushed_bytes + state.reserved_bytes;
-        if held > 0 && held + bytes > self.limit_bytes {
+        if held > own && held + bytes > self.limit_bytes {
             return Err(held);
         }
         state.reserved_bytes += bytes;
+        self.let_go(&mut state);
         Ok(())
+    }
+
+    /// Lets a write of `bytes` in, whatever is held.
+    pub(crate) fn reserve_anyway(&self, bytes: u64) {
+        self.state.lock().reserved_bytes += bytes;
     }
 
     /// Takes a reservation back.
@@ -266,6 +277,11 @@ impl Buffer {
             }
         }
         state.retained_bytes -= freed;
+        self.let_go(state);
+    }
+
+    /// Lets go of flushed rows, oldest first, until the limit is kept.
+    fn let_go(&self, state: &mut State) {
         while state.retained_bytes > 0
             && state.retained_bytes + state.unflushed_bytes + state.reserved_bytes
                 > self.limit_bytes

@@ -20,6 +20,7 @@ use flightcluster_keys::Key;
 use flightcluster_wal as wal;
 use futures::StreamExt as _;
 use object_store::{MultipartUpload as _, ObjectStoreExt as _, PutPayload};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
@@ -34,8 +35,13 @@ use crate::table::failed;
 
 /// Tables that are encoded and stored at the same time: one computes while another uploads.
 const TABLES_AT_ONCE: usize = 2;
-/// Objects up to this size are put in one piece; object stores take parts from 5 MiB.
-const PART_BYTES: usize = 8 << 20;
+/// What flushing may use of the limit of the buffer, beside the rows themselves.
+const PERSIST_SHARE: u64 = 2;
+/// Memory a file takes per byte of its rows: those of a table with a key in order, encoded pages that wait
+/// for the end of their row group, and the file.
+const PERSIST_FACTOR: u64 = 3;
+/// That memory is counted in pieces of this many bytes, because a semaphore counts in 32 bits.
+const PERSIST_UNIT_BYTES: u64 = 1024;
 
 /// What a round is to flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +76,33 @@ struct PreparedTable {
     files: Vec<NewFile>,
     watermark: SequenceNumber,
     producers: Vec<ProducerPosition>,
+}
+
+/// The memory of flushing: files wait for each other rather than pass its limit.
+#[derive(Debug)]
+pub(crate) struct PersistMemory {
+    room: Semaphore,
+    units: u32,
+}
+
+impl PersistMemory {
+    pub(crate) fn of_buffer(limit_bytes: u64) -> Self {
+        let units = limit_bytes / PERSIST_SHARE / PERSIST_UNIT_BYTES;
+        let units = u32::try_from(units).unwrap_or(u32::MAX / 8).max(1);
+        Self {
+            room: Semaphore::new(units as usize),
+            units,
+        }
+    }
+
+    /// Waits for the memory a file of these rows takes; one that takes more than all is alone.
+    async fn take(&self, rows: &[Row]) -> Option<SemaphorePermit<'_>> {
+        let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
+        let units = bytes.saturating_mul(PERSIST_FACTOR) / PERSIST_UNIT_BYTES;
+        let units = u32::try_from(units).unwrap_or(u32::MAX).min(self.units);
+        // It is never closed.
+        self.room.acquire_many(units).await.ok()
+    }
 }
 
 impl Core {
@@ -198,6 +231,7 @@ impl Core {
         let producers = positions(table.id, &unflushed.rows);
         let mut files = Vec::new();
         for rows in split(unflushed.rows, self.config.flush_bytes.as_u64()) {
+            let _memory = self.persist.take(&rows).await;
             let encoded = self.encode(table, rows).await?;
             files.push(self.store_file(table, encoded).await?);
         }
@@ -232,14 +266,12 @@ impl Core {
 
     async fn store_file(&self, table: &Table, file: EncodedFile) -> Result<NewFile, Error> {
         let path = parquet_file::path(&table.name.database, table.id);
-        let size_bytes = file.bytes.len() as u64;
-        let stored = if file.bytes.len() <= PART_BYTES {
-            self.store
-                .put(&path, PutPayload::from(file.bytes))
-                .await
-                .map(drop)
+        let size_bytes = file.pieces.iter().map(|piece| piece.len() as u64).sum();
+        let stored = if file.pieces.len() <= 1 {
+            let whole = PutPayload::from_iter(file.pieces);
+            self.store.put(&path, whole).await.map(drop)
         } else {
-            self.put_parts(&path, file.bytes).await
+            self.put_parts(&path, file.pieces).await
         };
         stored.map_err(|source| Error::Store {
             path: path.to_string(),
@@ -260,13 +292,12 @@ impl Core {
     async fn put_parts(
         &self,
         path: &object_store::path::Path,
-        mut bytes: bytes::Bytes,
+        pieces: Vec<bytes::Bytes>,
     ) -> Result<(), object_store::Error> {
         let mut upload = self.store.put_multipart(path).await?;
         let result = async {
-            while !bytes.is_empty() {
-                let part = bytes.split_to(bytes.len().min(PART_BYTES));
-                upload.put_part(PutPayload::from(part)).await?;
+            for piece in pieces {
+                upload.put_part(PutPayload::from(piece)).await?;
             }
             upload.complete().await.map(drop)
         }

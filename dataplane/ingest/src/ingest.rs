@@ -11,7 +11,7 @@ use flightcluster_catalog::{
     Catalog, Epoch, Ingester, LogId, LogState, RegisterIngester, SequenceNumber, SnapshotId,
     SnapshotStamp, TableId, TableName,
 };
-use flightcluster_config::IngestConfig;
+use flightcluster_config::{ByteSize, IngestConfig};
 use flightcluster_wal::{Disk, Wal, WalDirectory};
 use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
@@ -20,13 +20,14 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::admission::{Admission, Room, admit};
 use crate::buffer::{Buffer, TooOld};
 use crate::claim::Peers;
 use crate::clock::Clock;
 use crate::current::{self, Current};
 use crate::error::Error;
 use crate::fatal::{Fatal, FatalState};
-use crate::flush::{FlushState, Scope};
+use crate::flush::{FlushState, PersistMemory, Scope};
 use crate::flusher::{self, Backoff};
 use crate::observe::{Observer, Statistics};
 use crate::order::Orders;
@@ -35,6 +36,12 @@ use crate::replay;
 use crate::table::{TableMode, failed};
 use crate::upload::Staging;
 use crate::writer::TableWriter;
+
+/// Limit of the buffer for a caller that left it at 0; who knows the memory of the process decides.
+const UNDECIDED_BUFFER_BYTES: u64 = 512 << 20;
+/// A table is flushed when it has this part of the buffer, whatever `flush_bytes` says: rows that are
+/// being written to a file are still in the buffer, beside those that come meanwhile.
+const FLUSH_SHARE: u64 = 4;
 
 /// What an ingester is made of.
 #[derive(Debug, Clone)]
@@ -89,6 +96,8 @@ pub(crate) struct Core {
     pub(crate) orders: Orders,
     pub(crate) fatal: FatalState,
     pub(crate) flush: tokio::sync::Mutex<FlushState>,
+    /// What flushing may hold beside the rows.
+    pub(crate) persist: PersistMemory,
     pub(crate) counters: Mutex<Counters>,
     /// Wakes the flusher: something is due.
     pub(crate) due: Arc<Notify>,
@@ -123,7 +132,7 @@ impl Ingest {
     /// - Cancellation: a dropped call may have registered; calling again is safe.
     pub async fn open(options: IngestOptions) -> Result<Arc<Self>, Error> {
         let IngestOptions {
-            config,
+            mut config,
             catalog,
             store,
             node_name,
@@ -147,7 +156,13 @@ impl Ingest {
         let registration = catalog.register_ingester(request).await;
         let registration = registration.map_err(failed("registering the ingester"))?;
         let newest = registration.newest;
-        let buffer = Buffer::new(config.buffer_bytes.as_u64(), config.flushed_grace);
+        let limit_bytes = match config.buffer_bytes.as_u64() {
+            0 => UNDECIDED_BUFFER_BYTES,
+            bytes => bytes,
+        };
+        let most = ByteSize((limit_bytes / FLUSH_SHARE).max(1));
+        config.flush_bytes = config.flush_bytes.min(most);
+        let buffer = Buffer::new(limit_bytes, config.flushed_grace);
         let (buffer, producers) = (Arc::new(buffer), Arc::new(Producers::default()));
         let ingester = registration.ingester.clone();
         let replay = replay::Replay {
@@ -177,6 +192,7 @@ impl Ingest {
             orders: Orders::default(),
             fatal: FatalState::new(),
             flush: tokio::sync::Mutex::default(),
+            persist: PersistMemory::of_buffer(limit_bytes),
             counters: Mutex::default(),
             due: Arc::default(),
             disk_pressed: Arc::default(),
@@ -231,6 +247,19 @@ impl Ingest {
             create_database,
         )
         .await
+    }
+
+    /// Waits for room in the buffer for a message of `bytes` that is to be decoded. `own` bytes of what is
+    /// held are the same upload's, which it keeps: it need not wait for them.
+    ///
+    /// - Errors: [`Error::Overloaded`] when there is none for too long.
+    /// - Cancellation: a dropped call changes nothing.
+    pub async fn room(&self, own: u64, bytes: u64) -> Result<Room, Error> {
+        let admitted = self.core.admit(own, bytes).await;
+        if let Err(error) = &admitted {
+            self.core.observer.refused(error.category());
+        }
+        admitted.map(Room::new)
     }
 
     /// The durable rows of a table above a sequence number, in order, each batch in the schema it
@@ -391,6 +420,25 @@ impl Core {
             return Err(Error::Draining);
         }
         Ok(())
+    }
+
+    /// Waits for room for `bytes`, for a write that has room for `own` already.
+    pub(crate) async fn admit(&self, own: u64, bytes: u64) -> Result<Admission, Error> {
+        let failing = || self.counters.lock().last_error.is_some();
+        admit(&self.buffer, &self.due, &self.freed, failing, own, bytes).await
+    }
+
+    /// Room for all that a batch turned out to need.
+    pub(crate) async fn enlarge(&self, room: Room) -> Result<Admission, Error> {
+        let Room {
+            mut admission,
+            needed_bytes,
+        } = room;
+        let missing = needed_bytes.saturating_sub(admission.bytes());
+        if missing > 0 {
+            admission.absorb(self.admit(admission.bytes(), missing).await?);
+        }
+        Ok(admission)
     }
 
     /// The log, unless it is closed.

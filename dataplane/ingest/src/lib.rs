@@ -56,6 +56,7 @@ mod message;
 mod observe;
 mod order;
 mod parquet_file;
+mod parts;
 mod producer;
 mod replay;
 pub mod schema;
@@ -66,6 +67,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use admission::Room;
 pub use buffer::TooOld;
 pub use claim::{NoPeers, PeerError, Peers};
 pub use clock::{Clock, ManualClock};

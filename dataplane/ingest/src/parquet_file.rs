@@ -23,6 +23,7 @@ use parquet::file::properties::WriterProperties;
 use crate::adapt::complete;
 use crate::buffer::Row;
 use crate::error::Error;
+use crate::parts::Parts;
 
 /// Version of the key-value metadata and of what they promise.
 const FORMAT: &str = "1";
@@ -35,7 +36,8 @@ const TIME_COLUMN: &str = "time";
 /// An encoded file, not stored yet.
 #[derive(Debug)]
 pub(crate) struct EncodedFile {
-    pub(crate) bytes: Bytes,
+    /// In pieces as [`Parts`] makes them.
+    pub(crate) pieces: Vec<Bytes>,
     pub(crate) rows: u64,
     pub(crate) first_sequence: SequenceNumber,
     pub(crate) last_sequence: SequenceNumber,
@@ -79,8 +81,12 @@ pub(crate) fn encode(
     let metadata = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value));
     let properties = file_properties(&schema, metadata.to_vec(), max_row_group_rows);
     let properties = properties.map_err(failed)?;
-    let mut writer = ArrowWriter::try_new(Vec::new(), SchemaRef::clone(&schema), Some(properties))
-        .map_err(failed)?;
+    let mut writer = ArrowWriter::try_new(
+        Parts::default(),
+        SchemaRef::clone(&schema),
+        Some(properties),
+    )
+    .map_err(failed)?;
     let time_column = time_column(&schema);
     let mut time_range = Some((i64::MAX, i64::MIN));
     let mut count = 0;
@@ -90,7 +96,7 @@ pub(crate) fn encode(
         time_range = time_column.and_then(|at| widen_range(time_range?, &batch, at));
     }
     Ok(EncodedFile {
-        bytes: Bytes::from(writer.into_inner().map_err(failed)?),
+        pieces: writer.into_inner().map_err(failed)?.into_pieces(),
         rows: count,
         first_sequence,
         last_sequence,

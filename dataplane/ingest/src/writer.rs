@@ -16,7 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
 use crate::adapt::Plan;
-use crate::admission::{Admission, admit};
+use crate::admission::{Admission, Room};
 use crate::buffer::Row;
 use crate::error::Error;
 use crate::fatal::Fatal;
@@ -176,7 +176,30 @@ impl TableWriter {
         raw: Option<Vec<(Bytes, Bytes)>>,
         producer: Option<Producer>,
     ) -> Result<Ack, Error> {
-        let result = self.write_batch(batch, raw, producer).await;
+        self.write_counted(batch, raw, producer, None).await
+    }
+
+    /// [`TableWriter::write`] of a batch that has room in the buffer already, from [`Ingest::room`].
+    ///
+    /// [`Ingest::room`]: crate::Ingest::room
+    pub async fn write_in(
+        &self,
+        room: Room,
+        batch: RecordBatch,
+        raw: Option<Vec<(Bytes, Bytes)>>,
+        producer: Option<Producer>,
+    ) -> Result<Ack, Error> {
+        self.write_counted(batch, raw, producer, Some(room)).await
+    }
+
+    async fn write_counted(
+        &self,
+        batch: RecordBatch,
+        raw: Option<Vec<(Bytes, Bytes)>>,
+        producer: Option<Producer>,
+        room: Option<Room>,
+    ) -> Result<Ack, Error> {
+        let result = self.write_batch(batch, raw, producer, room).await;
         match &result {
             Ok(ack) if ack.duplicate => {
                 self.core.counters.lock().duplicates += 1;
@@ -193,6 +216,7 @@ impl TableWriter {
         batch: RecordBatch,
         raw: Option<Vec<(Bytes, Bytes)>>,
         producer: Option<Producer>,
+        room: Option<Room>,
     ) -> Result<Ack, Error> {
         // Taken before the look at the state: draining waits for it.
         let under_way = UnderWay {
@@ -214,7 +238,7 @@ impl TableWriter {
                 duplicate: false,
             });
         }
-        let handed = self.hand_over(batch, raw, producer.as_ref(), under_way);
+        let handed = self.hand_over(batch, raw, producer.as_ref(), room, under_way);
         let (sequence, duplicate) = match handed.await? {
             Handed::Over(pending) => {
                 let appended = pending.await;
@@ -248,12 +272,13 @@ impl TableWriter {
         batch: RecordBatch,
         raw: Option<Vec<(Bytes, Bytes)>>,
         producer: Option<&Producer>,
+        room: Option<Room>,
         under_way: UnderWay,
     ) -> Result<Handed, Error> {
         let mut order = self.order.lock().await;
         let result = match self.core.check_current().await {
             Ok(()) => {
-                self.hand_over_in_order(&mut order, batch, raw, producer, under_way)
+                self.hand_over_in_order(&mut order, batch, raw, producer, room, under_way)
                     .await
             }
             Err(error) => Err(error),
@@ -273,6 +298,7 @@ impl TableWriter {
         batch: RecordBatch,
         raw: Option<Vec<(Bytes, Bytes)>>,
         producer: Option<&Producer>,
+        room: Option<Room>,
         mut under_way: UnderWay,
     ) -> Result<Handed, Error> {
         let core = &self.core;
@@ -287,13 +313,20 @@ impl TableWriter {
                 known => return Ok(Handed::Known(known)),
             }
         }
+        let room = match room {
+            Some(room) => Some(core.enlarge(room).await?),
+            None => None,
+        };
         let (batch, messages) = self.prepare(batch, raw)?;
-        // Before room is taken: a slow catalog must not hold up tables that need no numbers.
+        // Before room is taken for a batch that has none: a slow catalog must not hold up tables that need no numbers.
         let (batch, first) = self.number(batch, &mut under_way).await?;
         let encoded: usize = messages.iter().map(|m| m.header.len() + m.body.len()).sum();
         let bytes = encoded.max(needed_bytes(&batch)) as u64;
-        let failing = || core.counters.lock().last_error.is_some();
-        let admission = admit(&core.buffer, &core.due, &core.freed, failing, bytes).await?;
+        let mut admission = match room {
+            Some(room) => room,
+            None => core.admit(0, bytes).await?,
+        };
+        admission.cover(bytes);
         let stamp_nanos = core.clock.unix_nanos();
         let append = Append::new(
             self.table.id.0,

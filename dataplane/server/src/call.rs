@@ -29,6 +29,7 @@ use tonic::Code;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, error_span};
 
+use crate::receive::{Inbox, ReceiveBudget};
 use crate::status::{ErrorCode, Failure};
 
 /// Header and trailer that name a call in logs and errors.
@@ -98,6 +99,8 @@ pub struct CallLayer {
     /// Asked before anything of a Flight call's body is read, so that strangers can't make the
     /// server hold messages for them. `None` lets everyone in.
     pub admission: Option<Admission>,
+    /// Where messages on their way in have room.
+    pub receive: ReceiveBudget,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -162,7 +165,19 @@ where
             method,
             bytes: 0,
         };
-        let request = request.map(|body| Body::new(CountedBody { body, received }));
+        let is_flight = is_flight(&request);
+        let inbox = (method == "DoPut").then(Inbox::default);
+        if let Some(inbox) = &inbox {
+            request.extensions_mut().insert(inbox.clone());
+        }
+        let receive = &self.layer.receive;
+        let request = request.map(|body| {
+            let body = Body::new(CountedBody { body, received });
+            match is_flight {
+                true => receive.admit(body, inbox, call.id.as_str()),
+                false => body,
+            }
+        });
         let answer = self.inner.call(request);
         let work = async move {
             let answer = AssertUnwindSafe(within(deadline, answer))
@@ -182,12 +197,15 @@ where
 
 impl CallLayer {
     fn admit(&self, request: &Request<Body>) -> Result<(), Failure> {
-        let is_flight = request.uri().path().starts_with(FLIGHT_SERVICE);
         match &self.admission {
-            Some(admission) if is_flight => admission(request.headers()),
+            Some(admission) if is_flight(request) => admission(request.headers()),
             _ => Ok(()),
         }
     }
+}
+
+fn is_flight(request: &Request<Body>) -> bool {
+    request.uri().path().starts_with(FLIGHT_SERVICE)
 }
 
 /// Counts the bytes of a request when it ends.
@@ -602,6 +620,7 @@ mod tests {
             metrics: metrics.rpc.clone(),
             idle_timeout,
             admission: None,
+            receive: ReceiveBudget::new(64 << 20, 64 << 20),
         }
     }
 

@@ -285,6 +285,10 @@ impl Failure {
     /// The end of a client's upload: it left, or sent a message over the limit.
     #[must_use]
     pub fn of_client_stream(status: Status) -> Self {
+        // Of our own: the message had no room.
+        if let Some(failure) = Self::of_ours(&status) {
+            return failure;
+        }
         let text = status.message();
         // The transport has no code of its own for a message over the limit.
         if status.code() == Code::OutOfRange || status.code() == Code::ResourceExhausted {
@@ -307,32 +311,25 @@ impl Failure {
     /// else means that it can't be reached.
     #[must_use]
     pub fn from_peer(url: &str, status: &Status) -> Self {
+        Self::of_ours(status).unwrap_or_else(|| {
+            let text = format!("ingester {url} can't be reached: {}", chain(status));
+            Self::new(ErrorCode::IngesterUnavailable, text).retry_after(RETRY_AFTER)
+        })
+    }
+
+    /// The failure that a status of this product was made of.
+    fn of_ours(status: &Status) -> Option<Self> {
         let details = status.get_error_details();
-        let code = details.error_info().and_then(|info| {
-            ErrorCode::ALL
-                .iter()
-                .copied()
-                .find(|code| code.as_str() == info.reason)
-        });
-        match code {
-            Some(code) => {
-                let suffix = format!(" [{}]", code.as_str());
-                let text = status
-                    .message()
-                    .strip_suffix(&suffix)
-                    .unwrap_or(status.message());
-                let delay = details.retry_info().and_then(|info| info.retry_delay);
-                Self {
-                    code,
-                    message: text.to_owned(),
-                    retry_after: delay,
-                }
-            }
-            None => {
-                let text = format!("ingester {url} can't be reached: {}", chain(status));
-                Self::new(ErrorCode::IngesterUnavailable, text).retry_after(RETRY_AFTER)
-            }
-        }
+        let info = details.error_info()?;
+        let mut codes = ErrorCode::ALL.iter().copied();
+        let code = codes.find(|code| code.as_str() == info.reason)?;
+        let suffix = format!(" [{}]", code.as_str());
+        let text = status.message();
+        Some(Self {
+            code,
+            message: text.strip_suffix(&suffix).unwrap_or(text).to_owned(),
+            retry_after: details.retry_info().and_then(|info| info.retry_delay),
+        })
     }
 }
 

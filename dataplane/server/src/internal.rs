@@ -21,6 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::asked;
 use crate::call::RequestId;
 use crate::gate::Gate;
+use crate::put::read_inbox;
+use crate::receive::Inbox;
 use crate::recent::{RecentRequest, local_rows};
 use crate::status::{ErrorCode, Failure, chain};
 use crate::stream::respond;
@@ -119,8 +121,9 @@ impl FlightService for InternalService {
         self.gate
             .enter()
             .map_err(|failure| failure.into_status(&id))?;
-        let mut messages = request.into_inner();
-        let Some(first) = messages.message().await? else {
+        let inbox = request.extensions().get::<Inbox>().cloned();
+        let mut messages = read_inbox(request.into_inner(), inbox);
+        let Some(first) = messages.next().await.transpose()? else {
             return Err(Status::invalid_argument("the upload is empty"));
         };
         let command = first

@@ -34,6 +34,7 @@ mod metadata;
 mod once;
 pub mod peers;
 mod put;
+mod receive;
 pub mod recent;
 mod route;
 pub mod service;
@@ -43,6 +44,7 @@ mod statement;
 pub mod status;
 mod stream;
 mod uploads;
+mod windows;
 pub mod writes;
 
 use std::sync::Arc;
@@ -60,9 +62,11 @@ pub use internal::InternalService;
 pub use listener::{Listener, Stop};
 pub use peers::Peers;
 pub use put::decode_limits;
+pub use receive::ReceiveBudget;
 pub use recent::FreshRows;
 pub use service::{Backends, FlightServer, FlightServerOptions};
 pub use uploads::Uploads;
+pub use windows::Windows;
 pub use writes::{ForwardedWrites, LocalWrites, Writes};
 
 /// Everything the public port serves: Flight, gRPC health, the small HTTP API.

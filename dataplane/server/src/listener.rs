@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::call::Peer;
+use crate::windows::Windows;
 
 /// An HTTP/1.1 client that does not finish its request is dropped after this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,10 +31,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// HTTP/2 settings. Clients of the C++ library send frames as large as we allow: 1 MiB frames and
-/// larger windows than the default raise the throughput of uploads by half.
+/// larger windows than the default (see [`Windows`]) raise the throughput of uploads by half.
 const MAX_FRAME_BYTES: u32 = 1 << 20;
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 
 /// JDBC turns every unknown URL parameter into a header, and JWTs are long: the transport's 16 KiB
 /// are not enough.
@@ -53,6 +53,8 @@ pub struct Listener {
     pub router: Router,
     /// Calls a connection may have open at once.
     pub max_concurrent_streams: u32,
+    /// What clients may send before it is looked at; shared by the ports of a process.
+    pub windows: Windows,
     /// What it is called in metrics.
     pub name: &'static str,
     /// Where connections are counted.
@@ -67,6 +69,7 @@ impl Listener {
             tls,
             router,
             max_concurrent_streams,
+            windows,
             name,
             metrics,
         } = self;
@@ -74,6 +77,7 @@ impl Listener {
             tls,
             router,
             max_concurrent_streams,
+            windows,
             name,
             metrics,
         });
@@ -129,6 +133,7 @@ struct Connection {
     tls: Option<TlsAcceptor>,
     router: Router,
     max_concurrent_streams: u32,
+    windows: Windows,
     name: &'static str,
     metrics: ConnectionMetrics,
 }
@@ -174,6 +179,7 @@ impl Connection {
             listener: self.name,
         };
         let _open = GaugeGuard::new(&self.metrics.open.get_or_create(&labels));
+        let window = self.windows.take();
         let router = self.router.clone();
         let asked = CancellationToken::new();
         let first = asked.clone();
@@ -188,8 +194,8 @@ impl Connection {
             .http2()
             .timer(TokioTimer::new())
             .max_frame_size(MAX_FRAME_BYTES)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(window.bytes.min(STREAM_WINDOW_BYTES))
+            .initial_connection_window_size(window.bytes)
             .max_concurrent_streams(self.max_concurrent_streams)
             .max_header_list_size(MAX_HEADER_BYTES)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -253,6 +259,7 @@ mod tests {
             tls: None,
             router: Router::new().fallback(answer),
             max_concurrent_streams: 10,
+            windows: Windows::new(1 << 30),
             name: "test",
             metrics: Metrics::new(build).connections,
         };

@@ -20,9 +20,10 @@ use flightcluster_wire::{
 };
 use futures::{Stream, StreamExt as _};
 use prost::Message as _;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::caller::Caller;
+use crate::receive::Inbox;
 use crate::service::FlightServer;
 use crate::status::{ErrorCode, Failure};
 use crate::writes::{Ack, Messages, PutMode, PutTarget};
@@ -40,8 +41,22 @@ pub(crate) fn ack_metadata(ack: &Ack) -> Bytes {
         .into()
 }
 
+/// The messages of an upload as they come, from the `inbox` they were put into.
+pub(crate) fn read_inbox(
+    stream: Streaming<FlightData>,
+    inbox: Option<Inbox>,
+) -> impl Stream<Item = Result<FlightData, Status>> + Send + Unpin {
+    stream.map(move |message| {
+        let received = inbox.as_ref().and_then(Inbox::take);
+        message.map(|message| received.unwrap_or(message))
+    })
+}
+
 /// A client's messages as they come; ends with `STALLED` when none comes for `idle_timeout`.
-fn read_within(stream: Streaming<FlightData>, idle_timeout: Duration) -> Messages {
+fn read_within(
+    stream: impl Stream<Item = Result<FlightData, Status>> + Send + Unpin + 'static,
+    idle_timeout: Duration,
+) -> Messages {
     futures::stream::unfold(Some(stream), move |stream| async move {
         let mut stream = stream?;
         match tokio::time::timeout(idle_timeout, stream.next()).await {
@@ -63,7 +78,9 @@ impl FlightServer {
         &self,
         caller: Caller,
         stream: Streaming<FlightData>,
+        inbox: Option<Inbox>,
     ) -> Result<PutResults, Failure> {
+        let stream = read_inbox(stream, inbox);
         let mut messages = read_within(stream, self.settings.stream_idle_timeout);
         let first = match messages.next().await {
             Some(first) => first?,

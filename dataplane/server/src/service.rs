@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::caller::{Caller, request_id};
 use crate::gate::Gate;
 use crate::once::OnceEach;
+use crate::receive::Inbox;
 use crate::status::{ErrorCode, Failure};
 use crate::uploads::Uploads;
 use crate::writes::Writes;
@@ -261,7 +262,8 @@ impl FlightService for FlightServer {
     ) -> Result<Response<Self::DoPutStream>, Status> {
         let caller = self.enter(&request)?;
         let id = caller.request_id.clone();
-        let results = self.put(caller, request.into_inner()).await;
+        let inbox = request.extensions().get::<Inbox>().cloned();
+        let results = self.put(caller, request.into_inner(), inbox).await;
         Ok(named(
             results.map_err(|failure| failure.into_status(&id))?,
             id,

@@ -188,7 +188,7 @@ error_codes! {
     /// The ingester holds as much unflushed data as it may.
     Overloaded = "OVERLOADED", Unavailable, Any,
         client: "Retry after the delay; the batch was not stored.",
-        owner: "Check flushes and the object store; add ingesters or raise `ingest.buffer_bytes`.";
+        owner: "Check flushes and the object store; add ingesters, or give them more memory.";
     /// The query needs more memory, or more scratch disk, than it may have.
     MemoryExhausted = "MEMORY_EXHAUSTED", ResourceExhausted, Never,
         client: "Ask for less at once.",

@@ -3,6 +3,11 @@
 //! Every way to write (DoPut by path, Flight SQL ingest, `INSERT`) becomes one [`PutTarget`] and a
 //! stream of messages; every batch of it is answered by one [`Ack`], in order, once it is durable
 //! and visible.
+//!
+//! # Memory
+//! A message gets room in the ingester's buffer before it is decoded, for itself and for what decoding
+//! makes of it, and keeps it until its rows count by themselves. However many clients send, and however
+//! far ahead of their acknowledgements, what they sent is in memory within `ingest.buffer_bytes`.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -10,16 +15,16 @@ use std::hash::BuildHasher as _;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
 use flightcluster_catalog::{Catalog, IngesterState, TableName};
-use flightcluster_ingest::{Ingest, Producer, TableMode, TableWriter};
+use flightcluster_ingest::{Ingest, Producer, Room, TableMode, TableWriter};
 use flightcluster_wire::decode::DecodedBatch;
-use flightcluster_wire::{DecodeLimits, Decoded, StreamDecoder, plain_batch_bytes};
+use flightcluster_wire::{DecodeLimits, Decoded, StreamDecoder, decoding_bytes, plain_batch_bytes};
 use futures::future::BoxFuture;
 use futures::stream::{Fuse, FuturesOrdered};
 use futures::{FutureExt as _, Stream, StreamExt as _};
@@ -180,6 +185,9 @@ impl Writes for LocalWrites {
             target,
             writer: None,
             batches: 0,
+            limits: self.limits,
+            dictionaries: None,
+            dictionary_bytes: Arc::default(),
             max_plain_bytes: self.limits.max_decompressed_bytes as u64,
         };
         let span = tracing::Span::current();
@@ -205,12 +213,19 @@ struct Upload {
     target: PutTarget,
     writer: Option<Arc<TableWriter>>,
     batches: u64,
+    limits: DecodeLimits,
+    /// Room for the dictionaries that the decoder keeps.
+    dictionaries: Option<Room>,
+    dictionary_bytes: Arc<AtomicU64>,
     /// Bytes a batch may need once its dictionaries and run ends are written out.
     max_plain_bytes: u64,
 }
 
 type Write = BoxFuture<'static, Result<Ack, Failure>>;
 type InFlight = FuturesOrdered<Write>;
+
+/// A message with room for itself and what it decodes to; those without a body need none.
+type Admitted = (FlightData, Option<Room>);
 
 /// What a message of an upload asks for.
 enum Step {
@@ -221,7 +236,16 @@ enum Step {
 
 impl Upload {
     /// Reads, stores and acknowledges until the client is done, leaves, or something fails.
-    async fn run(mut self, mut messages: Messages, acks: mpsc::Sender<Result<Ack, Failure>>) {
+    async fn run(mut self, messages: Messages, acks: mpsc::Sender<Result<Ack, Failure>>) {
+        let (ingest, limits) = (Arc::clone(&self.ingest), self.limits);
+        let own = Arc::clone(&self.dictionary_bytes);
+        // What is in flight goes on while the next message waits for room.
+        let mut messages = messages
+            .then(move |message| {
+                let own = own.load(Ordering::Relaxed);
+                admit(Arc::clone(&ingest), limits, own, message)
+            })
+            .boxed();
         let mut in_flight = InFlight::new();
         let mut failure = None;
         let mut reading = true;
@@ -255,10 +279,7 @@ impl Upload {
         }
     }
 
-    async fn take(
-        &mut self,
-        message: Option<Result<FlightData, Failure>>,
-    ) -> Result<Step, Failure> {
+    async fn take(&mut self, message: Option<Result<Admitted, Failure>>) -> Result<Step, Failure> {
         let Some(message) = message else {
             if self.writer.is_none() {
                 return Err(Failure::new(
@@ -268,16 +289,38 @@ impl Upload {
             }
             return Ok(Step::End);
         };
-        match self.decoder.push(message?)? {
-            Decoded::Metadata(_) | Decoded::Dictionary => Ok(Step::Nothing),
+        let (message, room) = message?;
+        match self.decoder.push(message)? {
+            Decoded::Metadata(_) => Ok(Step::Nothing),
+            Decoded::Dictionary => {
+                self.keep_dictionary(room);
+                Ok(Step::Nothing)
+            }
             Decoded::Schema { schema, .. } => {
                 if self.writer.is_none() {
                     self.writer = Some(Arc::new(self.open(&schema).await?));
                 }
                 Ok(Step::Nothing)
             }
-            Decoded::Batch(batch) => self.write(batch).map(Step::Write),
+            Decoded::Batch(batch) => self.write(batch, room).map(Step::Write),
         }
+    }
+
+    /// Dictionaries stay until the stream ends or others take their place.
+    fn keep_dictionary(&mut self, room: Option<Room>) {
+        let kept = match (self.dictionaries.take(), room) {
+            (Some(mut kept), Some(room)) => {
+                kept.absorb(room);
+                Some(kept)
+            }
+            (kept, room) => kept.or(room),
+        };
+        let bytes = self.decoder.dictionary_bytes();
+        self.dictionaries = kept.map(|mut kept| {
+            kept.shrink_to(bytes);
+            kept
+        });
+        self.dictionary_bytes.store(bytes, Ordering::Relaxed);
     }
 
     async fn open(&self, schema: &Schema) -> Result<TableWriter, Failure> {
@@ -300,6 +343,7 @@ impl Upload {
             raw,
             app_metadata,
         }: DecodedBatch,
+        room: Option<Room>,
     ) -> Result<Write, Failure> {
         // The decoder refuses a batch before the schema.
         let Some(writer) = self.writer.as_ref().map(Arc::clone) else {
@@ -321,7 +365,13 @@ impl Upload {
         let producer = producer_of(&app_metadata, &self.target, self.batches)?;
         let raw = raw.map(|raw| vec![(raw.header, raw.body)]);
         Ok(async move {
-            let ack = writer.write(batch, raw, producer).await?;
+            let ack = match room {
+                Some(mut room) => {
+                    room.needs(bytes);
+                    writer.write_in(room, batch, raw, producer).await?
+                }
+                None => writer.write(batch, raw, producer).await?,
+            };
             Ok(Ack {
                 sequence: ack.sequence.0,
                 rows: ack.rows,
@@ -331,6 +381,24 @@ impl Upload {
         }
         .boxed())
     }
+}
+
+/// Waits until the ingester has room for a message and for what it decodes to; the upload has room for
+/// `own` bytes of dictionaries already.
+async fn admit(
+    ingest: Arc<Ingest>,
+    limits: DecodeLimits,
+    own: u64,
+    message: Result<FlightData, Failure>,
+) -> Result<Admitted, Failure> {
+    let message = message?;
+    if message.data_body.is_empty() {
+        return Ok((message, None));
+    }
+    let held = message.data_header.len() + message.data_body.len();
+    let bytes = held as u64 + decoding_bytes(&message, &limits);
+    let room = ingest.room(own, bytes).await?;
+    Ok((message, Some(room)))
 }
 
 fn table_mode(mode: PutMode) -> TableMode {

@@ -20,7 +20,6 @@ use flightcluster_server::{
     InternalService, LocalWrites, PeerIngesters, Peers, Uploads, Writes, decode_limits,
     internal_router,
 };
-use flightcluster_telemetry::memory::memory_limit_bytes;
 use flightcluster_telemetry::metrics::Metrics;
 use flightcluster_upkeep::Upkeep;
 use flightcluster_wal::RealDisk;
@@ -28,6 +27,7 @@ use object_store::ObjectStore;
 
 use super::identity::Identities;
 use super::measured::MeasuredCatalog;
+use super::memory;
 use super::observe::IngestObserver;
 
 /// Pause between attempts to reach the catalog or the object store while starting.
@@ -42,9 +42,6 @@ const CACHE_MEMORY_PERCENT: u64 = 10;
 /// Most bytes of stored files on disk when nothing is configured: the volume may have a limit that
 /// can't be seen, such as that of an `emptyDir`.
 const CACHE_DISK_MOST_BYTES: u64 = 16 << 30;
-
-/// Memory assumed where no limit can be read.
-const FALLBACK_MEMORY_BYTES: u64 = 4 << 30;
 
 /// Makes the router of the internal port, once gate and call layer are there.
 type InternalRouter = Box<dyn FnOnce(Arc<Gate>, CallLayer) -> Router + Send>;
@@ -286,8 +283,10 @@ async fn open_ingest(
         wal: metrics.wal.clone(),
         ingest: metrics.ingest.clone(),
     };
+    let mut settings = config.ingest.clone();
+    settings.buffer_bytes = memory::buffer_bytes(config, memory::limit_bytes());
     let options = IngestOptions {
-        config: config.ingest.clone(),
+        config: settings,
         catalog: Arc::clone(catalog),
         store: Arc::clone(store),
         node_name,
@@ -311,7 +310,7 @@ fn open_engine(
     recent: FreshRows,
     writer: InsertedRows,
 ) -> anyhow::Result<(Engine, Option<CachedStore>)> {
-    let limit = memory_limit_bytes().unwrap_or(FALLBACK_MEMORY_BYTES);
+    let limit = memory::limit_bytes();
     let memory_bytes = match config.query.memory_bytes.as_u64() {
         0 => limit / 100 * QUERY_MEMORY_PERCENT,
         bytes => bytes,

@@ -15,6 +15,7 @@
 mod backends;
 mod identity;
 mod measured;
+mod memory;
 mod observe;
 mod ports;
 mod upkeep;
@@ -109,7 +110,9 @@ async fn run(
         metrics: metrics.rpc.clone(),
         idle_timeout: config.server.stream_idle_timeout,
         admission: None,
+        receive: memory::receive_budget(&config),
     };
+    let windows = memory::windows();
     let public_calls = CallLayer {
         admission: Some(admission(
             Arc::clone(&identities.authenticator),
@@ -148,6 +151,7 @@ async fn run(
                 public_calls.clone(),
             ),
             max_concurrent_streams: config.server.max_concurrent_streams,
+            windows: windows.clone(),
             name: "public",
             metrics: metrics.connections.clone(),
         };
@@ -176,6 +180,7 @@ async fn run(
             tls: identities.internal_tls.clone(),
             router: internal_router(Arc::clone(&gate), calls.clone()),
             max_concurrent_streams: config.server.max_concurrent_streams,
+            windows,
             name: "internal",
             metrics: metrics.connections.clone(),
         };

@@ -285,6 +285,26 @@ pub fn is_before_batches(message: &FlightData) -> bool {
     })
 }
 
+/// Memory that decoding a message takes beside the message itself: a copy of its body, which may lie at
+/// an odd address, or what the body says it grows to. At most what the limits allow.
+#[must_use]
+pub fn decoding_bytes(message: &FlightData, limits: &DecodeLimits) -> u64 {
+    let copied = message.data_body.len() as u64;
+    let Ok(header) = guard::message(&message.data_header) else {
+        return 0;
+    };
+    let batch = header.header_as_record_batch();
+    let values = || header.header_as_dictionary_batch()?.data();
+    let Some(batch) = batch.or_else(values) else {
+        return 0;
+    };
+    if batch.compression().is_none() {
+        return copied;
+    }
+    let grown = guard::announced_bytes(&batch, &message.data_body);
+    grown.min(limits.max_decompressed_bytes as u64)
+}
+
 impl StreamDecoder {
     /// Starts with nothing known of the stream.
     pub fn new(limits: DecodeLimits) -> Self {
@@ -350,6 +370,12 @@ impl StreamDecoder {
     /// The schema, once its message has come.
     pub fn schema(&self) -> Option<&SchemaRef> {
         self.schema.as_ref()
+    }
+
+    /// Bytes of the dictionaries it keeps.
+    pub fn dictionary_bytes(&self) -> u64 {
+        let bytes = self.dictionary_bytes.values().map(|bytes| *bytes as u64);
+        bytes.fold(0, u64::saturating_add)
     }
 
     fn schema_message(&mut self, header: &[u8], app_metadata: Bytes) -> Result<Decoded, Error> {

@@ -199,6 +199,22 @@ fn decompressed_bytes(
     Ok(total)
 }
 
+/// The lengths a compressed body announces, whatever they are worth: decoding checks them.
+pub(crate) fn announced_bytes(batch: &RecordBatch<'_>, body: &[u8]) -> u64 {
+    let announced = |(offset, length): (i64, i64)| {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(length).ok()?)?;
+        let (prefix, content) = body.get(start..end)?.split_first_chunk::<8>()?;
+        let plain = u64::try_from(i64::from_le_bytes(*prefix));
+        // A negative one is the format's mark for "stored as it is".
+        Some(plain.unwrap_or(content.len() as u64))
+    };
+    let buffers = batch.buffers();
+    let buffers = buffers.iter().flatten();
+    let lengths = buffers.filter_map(|buffer| announced((buffer.offset(), buffer.length())));
+    lengths.fold(0, u64::saturating_add)
+}
+
 /// Decompresses into nothing, at most one byte further than announced.
 fn measure_lz4(index: usize, content: &[u8], announced: u64) -> Result<(), Error> {
     let mut frame = FrameDecoder::new(content).take(announced + 1);

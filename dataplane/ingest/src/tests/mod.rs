@@ -28,7 +28,7 @@ use bytes::Bytes;
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
     Catalog, Epoch, File, LogId, LogState, RegisterIngester, Registration, SchemaVersion,
-    SequenceNumber, TableName,
+    SequenceNumber, TableId, TableName,
 };
 use flightcluster_config::{ByteSize, IngestConfig};
 use flightcluster_wal::RealDisk;

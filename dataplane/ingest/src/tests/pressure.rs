@@ -79,3 +79,101 @@ async fn a_log_that_fails_ends_the_ingester() {
         "what was acknowledged is visible"
     );
 }
+
+/// An ingester with room for 20,000 bytes and a row in it, while nothing can be flushed.
+async fn small_world() -> (World, Arc<Ingest>) {
+    let mut world = World::new().await;
+    world.config.buffer_bytes = ByteSize(20_000);
+    world.store.refuse_puts(true);
+    let ingest = world.open().await;
+    // A flush has failed: who needs room is told soon that there is none.
+    let table = writer(&ingest, &readings()).await;
+    write(&table, [0]).await.unwrap();
+    ingest.flush().await.unwrap_err();
+    (world, ingest)
+}
+
+#[tokio::test]
+async fn messages_that_are_not_decoded_yet_fill_the_buffer() {
+    let (_world, ingest) = small_world().await;
+    let first = ingest.room(0, 15_000).await.unwrap();
+    let error = ingest.room(0, 15_000).await.unwrap_err();
+    assert_eq!(
+        (error.category(), error.fault()),
+        ("overloaded", Fault::Unavailable)
+    );
+    assert!(error.retry_after().is_some());
+    drop(first);
+    ingest.room(0, 15_000).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_takes_the_room_of_its_message_and_gives_it_back() {
+    let (_world, ingest) = small_world().await;
+    let table = writer(&ingest, &readings()).await;
+    for n in 0..10 {
+        let room = ingest.room(0, 15_000).await.unwrap();
+        table
+            .write_in(room, numbers([n]), None, None)
+            .await
+            .unwrap();
+    }
+    // More than its message said: it waits for the rest, and is refused when there is none.
+    let other = ingest.room(0, 9000).await.unwrap();
+    let mut room = ingest.room(0, 100).await.unwrap();
+    room.needs(15_000);
+    let refused = table.write_in(room, numbers([11]), None, None).await;
+    assert_eq!(refused.unwrap_err().category(), "overloaded");
+    drop(other);
+    let mut room = ingest.room(0, 100).await.unwrap();
+    room.needs(15_000);
+    table
+        .write_in(room, numbers([11]), None, None)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn rooms_join_and_shrink() {
+    let (_world, ingest) = small_world().await;
+    let mut kept = ingest.room(0, 9000).await.unwrap();
+    kept.absorb(ingest.room(0, 9000).await.unwrap());
+    ingest.room(0, 9000).await.unwrap_err();
+    // Beside its own, an upload is alone here but for the row.
+    let (own, row) = (
+        18_000,
+        ingest.core_for_tests().buffer.held().unflushed_bytes,
+    );
+    ingest.room(own, 9000).await.unwrap_err();
+    drop(ingest.room(own + row, 9000).await.unwrap());
+    kept.shrink_to(5000);
+    let other = ingest.room(0, 9000).await.unwrap();
+    drop((kept, other));
+    let core = ingest.core_for_tests();
+    assert_eq!(core.buffer.reserve(19_000), Ok(()));
+}
+
+#[test]
+fn flushed_rows_give_way_to_writes() {
+    let (now, grace) = (std::time::Instant::now(), Duration::from_secs(60));
+    let buffer = crate::buffer::Buffer::new(1000, grace);
+    for sequence in 1..=3 {
+        let row = crate::buffer::Row {
+            sequence: SequenceNumber(sequence),
+            batch: numbers([sequence as i64]),
+            bytes: 300,
+            stamp_nanos: 0,
+            producer: None,
+        };
+        buffer.push(TableId(1), row);
+    }
+    buffer.mark_flushed(TableId(1), SequenceNumber(3), now);
+    assert_eq!(buffer.held().retained_bytes, 900);
+    assert_eq!(buffer.reserve(500), Ok(()));
+    assert_eq!(buffer.held().retained_bytes, 300, "the oldest went");
+    buffer.recent(TableId(1), SequenceNumber(1)).unwrap_err();
+    assert_eq!(
+        buffer.recent(TableId(1), SequenceNumber(2)).unwrap().len(),
+        1
+    );
+}

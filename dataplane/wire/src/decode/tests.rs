@@ -122,6 +122,35 @@ fn bodies_at_odd_addresses_are_decoded() {
 }
 
 #[test]
+fn what_decoding_takes_is_known_before() {
+    let limits = DecodeLimits::default();
+    let bytes = |message: &FlightData| decoding_bytes(message, &limits);
+    let plain = messages(&numbers(), None);
+    assert_eq!(bytes(&plain[0]), 0, "a schema");
+    assert_eq!(bytes(&plain[1]), plain[1].data_body.len() as u64);
+    for codec in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
+        let small = messages(&numbers(), Some(codec));
+        assert!(small[1].data_body.len() < plain[1].data_body.len());
+        let known = bytes(&small[1]);
+        // Without the padding between buffers.
+        let most = plain[1].data_body.len() as u64;
+        assert!(known > most / 2 && known <= most, "{known} of {most}");
+        let max_decompressed_bytes = 10;
+        let limits = DecodeLimits {
+            max_decompressed_bytes,
+            ..limits
+        };
+        assert_eq!(decoding_bytes(&small[1], &limits), 10);
+    }
+    let garbage = FlightData {
+        data_header: Bytes::from_static(b"what is this"),
+        data_body: Bytes::from_static(b"and that"),
+        ..FlightData::default()
+    };
+    assert_eq!(bytes(&garbage), 0, "it is refused unread");
+}
+
+#[test]
 fn compressed_bodies_are_decoded() {
     for codec in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
         let decoded = push_all(messages(&numbers(), Some(codec)), DecodeLimits::default()).unwrap();
