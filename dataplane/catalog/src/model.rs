@@ -419,6 +419,9 @@ pub struct FinishUpload {
     pub target: Option<(TableId, SchemaVersion)>,
     /// The schema the target has to get first.
     pub schema: Option<SchemaBytes>,
+    /// The time ranges of its files are those of another column than the target's: none is kept.
+    #[serde(default)]
+    pub forget_times: bool,
 }
 
 /// One flush of one ingester: all or nothing.

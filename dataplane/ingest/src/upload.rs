@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::flush::Scope;
 use crate::gate::normalise_schema;
 use crate::ingest::{Core, Ingest};
+use crate::parquet_file::time_column;
 use crate::schema::{decode_schema, encode_schema};
 use crate::table::{check_key, evolve, failed};
 use crate::writer::TableWriter;
@@ -138,6 +139,18 @@ pub fn merged(
         check_column(target, field, incoming.field_with_name(field.name()).ok())?;
     }
     Ok(evolved(&existing, &incoming).map(|schema| encode_schema(&schema)))
+}
+
+/// Whether the time ranges of an upload's files are of the time column of its target, which has this schema
+/// in the end. They are not when somebody created the target meanwhile and marked another column.
+///
+/// # Errors
+/// A schema that can't be read.
+pub fn has_same_times(target: &SchemaBytes, staging: &SchemaBytes) -> Result<bool, Error> {
+    let (target, staging) = (decode_schema(target)?, decode_schema(staging)?);
+    let name = |schema: &Schema| time_column(schema).map(|at| schema.field(at).name().clone());
+    let written = name(&staging);
+    Ok(written.is_none() || written == name(&target))
 }
 
 fn check_column(target: &TableName, field: &Field, found: Option<&Field>) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use flightcluster_auth::Action;
 use flightcluster_catalog::{
     self as catalog, Catalog, FinishUpload, TableName, Upload, UploadState,
 };
-use flightcluster_ingest::upload::merged;
+use flightcluster_ingest::upload::{has_same_times, merged};
 use flightcluster_wire::DEFAULT_SCHEMA;
 use flightcluster_wire::action::{StartUploadRequest, UploadRequest};
 use serde::Serialize;
@@ -75,11 +75,14 @@ impl Uploads {
     /// How the upload ends in its table as that is now.
     async fn end_of(&self, upload: &Upload) -> Result<FinishUpload, Failure> {
         let target = self.catalog.table(&upload.target).await?;
-        let schema = match (&target, &upload.staging) {
+        let (schema, forget_times) = match (&target, &upload.staging) {
             (Some(target), Some(staging)) => {
-                merged(&upload.target, &target.schema, &staging.schema)?
+                let schema = merged(&upload.target, &target.schema, &staging.schema)?;
+                let becomes = schema.as_ref().unwrap_or(&target.schema);
+                let same = has_same_times(becomes, &staging.schema)?;
+                (schema, !same)
             }
-            _ => None,
+            _ => (None, false),
         };
         Ok(FinishUpload {
             id: upload.id.clone(),
@@ -90,6 +93,7 @@ impl Uploads {
                 .unwrap_or_default(),
             target: target.map(|table| (table.id, table.schema_version)),
             schema,
+            forget_times,
         })
     }
 }

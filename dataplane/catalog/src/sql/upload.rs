@@ -137,6 +137,7 @@ pub(super) async fn finish(c: &mut Connection, request: FinishUpload) -> Result<
         staging_version,
         target: expected,
         schema,
+        forget_times,
     } = request;
     let upload = find(c, &id).await?;
     match upload.state {
@@ -184,6 +185,13 @@ pub(super) async fn finish(c: &mut Connection, request: FinishUpload) -> Result<
             table::create_target(c, &upload.target, schema, options, snapshot).await?
         }
     };
+    if forget_times {
+        let forget =
+            "UPDATE files SET time_min_nanos = NULL, time_max_nanos = NULL, time_class = NULL
+                      WHERE table_id = $1 AND end_snapshot IS NULL";
+        let staging = stored(staging.id.0)?;
+        sqlx::query(forget).bind(staging).execute(&mut *c).await?;
+    }
     let rows = move_files(c, staging.id, &target, snapshot).await?;
     table::end(c, staging.id, snapshot).await?;
     sqlx::query("UPDATE uploads SET row_count = $2 WHERE id = $1")

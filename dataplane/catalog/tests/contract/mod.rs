@@ -81,6 +81,7 @@ macro_rules! contract {
         });
         $crate::contract::contract!(@tests $open, uploads {
             an_upload_appears_in_one_snapshot,
+            times_of_another_column_are_forgotten,
             an_upload_makes_its_table,
             an_upload_ends_only_in_the_table_that_was_looked_at,
             an_aborted_upload_leaves_nothing,

@@ -161,6 +161,7 @@ pub async fn no_state_has_rows_of_columns_that_come_later(catalog: Subject) {
         staging_version: staging.schema_version,
         target: Some((target.id, target.schema_version)),
         schema: Some(schema("wider")),
+        forget_times: false,
     };
     catalog.finish_upload(finish).await.unwrap();
     let after = newest(&catalog).await;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use flightcluster_catalog::{
-    Error, FinishUpload, IfExists, Ingester, JoinUpload, Table, TableName, Upload, UploadState,
+    Error, FileChoice, FinishUpload, IfExists, Ingester, JoinUpload, NewFile, SnapshotRequest,
+    Table, TableName, Upload, UploadState,
 };
 
 use super::{Subject, commit, content, create, file, flush_of, register, request, schema};
@@ -43,6 +44,7 @@ async fn finish(catalog: &Subject, table: &str) -> Result<Upload, Error> {
         staging_version: sealed.staging.map(|s| s.schema_version).unwrap_or_default(),
         target: target.map(|table| (table.id, table.schema_version)),
         schema: None,
+        forget_times: false,
     };
     catalog.finish_upload(request).await
 }
@@ -93,6 +95,45 @@ pub async fn an_upload_appears_in_one_snapshot(catalog: Subject) {
     assert_eq!(catalog.list_tables(None).await.unwrap().len(), 1);
 }
 
+pub async fn times_of_another_column_are_forgotten(catalog: Subject) {
+    let target = create(&catalog, "t").await;
+    let ingester = register(&catalog, "i-0").await;
+    let timed = |table, path, n| NewFile {
+        time_range_nanos: Some((1, 2)),
+        ..file(table, path, n, n)
+    };
+    commit(&catalog, &ingester, timed(target.id, "own", 1)).await;
+    start(&catalog, "t").await;
+    let staging = join(&catalog, &ingester, "t").await;
+    commit(&catalog, &ingester, timed(staging.id, "x", 2)).await;
+    catalog.seal_upload(ID).await.unwrap();
+    let request = FinishUpload {
+        id: ID.to_owned(),
+        staging_version: staging.schema_version,
+        target: Some((target.id, target.schema_version)),
+        schema: None,
+        forget_times: true,
+    };
+    catalog.finish_upload(request).await.unwrap();
+    let ranges = async |choice| {
+        let tables = vec![(target.name.clone(), choice)];
+        let snapshot = catalog.read_snapshot(SnapshotRequest { tables }).await;
+        let files = snapshot.unwrap().tables.remove(0).files;
+        let ranges = files
+            .into_iter()
+            .map(|f| (f.file.path, f.file.time_range_nanos));
+        ranges.collect::<Vec<_>>()
+    };
+    let (own, moved) = (("own".to_owned(), Some((1, 2))), ("x".to_owned(), None));
+    assert_eq!(ranges(FileChoice::All).await, [own, moved.clone()]);
+    // Of no known time: always read.
+    let elsewhere = FileChoice::Between {
+        from_nanos: 5,
+        to_nanos: 6,
+    };
+    assert_eq!(ranges(elsewhere).await, [moved]);
+}
+
 pub async fn an_upload_makes_its_table(catalog: Subject) {
     let ingester = register(&catalog, "i-0").await;
     start(&catalog, "new").await;
@@ -115,6 +156,7 @@ pub async fn an_upload_makes_its_table(catalog: Subject) {
         staging_version: Default::default(),
         target: None,
         schema: None,
+        forget_times: false,
     };
     let finished = catalog.finish_upload(request).await.unwrap();
     assert_eq!((finished.state, finished.rows), (UploadState::Finished, 0));
@@ -132,6 +174,7 @@ pub async fn an_upload_ends_only_in_the_table_that_was_looked_at(catalog: Subjec
         staging_version: staging.schema_version,
         target: None,
         schema: None,
+        forget_times: false,
     };
     let target = create(&catalog, "t").await;
     let refused = catalog.finish_upload(request.clone()).await;

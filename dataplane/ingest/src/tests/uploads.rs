@@ -4,7 +4,7 @@ use flightcluster_catalog::{FinishUpload, Table, Upload};
 
 use super::several::Cluster;
 use super::*;
-use crate::upload::merged;
+use crate::upload::{has_same_times, merged};
 
 const ID: &str = "7f3a";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -31,6 +31,7 @@ async fn finish(cluster: &Cluster) -> Upload {
         staging_version: staging.schema_version,
         target: target.map(|table| (table.id, table.schema_version)),
         schema,
+        forget_times: false,
     };
     catalog.finish_upload(request).await.unwrap()
 }
@@ -158,4 +159,31 @@ fn an_upload_fits_a_table_that_was_made_meanwhile_or_is_refused() {
         Err("missing_column")
     );
     assert!(category(&[("k", int, true)]).unwrap().is_some());
+}
+
+#[test]
+fn times_are_those_of_the_target_unless_it_marks_another_column() {
+    let column = |name: &str, marked: bool| {
+        let mark = marked.then_some(("iox::column::type", "iox::column_type::timestamp"));
+        let mark = mark.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let nanos = DataType::Timestamp(arrow_schema::TimeUnit::Nanosecond, None);
+        arrow_schema::Field::new(name, nanos, true).with_metadata(mark.into_iter().collect())
+    };
+    let encode = |columns: [arrow_schema::Field; 2]| {
+        crate::schema::encode_schema(&arrow_schema::Schema::new(columns.to_vec()))
+    };
+    let by_name = encode([column("time", false), column("ts", false)]);
+    let by_mark = encode([column("time", false), column("ts", true)]);
+    let neither = encode([column("a", false), column("b", false)]);
+    for (target, staging, same) in [
+        (&by_name, &by_name, true),
+        (&by_mark, &by_mark, true),
+        (&by_mark, &by_name, false),
+        (&by_name, &by_mark, false),
+        // Nothing was written down that could be wrong.
+        (&by_mark, &neither, true),
+        (&neither, &by_name, false),
+    ] {
+        assert_eq!(has_same_times(target, staging).unwrap(), same);
+    }
 }

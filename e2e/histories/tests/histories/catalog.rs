@@ -229,6 +229,7 @@ impl Line {
             staging_version: staging_version.unwrap_or_default(),
             target: target.map(|table| (table.id, table.schema_version)),
             schema: None,
+            forget_times: false,
         };
         self.inner.finish_upload(finish).await.map(drop)
     }
