@@ -29,6 +29,7 @@ from history import History
 from links import Network
 from processes import cluster, standalone
 from registers import RegisterReader, Registers, RegisterWriter, all_values
+from uploads import Uploader, UploadReader, Uploads, all_uploaded
 from workload import TROUBLE, Reader, Writer, all_rows, compactions
 
 # Small, so that a run of seconds has many flushes, commits, segments and expired rows in memory.
@@ -70,6 +71,7 @@ class Run:
         self.settings = settings_of(self.chance)
         self.history = History()
         self.registers = Registers(self.history)
+        self.uploads = Uploads(self.history)
         self.network = Network() if topology == "cluster" else None
         self.processes = (
             cluster(folder, self.settings, self.network)
@@ -82,6 +84,7 @@ class Run:
         self.faults = Faults(seed, self.processes, self.history, flushes)
         self.writers, self.readers = [], []
         self.register_writers, self.register_readers = [], []
+        self.uploaders = []
         self.compactions = 0
 
     def make_workers(self):
@@ -103,10 +106,15 @@ class Run:
             common = (self.history, self.stop, f"register reader {self.seed} {number}")
             self.register_readers.append(RegisterReader(number, queriers, self.registers, *common))
 
+        common = (self.history, self.stop, f"uploads {self.seed}")
+        self.uploaders.append(Uploader(0, ingesters + queriers, self.uploads, *common))
+        self.uploaders.append(UploadReader(queriers, self.uploads, *common))
+
     def run(self):
         self.processes.start()
         self.make_workers()
         workers = self.writers + self.readers + self.register_writers + self.register_readers
+        workers += self.uploaders
         for worker in workers:
             worker.start()
         self.faults.run(self.seconds, self.stop)
@@ -138,6 +146,7 @@ class Run:
             expected = self.history.ask()
             keys, values = self.ask_until_answered(querier)
             self.history.check(expected, keys, values, f"{querier.name} {when}")
+            self.check_uploads(querier, when)
             answers.append((set(keys.tolist()), self.check_registers(querier, when)))
         if any(answer != answers[0] for answer in answers):
             raise AssertionError(f"queriers differ {when}")
@@ -150,6 +159,13 @@ class Run:
         answer = self.ask_until_answered(querier, all_values)
         self.registers.check(asked, answer, {}, f"{querier.name} {when}")
         return sorted(answer)
+
+    def check_uploads(self, querier, when):
+        """The rows of uploads that a querier sees: of each that is finished all, of others none."""
+        expected = self.uploads.ask()
+        if expected:
+            answer = self.ask_until_answered(querier, all_uploaded)
+            self.uploads.check(expected, answer, f"{querier.name} {when}")
 
     def ask_until_answered(self, querier, question=all_rows):
         end = time.monotonic() + FINISH_SECONDS
@@ -176,6 +192,7 @@ class Run:
             f"{rows} rows acknowledged, {answers} answers checked, "
             f"{self.registers.acknowledged} values of keys acknowledged, "
             f"{sum(reader.answers for reader in self.register_readers)} answers of them checked, "
+            f"{len(self.uploads.ask())} uploads seen or finished, "
             f"{self.compactions} compactions remembered, faults: {faults}"
         )
 
