@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Connection as _;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -154,7 +155,7 @@ impl Store {
             Ok(Err(Ended::Unknown(error) | Ended::Undone(Failure::Sql(error)))) => {
                 Err(self.error(doing, error))
             }
-            Err(error) => Err(store_error(doing, error)),
+            Err(error) => Err(unfinished(&self.place, doing, error)),
         }
     }
 
@@ -184,7 +185,7 @@ impl Store {
                 Ok(Err(Ended::Undone(Failure::Refused(error)))) => return Err(error),
                 Ok(Err(Ended::Unknown(error))) => return Err(self.error(doing, error)),
                 Ok(Err(Ended::Undone(Failure::Sql(error)))) => error,
-                Err(error) => return Err(store_error(doing, error)),
+                Err(error) => return Err(unfinished(&self.place, doing, error)),
             };
             match (self.dialect.judge)(&failed) {
                 Verdict::Repeat => {}
@@ -284,6 +285,18 @@ where
     }
 }
 
+/// What a caller is told of work whose task did not end by itself: one that is cancelled was so because
+/// the process ends, and another process may be asked.
+fn unfinished(place: &str, doing: &'static str, error: JoinError) -> Error {
+    if error.is_cancelled() {
+        return Error::Unavailable {
+            place: place.to_owned(),
+            source: Box::new(error),
+        };
+    }
+    store_error(doing, error)
+}
+
 /// A failure of the database that nobody but its owner can mend.
 pub(super) fn store_error(
     doing: &'static str,
@@ -292,5 +305,25 @@ pub(super) fn store_error(
     Error::Store {
         doing,
         source: Box::new(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::*;
+
+    /// A query that is under way when its process ends is asked again elsewhere.
+    #[tokio::test]
+    async fn work_that_was_cancelled_is_unavailable_and_a_panic_is_not() {
+        let pending = tokio::spawn(std::future::pending::<()>());
+        pending.abort();
+        let cancelled = pending.await.unwrap_err();
+        let error = unfinished("catalog.db", "reading", cancelled);
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+
+        let panicked = tokio::spawn(async { panic!("a defect") });
+        let error = unfinished("catalog.db", "reading", panicked.await.unwrap_err());
+        assert!(matches!(error, Error::Store { .. }), "{error}");
     }
 }
