@@ -114,9 +114,12 @@ impl Clock {
     }
 
     async fn ask(&self, c: &mut Connection, statement: &'static str) -> Result<i64, sqlx::Error> {
+        // Counted from before the question: rather ahead by the time of an answer than behind, or a time
+        // that somebody has read from the same clock would be still to come.
+        let (asked, wall) = (Instant::now(), wall_millis());
         let answer: i64 = sqlx::query_scalar(statement).fetch_one(c).await?;
-        self.last().server = Some((Instant::now(), wall_millis(), answer));
-        Ok(answer)
+        self.last().server = Some((asked, wall, answer));
+        Ok(answer.saturating_add(millis(asked.elapsed())))
     }
 }
 
