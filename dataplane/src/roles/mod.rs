@@ -9,6 +9,9 @@
 //! port closes, running calls finish until the deadline → the ingester flushes and signs off → the
 //! internal port closes → exit 0. A second signal ends the process at once.
 //!
+//! A failed log ends the process within a moment, in which those it was refused to are told; a process that
+//! was replaced ends without it.
+//!
 //! # Exit codes
 //! 0 stopped as asked; 2 the configuration is wrong, nothing was started; 1 anything else.
 
@@ -26,6 +29,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use flightcluster_config::{Config, Loaded, LogFormat, Role, malloc_conf};
+use flightcluster_ingest::Fatal;
 use flightcluster_server::status::chain;
 use flightcluster_server::{
     CallLayer, FlightServer, FlightServerOptions, Gate, Listener, Stop, admission, public_router,
@@ -34,6 +38,7 @@ use flightcluster_telemetry::health::{Health, Liveness};
 use flightcluster_telemetry::log;
 use flightcluster_telemetry::metrics::{BuildLabels, Metrics, RpcMetrics};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::backup;
@@ -47,6 +52,9 @@ use ports::Ports;
 
 /// Time upkeep gets to take back what it was writing when the process stops.
 const UPKEEP_STOP: Duration = Duration::from_secs(2);
+
+/// Time in which clients are told that the log failed.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Starts a role and runs it until it is told to stop.
 pub(crate) fn start(role: Role, args: &ServerArgs) -> anyhow::Result<ExitCode> {
@@ -226,6 +234,10 @@ async fn run(
     }
     if let Some(fatal) = fatal {
         tracing::error!(error = %chain(&fatal), "the ingester can't go on; the process ends");
+        // Not when it was replaced: what is under way could still be acknowledged then.
+        if matches!(fatal, Fatal::Wal(_)) {
+            stop.answer(public, internal).await;
+        }
         return Ok(ExitCode::FAILURE);
     }
     let stopping = stop.run(role, &config, &metrics.rpc, public, ingest, internal);
@@ -248,14 +260,27 @@ struct StopAll {
 }
 
 impl StopAll {
+    /// Lets calls that have failed already say so to their clients, for a moment.
+    async fn answer(self, public: Option<JoinHandle<()>>, internal: Option<JoinHandle<()>>) {
+        for port in [&self.public, &self.internal] {
+            port.drain.cancel();
+            port.close.cancel();
+        }
+        let ports = [public, internal].into_iter().flatten();
+        let answered = tokio::time::timeout(LAST_ANSWERS, futures::future::join_all(ports));
+        if answered.await.is_err() {
+            tracing::warn!(after = ?LAST_ANSWERS, "calls were cut off");
+        }
+    }
+
     async fn run(
         self,
         role: Role,
         config: &Config,
         rpc: &RpcMetrics,
-        public: Option<tokio::task::JoinHandle<()>>,
+        public: Option<JoinHandle<()>>,
         ingest: Option<Arc<flightcluster_ingest::Ingest>>,
-        internal: Option<tokio::task::JoinHandle<()>>,
+        internal: Option<JoinHandle<()>>,
     ) -> ExitCode {
         self.public.drain.cancel();
         // Behind a Service it takes time until nobody connects any more; on a laptop with nothing
