@@ -14,8 +14,7 @@ from harness import select, wait_until
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "e2e" / "chaos"))
 
-from links import Network
-from processes import cluster as processes_of_cluster
+from processes import started_cluster
 
 # Rows stay in the logs unless a test says otherwise.
 SETTINGS = {"ingest": {"flush_interval": "1h"}, "server": {"drain_window": "100ms"}}
@@ -41,19 +40,9 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Nobody starts a process again but the test."""
-    network = Network()
-    processes = processes_of_cluster(tmp_path, SETTINGS, network, ingesters=2, queriers=1)
-    try:
-        for process in processes.all:
-            process.start()
-        for process in processes.all:
-            process.wait_until_ready()
+    with started_cluster(tmp_path, SETTINGS, ingesters=2, queriers=1) as processes:
         yield Cluster(processes)
         processes.stop()
-    finally:
-        processes.abandon()
-        network.close()
 
 
 def numbers(*values):

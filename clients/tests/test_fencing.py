@@ -13,9 +13,7 @@ from harness import select, wait_until
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "e2e" / "chaos"))
 
-from links import Network
-from processes import Process
-from processes import cluster as processes_of_cluster
+from processes import Process, started_cluster
 
 DATABASE = "d"
 NUMBERS = pa.schema([("n", pa.int64())])
@@ -28,18 +26,9 @@ STOOD_STILL_SECONDS = 8
 
 @pytest.fixture
 def processes(tmp_path):
-    """A catalog, one ingester and a querier; nobody starts a process again but the test."""
-    network = Network()
-    processes = processes_of_cluster(tmp_path, SETTINGS, network, ingesters=1, queriers=1)
-    try:
-        for process in processes.all:
-            process.start()
-        for process in processes.all:
-            process.wait_until_ready()
+    """A catalog, one ingester and a querier."""
+    with started_cluster(tmp_path, SETTINGS, ingesters=1, queriers=1) as processes:
         yield processes
-    finally:
-        processes.abandon()
-        network.close()
 
 
 def batch(*numbers):

@@ -15,8 +15,7 @@ from harness import headers, put, select, wait_until
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "e2e" / "chaos"))
 
-from links import Network
-from processes import cluster as processes_of_cluster
+from processes import started_cluster
 
 # Every put is a file soon. Nothing is compacted or deleted unless a test says so.
 QUICK = {"ingest": {"flush_interval": "20ms"}, "upkeep": {"run_in": "nobody"}}
@@ -211,21 +210,12 @@ def test_rows_with_a_key_are_those_of_the_snapshot(new_server):
 @pytest.fixture
 def queriers(tmp_path):
     """Two queriers of one cluster."""
-    network = Network()
     settings = QUICK | {"server": {"drain_window": "100ms"}}
-    processes = processes_of_cluster(tmp_path, settings, network, ingesters=1, queriers=2)
-    try:
-        for process in processes.all:
-            process.start()
-        for process in processes.all:
-            process.wait_until_ready()
+    with started_cluster(tmp_path, settings, ingesters=1, queriers=2) as processes:
         first, second = processes.of("querier")
         with first.connect() as first, second.connect() as second:
             yield first, second
         processes.stop()
-    finally:
-        processes.abandon()
-        network.close()
 
 
 def test_a_ticket_reads_the_same_past_at_another_querier(queriers):

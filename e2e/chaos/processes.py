@@ -1,5 +1,6 @@
 """The processes under test, kept running as a supervisor would, and what can be done to them."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import time
 import pyarrow.flight as flight
 import yaml
 from disk import Switches
+from links import Network
 
 BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
 START_SECONDS = 60
@@ -260,3 +262,19 @@ def cluster(folder, settings, network, ingesters=3, queriers=2):
     for number in range(queriers):
         member(f"querier-{number}", "querier", internal=internal)
     return processes
+
+
+@contextlib.contextmanager
+def started_cluster(folder, settings, ingesters, queriers):
+    """A cluster whose processes are ready; whoever ends one starts it again."""
+    network = Network()
+    processes = cluster(folder, settings, network, ingesters, queriers)
+    try:
+        for process in processes.all:
+            process.start()
+        for process in processes.all:
+            process.wait_until_ready()
+        yield processes
+    finally:
+        processes.abandon()
+        network.close()

@@ -20,7 +20,7 @@ import threading
 import pyarrow as pa
 import pyarrow.flight as flight
 from history import Violation, is_fault
-from workload import CALL_SECONDS, DATABASE, RETRY_SECONDS, Worker
+from workload import CALL_SECONDS, DATABASE, RETRY_SECONDS, Worker, select
 
 TABLE = "latest"
 KEYS = 6
@@ -182,8 +182,5 @@ class RegisterReader(Worker):
 
 def all_values(client):
     """Key and value of all rows."""
-    sql = f"SELECT id, value FROM {TABLE}"
-    ticket = flight.Ticket(json.dumps({"database": DATABASE, "sql_query": sql}).encode())
-    options = flight.FlightCallOptions(timeout=CALL_SECONDS)
-    table = client.do_get(ticket, options).read_all()
+    table = select(client, f"SELECT id, value FROM {TABLE}")
     return list(zip(*table.select(["id", "value"]).to_pydict().values(), strict=True))

@@ -16,7 +16,7 @@ import threading
 import pyarrow as pa
 import pyarrow.flight as flight
 from history import Violation, is_fault
-from workload import CALL_SECONDS, DATABASE, RETRY_SECONDS, TROUBLE, Worker
+from workload import CALL_SECONDS, DATABASE, RETRY_SECONDS, TROUBLE, Worker, select
 
 TABLE = "uploaded"
 SCHEMA = pa.schema([("upload", pa.int64()), ("row", pa.int64())])
@@ -186,8 +186,5 @@ class UploadReader(Worker):
 
 def all_uploaded(client):
     """Upload and number of all rows."""
-    sql = f'SELECT "upload", "row" FROM {TABLE}'
-    ticket = flight.Ticket(json.dumps({"database": DATABASE, "sql_query": sql}).encode())
-    options = flight.FlightCallOptions(timeout=CALL_SECONDS)
-    table = client.do_get(ticket, options).read_all()
+    table = select(client, f'SELECT "upload", "row" FROM {TABLE}')
     return list(zip(*table.select(["upload", "row"]).to_pydict().values(), strict=True))

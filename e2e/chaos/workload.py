@@ -205,21 +205,25 @@ class Reader(Worker):
 
 def compactions(client):
     """How many compactions the catalog remembers."""
-    sql = "SELECT count(*) AS n FROM system.compactions"
+    return select(client, "SELECT count(*) AS n FROM system.compactions")["n"][0].as_py()
+
+
+def select(client, sql):
+    """The answer to a JSON ticket, as a table."""
     ticket = flight.Ticket(json.dumps({"database": DATABASE, "sql_query": sql}).encode())
     options = flight.FlightCallOptions(timeout=CALL_SECONDS)
-    return client.do_get(ticket, options).read_all()["n"][0].as_py()
+    return client.do_get(ticket, options).read_all()
 
 
 def all_rows(client, by_ticket=False):
     """Numbers and values of all rows, by GetFlightInfo and DoGet or by a JSON ticket."""
     sql = f"SELECT id, value FROM {TABLE}"
-    options = flight.FlightCallOptions(timeout=CALL_SECONDS, headers=[(b"database", b"chaos")])
     if by_ticket:
-        ticket = flight.Ticket(json.dumps({"database": DATABASE, "sql_query": sql}).encode())
+        table = select(client, sql)
     else:
+        headers = [(b"database", DATABASE.encode())]
+        options = flight.FlightCallOptions(timeout=CALL_SECONDS, headers=headers)
         descriptor = flight.FlightDescriptor.for_command(sql.encode())
         (endpoint,) = client.get_flight_info(descriptor, options).endpoints
-        ticket = endpoint.ticket
-    table = client.do_get(ticket, options).read_all()
+        table = client.do_get(endpoint.ticket, options).read_all()
     return table["id"].to_numpy(), table["value"].to_numpy()
