@@ -83,6 +83,28 @@ async fn everything_is_there_after_a_drop_without_close() {
     }
 }
 
+/// Files come in texts of 65,536 ids each.
+#[tokio::test]
+async fn files_of_several_texts_are_all_read_and_in_order() {
+    let fixture = open().await;
+    let table = create(&fixture.catalog, "t").await;
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    let mut paths = Vec::new();
+    for next in [1, 65_534, 2 * 65_536 - 2] {
+        sqlx::query("UPDATE counters SET value = $1 WHERE kind = 'file'")
+            .bind(next)
+            .execute(&mut fixture.connect().await)
+            .await
+            .unwrap();
+        let path = |n| format!("{next}-{n}");
+        let file = |n: u64| file(table.id, &path(n), n, n);
+        let flush = flush_of(&ingester, (1..=5).map(file).collect());
+        fixture.catalog.commit_flush(flush).await.unwrap();
+        paths.extend((1..=5).map(path));
+    }
+    assert_eq!(content(&fixture.catalog, &table).await.0, paths);
+}
+
 #[tokio::test]
 async fn commits_are_synced_and_references_are_checked() {
     let fixture = open().await;

@@ -13,7 +13,7 @@ use sqlx::Row as _;
 use super::clock::now_millis;
 use super::dialect::{Connection, Row};
 use super::value::{json, stored, unsigned};
-use super::{Failure, garbage, ingester, producer, snapshot, spans};
+use super::{Failure, files, garbage, ingester, producer, snapshot, spans};
 use crate::{
     Error, FlushCommit, FlushCommitted, IngesterId, NewFile, SequenceNumber, SnapshotId, TableId,
 };
@@ -27,6 +27,9 @@ enum BadPath {
     /// Paths hold a UUID, so this is a bug of the writer.
     #[error("path {path} already belongs to another file")]
     Taken { path: String },
+    /// Names of databases have none, so this is a bug of the writer.
+    #[error("path {path:?} has a tab or a line break")]
+    Unreadable { path: String },
 }
 
 /// Applies a flush, or answers a repeat.
@@ -226,6 +229,10 @@ async fn add_file(
     file: &NewFile,
     snapshot: i64,
 ) -> Result<(), Failure> {
+    if !files::may_be_path(&file.path) {
+        let path = file.path.clone();
+        return Err(bad_path(BadPath::Unreadable { path }));
+    }
     let added = sqlx::query(
         "INSERT INTO files (id, table_id, ingester_id, path, size_bytes, row_count, schema_version,
                             first_sequence, last_sequence, time_min_nanos, time_max_nanos,

@@ -24,6 +24,7 @@ mod database;
 mod dialect;
 mod directory;
 mod examine;
+mod files;
 mod flush;
 mod garbage;
 mod ingester;

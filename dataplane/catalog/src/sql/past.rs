@@ -5,35 +5,47 @@
 //! ([`forget_before`]). A state that is asked for is compared with that in the transaction that reads its
 //! files: it is whole, or refused.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 
-use super::Failure;
 use super::clock::now_millis;
 use super::dialect::{Connection, Row};
-use super::snapshot::{self, file};
+use super::files::{self, COLUMNS, joined};
 use super::table::table;
 use super::value::{stored, unsigned};
+use super::{Failure, snapshot};
 use crate::{
     AsOf, Error, File, FileChoice, NotReadable, Snapshot, SnapshotId, SnapshotRecord,
-    SnapshotRequest, SnapshotStamp, Table, TableName, TableSnapshot, name,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, TableSnapshot, name,
 };
 
 /// The counter with the oldest state that is whole.
 const OLDEST: &str = "oldest_snapshot";
 
-/// Files of the table `$1` in the state `$2`; the argument goes on after `WHERE … AND`.
-macro_rules! select_files_at {
-    ($columns:literal, $rest:literal) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM files WHERE table_id = $1 AND begin_snapshot <= $2
-               AND (end_snapshot IS NULL OR end_snapshot > $2) ",
-            $rest
-        )
-    };
+/// The files of a table in a state.
+static ALL: LazyLock<String> = LazyLock::new(|| joined(&select(COLUMNS, "")));
+
+/// Of those the ones that may have times from `$3` to `$4`.
+static BETWEEN: LazyLock<String> = LazyLock::new(|| {
+    let condition =
+        "AND (time_max_nanos IS NULL OR (time_max_nanos >= $3 AND time_min_nanos <= $4))";
+    joined(&select(COLUMNS, condition))
+});
+
+/// Whether there are `$3` of them.
+static COUNT: LazyLock<String> = LazyLock::new(|| {
+    let some = select("1", "LIMIT $3");
+    format!("SELECT COUNT(*) FROM ({some}) AS found")
+});
+
+/// Selects files of the table `$1` in the state `$2`; the condition goes on after `WHERE …`.
+fn select(columns: &str, condition: &str) -> String {
+    format!(
+        "SELECT {columns} FROM files WHERE table_id = $1 AND begin_snapshot <= $2 \
+         AND (end_snapshot IS NULL OR end_snapshot > $2) {condition}"
+    )
 }
 
 /// Notes that states before `snapshot` are no longer whole.
@@ -93,7 +105,7 @@ pub(super) async fn read(
     let mut tables = Vec::with_capacity(request.tables.len());
     for (name, choice) in &request.tables {
         if let Some(table) = find(c, name, id).await? {
-            let (files, files_left_out) = files(c, &table, id, *choice).await?;
+            let (files, files_left_out) = read_files(c, table.id, id, *choice).await?;
             tables.push(TableSnapshot {
                 table,
                 files,
@@ -136,43 +148,36 @@ async fn find(
 }
 
 /// The chosen files of a table in the order they were added, and whether there are too many.
-async fn files(
+async fn read_files(
     c: &mut Connection,
-    table: &Table,
+    table: TableId,
     id: SnapshotId,
     choice: FileChoice,
 ) -> Result<(Vec<File>, bool), sqlx::Error> {
-    let (table, id) = (stored(table.id.0)?, stored(id.0)?);
+    let (number, id) = (stored(table.0)?, stored(id.0)?);
     let query = match choice {
-        FileChoice::All => None,
+        FileChoice::All => files::query(&ALL).bind(number).bind(id),
         FileChoice::AtMost(most) => {
-            let few = sqlx::query(select_files_at!("id", "LIMIT $3"));
-            let few = few.bind(table).bind(id).bind(i64::from(most) + 1);
-            if few.fetch_all(&mut *c).await?.len() as u64 > u64::from(most) {
+            let more: i64 = sqlx::query_scalar(AssertSqlSafe(COUNT.as_str()))
+                .bind(number)
+                .bind(id)
+                .bind(i64::from(most) + 1)
+                .fetch_one(&mut *c)
+                .await?;
+            if more > i64::from(most) {
                 return Ok((Vec::new(), true));
             }
-            None
+            files::query(&ALL).bind(number).bind(id)
         }
         FileChoice::Between {
             from_nanos,
             to_nanos,
-        } => Some((from_nanos, to_nanos)),
+        } => {
+            let query = files::query(&BETWEEN).bind(number).bind(id);
+            query.bind(from_nanos).bind(to_nanos)
+        }
     };
-    let query = match query {
-        None => sqlx::query(select_files_at!("*", "ORDER BY id"))
-            .bind(table)
-            .bind(id),
-        Some((from_nanos, to_nanos)) => sqlx::query(select_files_at!(
-            "*",
-            "AND (time_max_nanos IS NULL OR (time_max_nanos >= $3 AND time_min_nanos <= $4))
-             ORDER BY id"
-        ))
-        .bind(table)
-        .bind(id)
-        .bind(from_nanos)
-        .bind(to_nanos),
-    };
-    Ok((query.try_map(|row| file(&row)).fetch_all(c).await?, false))
+    Ok((files::fetch(c, table, query).await?, false))
 }
 
 /// The newest states that can be read, newest first.

@@ -2,38 +2,44 @@
 
 use std::sync::LazyLock;
 
-use sqlx::{AssertSqlSafe, Row as _};
-
 use super::clock::now_millis;
-use super::dialect::{Connection, Row};
-use super::value::{optional, stored, unsigned};
+use super::dialect::Connection;
+use super::files::{self, COLUMNS, joined};
+use super::value::{stored, unsigned};
 use super::{Failure, ingester, restore, spans, table};
 use crate::{
-    Error, File, FileChoice, IngesterId, LiveFiles, NewFile, SchemaVersion, SequenceNumber,
-    Snapshot, SnapshotId, SnapshotRequest, SnapshotStamp, Table, TableId, TableSnapshot,
+    Error, File, FileChoice, IngesterId, LiveFiles, SequenceNumber, Snapshot, SnapshotId,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableSnapshot,
 };
 
-/// Live files of a table (`$1`) with their columns; the argument goes on after `WHERE … AND`.
-macro_rules! select_files {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, table_id, ingester_id, path, size_bytes, row_count, schema_version,
-                    first_sequence, last_sequence, time_min_nanos, time_max_nanos, begin_snapshot
-             FROM files WHERE table_id = $1 AND end_snapshot IS NULL ",
-            $rest
-        )
-    };
-}
+/// The live files of a table.
+static LIVE: LazyLock<String> = LazyLock::new(|| joined(&live("")));
+
+/// Of those the ones below the size `$2`, and at most `$3`.
+static SMALL: LazyLock<String> =
+    LazyLock::new(|| joined(&live("AND size_bytes < $2 ORDER BY id LIMIT $3")));
+
+/// Of those the ones below the size `$2` and before the time `$3`, and at most `$4`.
+static SMALL_BEFORE: LazyLock<String> = LazyLock::new(|| {
+    joined(&live(
+        "AND size_bytes < $2 AND time_max_nanos < $3 ORDER BY id LIMIT $4",
+    ))
+});
 
 /// The live files of a table that may have times from `$2` to `$3`, class by class, and those whose times
 /// are not known.
 static BETWEEN: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "{} UNION ALL {} ORDER BY id",
-        select_files!("AND time_max_nanos IS NULL"),
-        spans::touching(select_files!(""))
-    )
+    let unknown = live("AND time_max_nanos IS NULL");
+    joined(&format!(
+        "{unknown} UNION ALL {}",
+        spans::touching(&live(""))
+    ))
 });
+
+/// Selects live files of the table `$1`; the condition goes on after `WHERE …`.
+fn live(condition: &str) -> String {
+    format!("SELECT {COLUMNS} FROM files WHERE table_id = $1 AND end_snapshot IS NULL {condition}")
+}
 
 /// Gives the next number of a kind; the row stays locked until the transaction ends.
 pub(super) async fn next_id(c: &mut Connection, kind: &'static str) -> Result<i64, sqlx::Error> {
@@ -168,7 +174,7 @@ async fn read_table(
     choice: FileChoice,
 ) -> Result<TableSnapshot, sqlx::Error> {
     let id = stored(table.id.0)?;
-    let (files, files_left_out) = read_files(c, id, choice).await?;
+    let (files, files_left_out) = read_files(c, table.id, choice).await?;
     let watermarks = sqlx::query(
         "SELECT ingester_id, sequence FROM watermarks WHERE table_id = $1 ORDER BY ingester_id",
     )
@@ -190,73 +196,49 @@ async fn read_table(
 /// The live files of a table that are asked for, oldest first.
 pub(super) async fn live_files(c: &mut Connection, which: LiveFiles) -> Result<Vec<File>, Failure> {
     let below = which.below_bytes.map_or(Ok(i64::MAX), stored)?;
-    let files = match which.before_nanos {
-        None => sqlx::query(select_files!("AND size_bytes < $2 ORDER BY id LIMIT $3"))
-            .bind(stored(which.table.0)?)
+    let table = stored(which.table.0)?;
+    let query = match which.before_nanos {
+        None => files::query(&SMALL).bind(table).bind(below),
+        Some(before) => files::query(&SMALL_BEFORE)
+            .bind(table)
             .bind(below)
-            .bind(i64::from(which.limit)),
-        Some(before) => sqlx::query(select_files!(
-            "AND size_bytes < $2 AND time_max_nanos < $3 ORDER BY id LIMIT $4"
-        ))
-        .bind(stored(which.table.0)?)
-        .bind(below)
-        .bind(before)
-        .bind(i64::from(which.limit)),
+            .bind(before),
     };
-    Ok(files.try_map(|row| file(&row)).fetch_all(c).await?)
+    let query = query.bind(i64::from(which.limit));
+    Ok(files::fetch(c, which.table, query).await?)
 }
 
 /// The chosen files of a table in the order they were added, and whether there are too many.
 async fn read_files(
     c: &mut Connection,
-    table: i64,
+    table: TableId,
     choice: FileChoice,
 ) -> Result<(Vec<File>, bool), sqlx::Error> {
+    let id = stored(table.0)?;
     let query = match choice {
-        FileChoice::All => sqlx::query(select_files!("ORDER BY id")).bind(table),
+        FileChoice::All => files::query(&LIVE).bind(id),
         FileChoice::AtMost(most) => {
             let more: i64 = sqlx::query_scalar(
                 "SELECT COUNT(*) FROM (SELECT 1 FROM files
                  WHERE table_id = $1 AND end_snapshot IS NULL LIMIT $2) AS found",
             )
-            .bind(table)
+            .bind(id)
             .bind(i64::from(most) + 1)
             .fetch_one(&mut *c)
             .await?;
             if more > i64::from(most) {
                 return Ok((Vec::new(), true));
             }
-            sqlx::query(select_files!("ORDER BY id")).bind(table)
+            files::query(&LIVE).bind(id)
         }
         FileChoice::Between {
             from_nanos,
             to_nanos,
         } => {
-            let range = sqlx::query(AssertSqlSafe(BETWEEN.as_str()));
-            let range = range.bind(table).bind(from_nanos).bind(to_nanos);
+            let range = files::query(&BETWEEN);
+            let range = range.bind(id).bind(from_nanos).bind(to_nanos);
             spans::latest_ends(to_nanos).fold(range, |query, latest| query.bind(latest))
         }
     };
-    let files = query.try_map(|row| file(&row)).fetch_all(c).await?;
-    Ok((files, false))
-}
-
-pub(super) fn file(row: &Row) -> Result<File, sqlx::Error> {
-    let time_min: Option<i64> = row.try_get("time_min_nanos")?;
-    let time_max: Option<i64> = row.try_get("time_max_nanos")?;
-    Ok(File {
-        id: unsigned(row, "id")?,
-        ingester: optional(row, "ingester_id")?.map(IngesterId),
-        file: NewFile {
-            table: TableId(unsigned(row, "table_id")?),
-            path: row.try_get("path")?,
-            size_bytes: unsigned(row, "size_bytes")?,
-            rows: unsigned(row, "row_count")?,
-            schema_version: SchemaVersion(unsigned(row, "schema_version")?),
-            first_sequence: SequenceNumber(unsigned(row, "first_sequence")?),
-            last_sequence: SequenceNumber(unsigned(row, "last_sequence")?),
-            time_range_nanos: time_min.zip(time_max),
-        },
-        begin_snapshot: SnapshotId(unsigned(row, "begin_snapshot")?),
-    })
+    Ok((files::fetch(c, table, query).await?, false))
 }

@@ -21,17 +21,6 @@ where
     })
 }
 
-/// Reads an unsigned column that may be null.
-pub(super) fn optional<T: TryFrom<i64>>(row: &Row, column: &str) -> Result<Option<T>, sqlx::Error>
-where
-    T::Error: std::error::Error + Send + Sync + 'static,
-{
-    match row.try_get::<Option<i64>, _>(column)? {
-        Some(_) => unsigned(row, column).map(Some),
-        None => Ok(None),
-    }
-}
-
 /// Reads a column that holds JSON.
 pub(super) fn json<T: serde::de::DeserializeOwned>(
     row: &Row,

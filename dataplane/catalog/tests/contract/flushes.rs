@@ -48,7 +48,7 @@ pub async fn a_file_comes_back_as_it_was_committed(catalog: Subject) {
     let ingester = register(&catalog, "ingester-0").await;
     let new = NewFile {
         table: table.id,
-        path: "default/t/date=2026-11-21/ä b.parquet".to_owned(),
+        path: "default, 'x'/t/date=2026-11-21/ä \"b\" \\.parquet".to_owned(),
         size_bytes: 5_000_000_000,
         rows: 4_000_000_000,
         schema_version: SchemaVersion(2),
@@ -73,6 +73,17 @@ pub async fn a_file_comes_back_as_it_was_committed(catalog: Subject) {
     assert_eq!(*writer, Some(ingester.id));
     assert_eq!(*file, new);
     assert_eq!(*begin_snapshot, committed.snapshot);
+}
+
+pub async fn a_path_that_could_not_be_read_again_changes_nothing(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    let ingester = register(&catalog, "ingester-0").await;
+    for path in ["tab\there", "line\nbreak"] {
+        let flush = flush_of(&ingester, vec![file(table.id, path, 1, 1)]);
+        let error = catalog.commit_flush(flush).await.unwrap_err();
+        assert!(matches!(error, Error::Store { .. }), "{error}");
+    }
+    assert_eq!(content(&catalog, &table).await, (vec![], vec![]));
 }
 
 pub async fn a_repeated_flush_gets_the_same_answer_and_adds_nothing(catalog: Subject) {

@@ -104,6 +104,7 @@ macro_rules! contract {
         $crate::contract::contract!(@tests $open, flushes {
             a_flush_adds_files_and_moves_watermarks_in_one_snapshot,
             a_file_comes_back_as_it_was_committed,
+            a_path_that_could_not_be_read_again_changes_nothing,
             a_repeated_flush_gets_the_same_answer_and_adds_nothing,
             a_repeat_with_more_files_adds_only_the_new_ones,
             watermarks_and_producers_never_move_backwards,
