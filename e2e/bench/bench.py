@@ -15,6 +15,7 @@ Against pyarrow's C++ Flight server, which keeps batches in memory and does noth
 Against DataFusion in this process, over the very same Parquet files, read once before:
 - scan: every value of the table is looked at, one row is the answer;
 - aggregate: a GROUP BY of a text column;
+- filter: a sum over the rows that have one of its texts;
 - fetch: every row of the table, here through DoGet and there without leaving the process.
 By itself:
 - 4 writers: bytes a second of four streams against those of one;
@@ -63,6 +64,7 @@ CACHE_ROUNDS = 3
 SCAN = "SELECT min(time) AS a, max(id) AS b, sum(value) AS c, max(tag) AS d FROM rows"
 FETCH = "SELECT * FROM rows"
 AGGREGATE = "SELECT tag, count(*) AS n, sum(value) AS s FROM rows GROUP BY tag ORDER BY tag"
+FILTER = "SELECT count(*) AS n, sum(value) AS s FROM rows WHERE tag = 'tag-042'"
 
 
 class InMemory(flight.FlightServerBase):
@@ -201,7 +203,7 @@ def in_process(server):
 def rates(table, server, other, rounds):
     """Bytes a second and times of the pairs, by name."""
     size = table.nbytes / 2**20
-    in_pairs = {"scan ms": SCAN, "aggregate ms": AGGREGATE, "fetch ms": FETCH}
+    in_pairs = {"scan ms": SCAN, "aggregate ms": AGGREGATE, "filter ms": FILTER, "fetch ms": FETCH}
     found = {name: [] for name in ("put MB/s", "get MB/s", *in_pairs)}
     put(server.client, table, "rows")
     put(other, table, "rows")

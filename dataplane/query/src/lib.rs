@@ -55,6 +55,7 @@ mod session;
 mod sort;
 mod statement;
 mod system;
+mod texts;
 mod times;
 mod update;
 

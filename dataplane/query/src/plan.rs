@@ -8,6 +8,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::common::Constraint;
 use datafusion::common::utils::quote_identifier;
+use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::dml::InsertOp;
@@ -32,6 +33,7 @@ use crate::schema::check_storable;
 use crate::session::session;
 use crate::sort::Sorter;
 use crate::statement::{Effect, Statement, parse};
+use crate::texts;
 
 /// One statement to be planned.
 #[derive(Debug, Clone)]
@@ -317,6 +319,7 @@ impl Planning {
             views,
             values: parameters,
             named,
+            may_have_views: !matches!(statement.effect, Effect::Delete(_)),
             sorter,
         };
         match (statement.effect, plan) {
@@ -452,6 +455,8 @@ struct Rows {
     views: Views,
     values: Option<RecordBatch>,
     named: bool,
+    /// The plan is run as it is; a deletion takes it apart.
+    may_have_views: bool,
     sorter: Sorter,
 }
 
@@ -462,6 +467,7 @@ impl Rows {
             views,
             values,
             named,
+            may_have_views,
             sorter,
         } = self;
         let only_read = SQLOptions::new()
@@ -478,15 +484,24 @@ impl Rows {
             Some(values) => (parameters.bind(plan, &values, named, sorter)?, None),
             None => (plan, parameters.first()),
         };
-        // EXPLAIN wants to show this step, so it takes it itself.
-        let explained = matches!(plan, LogicalPlan::Explain(_));
-        let plan = match (explained, open.is_some()) {
-            (true, _) => plan,
-            (false, false) => analyze(plan, &state).map_err(|e| sorter.sort("planning", e))?,
+        let (plan, schema) = match (plan, open.is_some()) {
+            // EXPLAIN wants to show this step, so it takes it itself.
+            (LogicalPlan::Explain(mut explain), _) => {
+                explain.plan = explained(explain.plan, &state);
+                let schema = Arc::clone(explain.schema.inner());
+                (LogicalPlan::Explain(explain), schema)
+            }
+            (plan, false) => {
+                let settled = settle(plan, may_have_views, &state);
+                settled.map_err(|error| sorter.sort("planning", error))?
+            }
             // With open parameters types may be unknown: then the plan as it is says enough.
-            (false, true) => analyze(plan.clone(), &state).unwrap_or(plan),
+            (plan, true) => {
+                let plan = analyze(plan.clone(), &state).unwrap_or(plan);
+                let schema = Arc::clone(plan.schema().inner());
+                (plan, schema)
+            }
         };
-        let schema = Arc::clone(plan.schema().inner());
         Ok((
             Ready {
                 plan,
@@ -500,11 +515,33 @@ impl Rows {
     }
 }
 
+/// The plan to be run, which may give views for texts, and the schema of what it answers.
+fn settle(
+    plan: LogicalPlan,
+    may_have_views: bool,
+    state: &SessionState,
+) -> Result<(LogicalPlan, SchemaRef), DataFusionError> {
+    let with_views = may_have_views.then(|| texts::open(&plan, state)).flatten();
+    let settled = analyze(plan, state)?;
+    let schema = Arc::clone(settled.schema().inner());
+    let with_views = with_views.and_then(|open| texts::settled(open, &settled, state));
+    Ok((with_views.unwrap_or(settled), schema))
+}
+
+/// The plan that would be run, with open types.
+fn explained(plan: Arc<LogicalPlan>, state: &SessionState) -> Arc<LogicalPlan> {
+    let with_views = texts::open(&plan, state).filter(|open| {
+        let told = analyze(LogicalPlan::clone(&plan), state).ok();
+        told.is_some_and(|told| texts::settled(open.clone(), &told, state).is_some())
+    });
+    with_views.map_or(plan, Arc::new)
+}
+
 /// Settles the types; afterwards the plan has its final schema.
-fn analyze(
+pub(crate) fn analyze(
     plan: LogicalPlan,
     state: &SessionState,
-) -> Result<LogicalPlan, datafusion::error::DataFusionError> {
+) -> Result<LogicalPlan, DataFusionError> {
     state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})

@@ -36,18 +36,21 @@ use crate::overlap::{FreshTimes, Split, split};
 use crate::past::Past;
 use crate::recent::{FreshRows, View};
 use crate::session::store_url;
+use crate::texts;
 use crate::times::{TimeColumn, TimeRange, nanos_in, rows_from};
 
 /// A stored table in the schema it had when the query was planned.
 ///
 /// A scan takes its files and fresh rows from the [`View`], which is filled between planning and
 /// running. Files written before a column was added lack it: the reader gives nulls.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct StoredTable {
     id: TableId,
     name: TableName,
     version: SchemaVersion,
     schema: SchemaRef,
+    /// What scans give: `schema`, or the same with texts as views.
+    given: SchemaRef,
     time: Option<TimeColumn>,
     /// Rows with a time before this, in nanoseconds since the Unix epoch, are expired.
     expired_before: Option<i64>,
@@ -97,6 +100,7 @@ impl StoredTable {
             name: table.name.clone(),
             version: table.schema_version,
             time: TimeColumn::of(&schema, table.schema_version),
+            given: Arc::clone(&schema),
             schema,
             expired_before: table.expired_before(view.now_nanos()),
             view,
@@ -107,8 +111,18 @@ impl StoredTable {
     pub(crate) fn with_orders(mut self) -> Self {
         if let Some(keyed) = &self.keyed {
             self.schema = Arc::clone(&keyed.schema);
+            self.given = Arc::clone(&keyed.schema);
         }
         self
+    }
+
+    /// The same table with texts as views; `None` when it has no texts.
+    pub(crate) fn with_views(&self) -> Option<Self> {
+        let given = texts::with_views(&self.schema)?;
+        Some(Self {
+            given,
+            ..self.clone()
+        })
     }
 
     pub(crate) fn id(&self) -> TableId {
@@ -314,11 +328,28 @@ impl StoredTable {
         if let Some(order) = fresh.first_read {
             order.sort(&mut clean);
         }
-        let mut parts = self.stored(state, (clean, &self.schema), projection, limit)?;
+        let mut parts = self.stored(state, (clean, &self.given), projection, limit)?;
         if !shared.is_empty() || !fresh.batches.is_empty() {
-            parts.push(self.newest(state, keyed, (shared, fresh), projection)?);
+            let newest = self.newest(state, keyed, (shared, fresh), projection)?;
+            parts.push(self.given(newest, projection)?);
         }
         Ok(parts)
+    }
+
+    /// Rows that were read in `schema`, in the schema that scans give.
+    fn given(
+        &self,
+        rows: Arc<dyn ExecutionPlan>,
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        if Arc::ptr_eq(&self.given, &self.schema) {
+            return Ok(rows);
+        }
+        let given = match projection {
+            Some(columns) => SchemaRef::new(self.given.project(columns)?),
+            None => Arc::clone(&self.given),
+        };
+        texts::cast_rows(rows, &given)
     }
 
     fn fresh_times(&self, fresh: &FreshRows) -> FreshTimes {
@@ -389,7 +420,7 @@ fn union(
 #[async_trait]
 impl TableProvider for StoredTable {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+        Arc::clone(&self.given)
     }
 
     fn table_type(&self) -> TableType {
@@ -421,9 +452,10 @@ impl TableProvider for StoredTable {
                 if let Some(order) = fresh.first_read {
                     order.sort(&mut files);
                 }
-                let mut parts = self.stored(state, (files, &self.schema), projection, limit)?;
+                let mut parts = self.stored(state, (files, &self.given), projection, limit)?;
                 if !fresh.batches.is_empty() {
-                    parts.push(self.fresh(&fresh, projection, limit)?);
+                    let fresh = self.fresh(&fresh, projection, limit)?;
+                    parts.push(self.given(fresh, projection)?);
                 }
                 parts
             }
@@ -433,8 +465,8 @@ impl TableProvider for StoredTable {
         }
         let Some(only) = parts.pop() else {
             let schema = match projection {
-                Some(columns) => SchemaRef::new(self.schema.project(columns)?),
-                None => Arc::clone(&self.schema),
+                Some(columns) => SchemaRef::new(self.given.project(columns)?),
+                None => Arc::clone(&self.given),
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         };

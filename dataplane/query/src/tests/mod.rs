@@ -18,4 +18,5 @@ mod repeats;
 mod retention;
 mod rewriting;
 mod shapes;
+mod texts;
 mod upserts;
