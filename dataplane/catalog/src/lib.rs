@@ -181,9 +181,9 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     ///   as a claim without one.
     async fn claim_producer(&self, request: ClaimProducer) -> Result<ProducerClaim, Error>;
 
-    /// Forgets claims and positions of producers that were not used for so long, at most `limit` of
-    /// each. Returns how many.
-    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error>;
+    /// Forgets claims and positions of producers that were not used for long. Returns how many: there may
+    /// be more when it is not less than the limit.
+    async fn expire_producers(&self, expiry: ProducerExpiry) -> Result<u64, Error>;
 
     /// Puts new files in the place of live ones, in one snapshot; the objects of the inputs are queued
     /// for deletion.

@@ -1,4 +1,5 @@
-//! The values of upkeep: files that take the place of others, objects to be deleted, leased jobs.
+//! The values of upkeep: files that take the place of others, objects to be deleted, producers to be
+//! forgotten, leased jobs.
 //!
 //! Upkeep changes which files hold the rows of a table, never (but for what somebody asked to be
 //! removed) which rows there are. What decides and does the work lives elsewhere.
@@ -194,4 +195,22 @@ pub struct HistoryForgotten {
     pub schema_versions: u64,
     /// Records of replacements, of deleted objects and of leases.
     pub records: u64,
+}
+
+/// The id of the producer by which a statement is recognised when its ticket, of this number, is redeemed
+/// again. Ids of clients' producers have a slash after their owner, this one has none.
+#[must_use]
+pub fn statement_producer(ticket: u128) -> String {
+    format!("statement-{ticket:032x}")
+}
+
+/// Which producers [`Catalog::expire_producers`](crate::Catalog::expire_producers) forgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProducerExpiry {
+    /// Those that were not used for so long.
+    pub unused_for: Duration,
+    /// The same of statements, see [`statement_producer`].
+    pub statements_unused_for: Duration,
+    /// Claims and positions to forget at most, of clients and of statements: so many of each.
+    pub limit: u32,
 }

@@ -48,7 +48,8 @@ pub struct ServerConfig {
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
-    /// Time a ticket can be redeemed after `GetFlightInfo`.
+    /// Time a ticket can be redeemed after `GetFlightInfo`. Ingesters remember the `INSERT` of a ticket for
+    /// this time and a day: give all processes the same.
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub ticket_ttl: Duration,

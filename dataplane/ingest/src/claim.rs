@@ -18,6 +18,10 @@
 //! The catalog forgets a producer that was not claimed or flushed for twice
 //! `ingest.producer_window`; a holder claims again before half of it is over and must have done so
 //! when all of it is. So a repeat within the window is always recognised, later ones may be.
+//!
+//! A statement of a ticket is a producer of one batch, and there is a new one for each ticket: it is
+//! forgotten [`STATEMENT_MARGIN`] after the life of a ticket. Whoever sends its batch sends it within half
+//! of that margin.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,8 +29,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    self as catalog, ClaimProducer, Epoch, Ingester, ProducerClaim, ReleasedProducer, Table,
-    TableId,
+    self as catalog, ClaimProducer, Epoch, Ingester, ProducerClaim, ProducerExpiry,
+    ReleasedProducer, Table, TableId,
 };
 use tracing::{debug, info};
 
@@ -40,9 +44,14 @@ use crate::writer::settled;
 /// Claims of one batch before it is refused: others want the same producer at the same time.
 const CLAIM_ATTEMPTS: usize = 5;
 
-/// Pause between steps of forgetting, and the largest step.
+/// Pause between times of forgetting, and how many go in one step. Steps follow flushes while there are
+/// more.
 pub(crate) const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 const EXPIRY_STEP: u32 = 10_000;
+
+/// For how long a statement is remembered after its ticket has expired. Half of it is for its rows to
+/// begin, half for clocks that differ.
+pub const STATEMENT_MARGIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a peer gave no answer.
 pub type PeerError = Box<dyn std::error::Error + Send + Sync>;
@@ -150,14 +159,25 @@ impl Core {
         }
     }
 
-    /// Lets the catalog forget some of the producers that were not used for too long.
-    pub(crate) async fn expire_producers(&self) {
-        let unused_for = self.config.producer_window.saturating_mul(2);
-        match self.catalog.expire_producers(unused_for, EXPIRY_STEP).await {
-            Ok(0) => {}
-            Ok(forgotten) => debug!(forgotten, "unused producers are forgotten"),
-            // The next step is as good.
-            Err(error) => debug!(error = %chain(&error), "can't forget unused producers"),
+    /// Lets the catalog forget some of the producers that were not used for too long. Returns whether
+    /// there may be more of them.
+    pub(crate) async fn expire_producers(&self) -> bool {
+        let expiry = ProducerExpiry {
+            unused_for: self.config.producer_window.saturating_mul(2),
+            statements_unused_for: self.ticket_ttl.saturating_add(STATEMENT_MARGIN),
+            limit: EXPIRY_STEP,
+        };
+        match self.catalog.expire_producers(expiry).await {
+            Ok(0) => false,
+            Ok(forgotten) => {
+                debug!(forgotten, "unused producers are forgotten");
+                forgotten >= u64::from(EXPIRY_STEP)
+            }
+            // The next time is as good.
+            Err(error) => {
+                debug!(error = %chain(&error), "can't forget unused producers");
+                false
+            }
         }
     }
 }

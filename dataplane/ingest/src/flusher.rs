@@ -36,11 +36,12 @@ impl Backoff {
     }
 }
 
-/// Runs until it is aborted or the ingester is out of service.
-pub(crate) async fn run(core: Arc<Core>) {
+/// Runs until it is aborted or the ingester is out of service. What is unused is forgotten first a while
+/// after `started`.
+pub(crate) async fn run(core: Arc<Core>, started: Instant) {
     let tick = (core.config.flush_interval / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
     let mut backoff = Backoff::default();
-    let mut expired = Instant::now();
+    let mut expired = started;
     while core.fatal.get().is_none() {
         // A panic is our bug; it must not end flushing for good.
         let scope = match core.disk_pressed.swap(false, Ordering::Relaxed) {
@@ -52,10 +53,14 @@ pub(crate) async fn run(core: Arc<Core>) {
             .await;
         match round {
             Ok(Ok(())) => {
-                if expired.elapsed() >= EXPIRY_INTERVAL {
-                    core.expire_producers().await;
+                let now = core.clock.now();
+                if now.duration_since(expired) >= EXPIRY_INTERVAL {
+                    let more = core.expire_producers().await;
                     core.expire_uploads().await;
-                    expired = Instant::now();
+                    // Flushing goes on in between.
+                    if !more {
+                        expired = now;
+                    }
                 }
                 backoff = Backoff::default();
                 // Either way there may be something due.

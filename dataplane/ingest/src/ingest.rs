@@ -66,6 +66,8 @@ pub struct IngestOptions {
     pub clock: Clock,
     /// The way to the other ingesters.
     pub peers: Arc<dyn Peers>,
+    /// For how long a ticket can be redeemed, and its statement so be repeated.
+    pub ticket_ttl: Duration,
 }
 
 /// The ingester of a process.
@@ -91,6 +93,7 @@ pub(crate) struct Core {
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) producers: Arc<Producers>,
     pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) ticket_ttl: Duration,
     pub(crate) staging: Staging,
     pub(crate) current: Current,
     pub(crate) orders: Orders,
@@ -142,6 +145,7 @@ impl Ingest {
             observer,
             clock,
             peers,
+            ticket_ttl,
         } = options;
         // Before registering: a second process started by mistake must not fence the first one.
         let directory = spawn_blocking(move || WalDirectory::lock(wal_dir, disk))
@@ -187,6 +191,7 @@ impl Ingest {
             buffer,
             producers,
             peers,
+            ticket_ttl,
             staging: Staging::default(),
             current,
             orders: Orders::default(),
@@ -210,7 +215,7 @@ impl Ingest {
             "ingester open"
         );
         let tasks = [
-            tokio::spawn(flusher::run(Arc::clone(&core))).abort_handle(),
+            tokio::spawn(flusher::run(Arc::clone(&core), core.clock.now())).abort_handle(),
             tokio::spawn(current::run(Arc::clone(&core))).abort_handle(),
         ];
         Ok(Arc::new(Self {

@@ -69,7 +69,7 @@ mod tests;
 
 pub use admission::Room;
 pub use buffer::TooOld;
-pub use claim::{NoPeers, PeerError, Peers};
+pub use claim::{NoPeers, PeerError, Peers, STATEMENT_MARGIN};
 pub use clock::{Clock, ManualClock};
 pub use error::{Error, Fault};
 pub use fatal::Fatal;

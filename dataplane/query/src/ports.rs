@@ -4,6 +4,7 @@
 //! internal port otherwise.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::SchemaRef;
@@ -112,6 +113,8 @@ pub struct StatementKey {
     /// Whether every run gives the same one batch, because the statement itself holds the rows. Of any
     /// other statement a repeat can't tell how many batches the first run had to store.
     pub is_one_batch: bool,
+    /// When this run began: what was stored before is not remembered for ever.
+    pub begun: SystemTime,
 }
 
 /// Where `INSERT` and `CREATE TABLE … AS` put their rows: durable when it returns.

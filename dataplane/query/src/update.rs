@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::SchemaRef;
@@ -139,6 +140,7 @@ impl Change {
                 let key = self.key.map(|number| StatementKey {
                     number,
                     is_one_batch: is_written_out(&ready.plan),
+                    begun: SystemTime::now(),
                 });
                 let rows = rows(Arc::clone(&self.inner), ready, self.control.clone()).await?;
                 self.write(&table, &table, key, schema, rows).await

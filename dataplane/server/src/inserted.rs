@@ -6,12 +6,14 @@
 use arrow_array::RecordBatch;
 use arrow_flight::FlightData;
 use async_trait::async_trait;
-use flightcluster_catalog::{TableId, TableName};
+use flightcluster_catalog::{TableId, TableName, statement_producer};
+use flightcluster_ingest::STATEMENT_MARGIN;
 use flightcluster_query::{BatchStream, StatementKey};
 use flightcluster_wire::decode::is_before_batches;
 use flightcluster_wire::{BatchEncoder, EncodeLimits};
 use futures::StreamExt as _;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::sync::oneshot;
 
 use crate::ingesters::Ingesters;
@@ -35,11 +37,14 @@ impl flightcluster_query::ports::TableWriter for InsertedRows {
         key: Option<StatementKey>,
         rows: BatchStream,
     ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        if let Some(key) = key {
+            check_age(key.begun)?;
+        }
         let target = PutTarget {
             table: table.clone(),
             mode: PutMode::Append,
             create_database: false,
-            idempotency_key: key.map(|key| format!("statement-{:032x}", key.number)),
+            idempotency_key: key.map(|key| statement_producer(key.number)),
             owner: String::new(),
             upload: None,
         };
@@ -100,6 +105,21 @@ fn begun_before() -> Failure {
     )
 }
 
+/// Refuses a run whose first rows came so late that another run of the same ticket may be forgotten.
+fn check_age(begun: SystemTime) -> Result<(), Failure> {
+    // A clock that was set back says nothing.
+    let age = begun.elapsed().unwrap_or_default();
+    if age <= STATEMENT_MARGIN / 2 {
+        return Ok(());
+    }
+    let message = format!(
+        "the statement had its first rows after {} hours: whether its ticket was redeemed before is no \
+         longer known; send it as an update, which has no ticket",
+        age.as_secs() / 3600
+    );
+    Err(Failure::new(ErrorCode::InvalidTicket, message))
+}
+
 /// Encodes batches as an upload; the schema is that of the first one.
 fn batches_to_messages(rows: BatchStream) -> Messages {
     let mut encoder: Option<BatchEncoder> = None;
@@ -130,6 +150,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use arrow_array::types::Int32Type;
     use arrow_array::{ArrayRef, DictionaryArray, Int64Array};
+    use std::time::Duration;
+
     use futures::FutureExt as _;
 
     use super::*;
@@ -164,6 +186,15 @@ mod tests {
             let rest: Vec<_> = messages.collect().await;
             assert_eq!(rest.iter().filter(|next| is_batch(next)).count(), 1);
         }
+    }
+
+    #[test]
+    fn a_statement_whose_rows_come_after_the_memory_of_others_is_refused() {
+        let ago = |age| check_age(SystemTime::now() - age);
+        ago(Duration::from_secs(11 * 3600)).unwrap();
+        let refused = ago(STATEMENT_MARGIN / 2 + Duration::from_secs(1)).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidTicket);
+        check_age(SystemTime::now() + Duration::from_secs(60)).unwrap();
     }
 
     #[tokio::test]

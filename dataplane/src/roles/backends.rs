@@ -296,6 +296,7 @@ async fn open_ingest(
         observer: Arc::new(observer),
         clock: Clock::system(),
         peers,
+        ticket_ttl: config.server.ticket_ttl,
     };
     Ingest::open(options)
         .await

@@ -7,9 +7,9 @@ use flightcluster_catalog::{
     AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
     FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
     HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
-    SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
-    SnapshotStamp, Table, TableId, TableName, Upload,
+    ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles, Replacement,
+    SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -175,8 +175,8 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
         self.timed("claim_producer", call).await
     }
 
-    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
-        let call = self.catalog.expire_producers(unused_for, limit);
+    async fn expire_producers(&self, expiry: ProducerExpiry) -> Result<u64, Error> {
+        let call = self.catalog.expire_producers(expiry);
         self.timed("expire_producers", call).await
     }
 

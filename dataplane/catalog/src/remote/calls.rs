@@ -10,9 +10,9 @@ use crate::{
     AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
     FileChoice, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
     HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
-    SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
-    SnapshotStamp, Table, TableId, TableName, Upload,
+    ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles, Replacement,
+    SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -132,9 +132,8 @@ call!(ClaimProducerCall { request: ClaimProducer }
     "claim_producer" -> ProducerClaim, repeatable: true,
     |call, catalog| catalog.claim_producer(call.request));
 
-call!(ExpireProducersCall { unused_for: Duration, limit: u32 }
-    "expire_producers" -> u64, repeatable: true,
-    |call, catalog| catalog.expire_producers(call.unused_for, call.limit));
+call!(ExpireProducersCall { expiry: ProducerExpiry } "expire_producers" -> u64, repeatable: true,
+    |call, catalog| catalog.expire_producers(call.expiry));
 
 // The catalog recognises a repeated replacement.
 call!(ReplaceFilesCall { request: ReplaceFiles }

@@ -27,9 +27,9 @@ use crate::{
     AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
     FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
     HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
-    SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
-    SnapshotStamp, Table, TableId, TableName, Upload,
+    ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles, Replacement,
+    SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -413,8 +413,8 @@ impl Catalog for RemoteCatalog {
         self.call(ClaimProducerCall { request }).await
     }
 
-    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
-        self.call(ExpireProducersCall { unused_for, limit }).await
+    async fn expire_producers(&self, expiry: ProducerExpiry) -> Result<u64, Error> {
+        self.call(ExpireProducersCall { expiry }).await
     }
 
     async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {

@@ -62,6 +62,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "oldest_snapshot",
         statements: include_str!("migrations/0009_oldest_snapshot.sql"),
     },
+    Migration {
+        version: 10,
+        name: "statement_producers",
+        statements: include_str!("migrations/0010_statement_producers.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

@@ -55,9 +55,9 @@ use crate::{
     AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
     FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
     HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    ProducerClaim, RegisterIngester, Registration, ReplaceFiles, Replacement, SchemaBytes,
-    SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest,
-    SnapshotStamp, Table, TableId, TableName, Upload,
+    ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles, Replacement,
+    SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord,
+    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 pub use backup::{Backup, BackupError, Header};
 use dialect::Connection;
@@ -415,9 +415,9 @@ impl Catalog for SqlCatalog {
         .await
     }
 
-    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
+    async fn expire_producers(&self, expiry: ProducerExpiry) -> Result<u64, Error> {
         self.write("forgetting producers", move |c| {
-            Box::pin(producer::expire(c, unused_for, limit))
+            Box::pin(producer::expire(c, expiry))
         })
         .await
     }

@@ -4,17 +4,23 @@
 //! caller asks it, and hands in its answer with the version of the claim it had read before. Every
 //! claim gets a new version, so an answer from before another claim is not taken.
 
-use std::time::Duration;
-
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::clock::{is_settled, now_millis};
 use super::dialect::{Connection, Row};
 use super::value::{stored, unsigned};
 use super::{Failure, ingester, snapshot, table};
 use crate::{
-    ClaimProducer, Error, IngesterId, IngesterState, ProducerClaim, ProducerPosition, TableId,
+    ClaimProducer, Error, IngesterId, IngesterState, ProducerClaim, ProducerExpiry,
+    ProducerPosition, TableId,
 };
+
+/// Producers that are statements, see [`crate::statement_producer`], and all others. Indexes have the
+/// first two conditions as well.
+const OF_STATEMENTS: &str =
+    "producer >= 'statement-' AND producer < 'statement.' AND producer NOT LIKE '%/%'";
+const OF_CLIENTS: &str =
+    "(producer < 'statement-' OR producer >= 'statement.' OR producer LIKE '%/%')";
 
 /// Who has a claim, and since which version.
 struct Owner {
@@ -151,33 +157,33 @@ pub(super) async fn move_forward(
     Ok(())
 }
 
-/// Forgets up to `limit` claims and as many positions, the oldest first. The age is looked at twice:
-/// one that is renewed at the same time stays.
-pub(super) async fn expire(
-    c: &mut Connection,
-    unused_for: Duration,
-    limit: u32,
-) -> Result<u64, Failure> {
+/// Forgets claims and positions, the oldest first. The age is looked at twice: one that is renewed at the
+/// same time stays.
+pub(super) async fn expire(c: &mut Connection, expiry: ProducerExpiry) -> Result<u64, Failure> {
     if !is_settled() {
         return Ok(0);
     }
-    let age = i64::try_from(unused_for.as_millis()).unwrap_or(i64::MAX);
-    let before = now_millis().saturating_sub(age);
     let mut forgotten = 0;
-    for statement in [
-        "DELETE FROM producer_claims WHERE changed_at_millis < $1 AND (table_id, producer) IN
-         (SELECT table_id, producer FROM producer_claims WHERE changed_at_millis < $1
-          ORDER BY changed_at_millis LIMIT $2)",
-        "DELETE FROM producers WHERE changed_at_millis < $1 AND (table_id, producer) IN
-         (SELECT table_id, producer FROM producers WHERE changed_at_millis < $1
-          ORDER BY changed_at_millis LIMIT $2)",
+    for (kind, unused_for) in [
+        (OF_CLIENTS, expiry.unused_for),
+        (OF_STATEMENTS, expiry.statements_unused_for),
     ] {
-        let deleted = sqlx::query(statement)
-            .bind(before)
-            .bind(i64::from(limit))
-            .execute(&mut *c)
-            .await?;
-        forgotten += deleted.rows_affected();
+        let age = i64::try_from(unused_for.as_millis()).unwrap_or(i64::MAX);
+        let before = now_millis().saturating_sub(age);
+        for table in ["producer_claims", "producers"] {
+            let old = format!("changed_at_millis < $1 AND {kind}");
+            let statement = format!(
+                "DELETE FROM {table} WHERE {old} AND (table_id, producer) IN
+                 (SELECT table_id, producer FROM {table} WHERE {old}
+                  ORDER BY changed_at_millis LIMIT $2)"
+            );
+            let deleted = sqlx::query(AssertSqlSafe(statement))
+                .bind(before)
+                .bind(i64::from(expiry.limit))
+                .execute(&mut *c)
+                .await?;
+            forgotten += deleted.rows_affected();
+        }
     }
     Ok(forgotten)
 }

@@ -78,6 +78,7 @@ macro_rules! contract {
             an_owner_that_started_again_is_asked_in_its_new_life,
             a_dropped_table_has_no_producers,
             unused_producers_are_forgotten_in_steps,
+            statements_are_forgotten_before_producers,
         });
         $crate::contract::contract!(@tests $open, uploads {
             an_upload_appears_in_one_snapshot,

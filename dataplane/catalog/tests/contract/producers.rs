@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use flightcluster_catalog::{
-    ClaimProducer, Epoch, Error, IfExists, Ingester, ProducerClaim, ProducerPosition,
-    ReleasedProducer, Table, TableId,
+    ClaimProducer, Epoch, Error, IfExists, Ingester, ProducerClaim, ProducerExpiry,
+    ProducerPosition, ReleasedProducer, Table, TableId, statement_producer,
 };
 
 use super::{Subject, commit, create, file, flush_of, register, request};
@@ -197,6 +197,65 @@ pub async fn a_dropped_table_has_no_producers(catalog: Subject) {
     assert_eq!(claim(&catalog, &ingester, &new).await, held(None));
 }
 
+async fn expire(catalog: &Subject, clients: Duration, statements: Duration, limit: u32) -> u64 {
+    let expiry = ProducerExpiry {
+        unused_for: clients,
+        statements_unused_for: statements,
+        limit,
+    };
+    catalog.expire_producers(expiry).await.unwrap()
+}
+
+/// A statement is known by its ticket, which lives for minutes; a client may be named like one.
+pub async fn statements_are_forgotten_before_producers(catalog: Subject) {
+    let table = create(&catalog, "a").await;
+    let (first, second) = (
+        register(&catalog, "i-0").await,
+        register(&catalog, "i-1").await,
+    );
+    let claim = async |ingester: &Ingester, producer: &str| {
+        let producer = producer.to_owned();
+        let request = ClaimProducer {
+            producer,
+            ..claim_of(ingester, table.id)
+        };
+        catalog.claim_producer(request).await.unwrap()
+    };
+    let statements = [statement_producer(0), statement_producer(u128::MAX)];
+    let clients = [
+        format!("{}/x", statement_producer(7)),
+        "statement".to_owned(),
+        "statement.".to_owned(),
+        "a/b".to_owned(),
+    ];
+    let mut flush = flush_of(&first, vec![]);
+    for producer in statements.iter().chain(&clients) {
+        assert_eq!(claim(&first, producer).await, held(None));
+        flush.producers.push(ProducerPosition {
+            table: table.id,
+            producer: producer.clone(),
+            sequence: 1,
+        });
+    }
+    catalog.commit_flush(flush).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    assert_eq!(expire(&catalog, hour, hour, 10).await, 0);
+    taken_from(claim(&second, &statements[0]).await, &first);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(expire(&catalog, hour, Duration::ZERO, 1).await, 2);
+    assert_eq!(expire(&catalog, hour, Duration::ZERO, 10).await, 2);
+    for producer in &statements {
+        assert_eq!(claim(&second, producer).await, held(None));
+    }
+    for producer in &clients {
+        taken_from(claim(&second, producer).await, &first);
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    // And the other way round: a ticket may live long.
+    assert_eq!(expire(&catalog, Duration::ZERO, hour, 10).await, 8);
+    taken_from(claim(&first, &statements[0]).await, &second);
+}
+
 pub async fn unused_producers_are_forgotten_in_steps(catalog: Subject) {
     let table = create(&catalog, "a").await;
     let (first, second) = (
@@ -214,18 +273,12 @@ pub async fn unused_producers_are_forgotten_in_steps(catalog: Subject) {
     claim(&catalog, &first, &table).await;
     flush_position(&catalog, &first, &table, 3).await;
     let hour = Duration::from_secs(3600);
-    assert_eq!(catalog.expire_producers(hour, 10).await.unwrap(), 0);
+    assert_eq!(expire(&catalog, hour, hour, 10).await, 0);
     taken_from(claim(&catalog, &second, &table).await, &first);
     tokio::time::sleep(Duration::from_millis(5)).await;
     // Two claims and the position, then the two other claims.
-    assert_eq!(
-        catalog.expire_producers(Duration::ZERO, 2).await.unwrap(),
-        3
-    );
-    assert_eq!(
-        catalog.expire_producers(Duration::ZERO, 2).await.unwrap(),
-        2
-    );
+    assert_eq!(expire(&catalog, Duration::ZERO, hour, 2).await, 3);
+    assert_eq!(expire(&catalog, Duration::ZERO, hour, 2).await, 2);
     assert_eq!(claim(&catalog, &second, &table).await, held(None));
     // The files are another matter.
     commit(&catalog, &first, file(table.id, "x", 9, 9)).await;

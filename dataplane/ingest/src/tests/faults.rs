@@ -37,6 +37,10 @@ pub(crate) struct FaultyCatalog {
     pub(crate) commit_log: Mutex<Vec<FlushCommit>>,
     claims: Mutex<VecDeque<Fault>>,
     pub(crate) claim_log: Mutex<Vec<ClaimProducer>>,
+    /// How many producers the next calls say they have forgotten.
+    pub(crate) expiries: Mutex<VecDeque<u64>>,
+    pub(crate) expiry_log: Mutex<Vec<ProducerExpiry>>,
+    pub(crate) expired: Notify,
     orders: Mutex<VecDeque<Fault>>,
     pub(crate) order_log: Mutex<Vec<u64>>,
     order_answers: Mutex<Option<Arc<Hold>>>,
@@ -62,6 +66,9 @@ impl FaultyCatalog {
             commit_log: Mutex::default(),
             claims: Mutex::default(),
             claim_log: Mutex::default(),
+            expiries: Mutex::default(),
+            expiry_log: Mutex::default(),
+            expired: Notify::new(),
             orders: Mutex::default(),
             order_log: Mutex::default(),
             order_answers: Mutex::default(),
@@ -287,8 +294,14 @@ impl Catalog for FaultyCatalog {
         }
     }
 
-    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
-        self.inner.expire_producers(unused_for, limit).await
+    async fn expire_producers(&self, expiry: ProducerExpiry) -> Result<u64, Error> {
+        self.expiry_log.lock().push(expiry);
+        let answer = self.expiries.lock().pop_front();
+        self.expired.notify_one();
+        match answer {
+            Some(forgotten) => Ok(forgotten),
+            None => self.inner.expire_producers(expiry).await,
+        }
     }
 
     async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {

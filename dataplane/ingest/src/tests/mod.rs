@@ -96,6 +96,7 @@ impl World {
             observer: Arc::new(NoObserver),
             clock: self.clock.clone(),
             peers: Arc::new(NoPeers),
+            ticket_ttl: Duration::from_secs(900),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Weak;
 
 use async_trait::async_trait;
-use flightcluster_catalog::{Ingester, TableId};
+use flightcluster_catalog::{Ingester, ProducerExpiry, TableId};
 use parking_lot::Mutex;
 
 use super::faults::{Fault as Wrong, Hold};
@@ -365,4 +365,31 @@ async fn a_claim_is_renewed_within_the_window() {
     assert_eq!(write(5).await.unwrap_err().category(), "catalog");
     catalog.set_away(false);
     write(5).await.unwrap();
+}
+
+/// What has to be forgotten comes in steps: they follow each other until a step is not full.
+#[tokio::test]
+async fn forgetting_goes_on_while_there_is_more() {
+    let mut cluster = Cluster::new().await;
+    cluster.world.config.flush_interval = Duration::from_millis(40);
+    let (catalog, hand) = (&cluster.world.catalog, &cluster.world.hand);
+    catalog.expiries.lock().extend([10_000, 25_000, 9_999]);
+    let _a = cluster.start("a").await;
+    hand.advance(Duration::from_secs(60));
+    let called = async |times| {
+        while catalog.expiry_log.lock().len() < times {
+            catalog.expired.notified().await;
+        }
+    };
+    called(3).await;
+    // The last one was not full: the next is a minute later.
+    hand.advance(Duration::from_secs(60));
+    called(4).await;
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    let expiry = ProducerExpiry {
+        unused_for: days(14),
+        statements_unused_for: days(1) + Duration::from_secs(900),
+        limit: 10_000,
+    };
+    assert_eq!(*catalog.expiry_log.lock(), [expiry; 4]);
 }

@@ -144,8 +144,12 @@ impl Line {
 
     async fn claim(&self, request: ClaimProducer) -> Result<ProducerClaim, Error> {
         if self.broken == Some(Broken::WindowForgotten) {
-            let (unused_for, limit) = (Duration::ZERO, u32::MAX);
-            self.inner.expire_producers(unused_for, limit).await?;
+            let expiry = ProducerExpiry {
+                unused_for: Duration::ZERO,
+                statements_unused_for: Duration::ZERO,
+                limit: u32::MAX,
+            };
+            self.inner.expire_producers(expiry).await?;
         }
         let claim = self.inner.claim_producer(request).await?;
         Ok(match claim {
@@ -411,9 +415,9 @@ impl Catalog for LossyCatalog {
         line.pass(Port::Claim, line.claim(request)).await
     }
 
-    async fn expire_producers(&self, unused_for: Duration, limit: u32) -> Result<u64, Error> {
+    async fn expire_producers(&self, expiry: ProducerExpiry) -> Result<u64, Error> {
         let line = self.line();
-        let call = line.inner.expire_producers(unused_for, limit);
+        let call = line.inner.expire_producers(expiry);
         line.pass(Port::Lookup, call).await
     }
 
