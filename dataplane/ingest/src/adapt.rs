@@ -137,8 +137,8 @@ fn plan_column(table: &TableName, field: &Field, incoming: &Schema) -> Result<So
 ///
 /// Equal types; types that differ only in the names, nullability or metadata of nested fields; wider
 /// numbers; the other layouts of strings, binary and lists; dictionaries and their values; finer
-/// timestamps and durations of the same time zone (values out of range are refused one by one); the
-/// null type.
+/// timestamps and durations (values out of range are refused one by one), the same instants in another
+/// time zone; the null type.
 fn widens(from: &DataType, to: &DataType) -> bool {
     use DataType::*;
     if from == to {
@@ -161,7 +161,10 @@ fn widens(from: &DataType, to: &DataType) -> bool {
         (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => true,
         (Binary | LargeBinary | BinaryView, Binary | LargeBinary | BinaryView) => true,
         (FixedSizeBinary(_), Binary | LargeBinary | BinaryView) => true,
-        (Timestamp(from, zone), Timestamp(to, other)) => zone == other && finer(*from, *to),
+        // A zone says how an instant is shown. Without one a value is no instant.
+        (Timestamp(from, zone), Timestamp(to, other)) => {
+            zone.is_some() == other.is_some() && finer(*from, *to)
+        }
         (Duration(from), Duration(to)) => finer(*from, *to),
         (
             List(_) | LargeList(_) | ListView(_) | LargeListView(_),

@@ -1,7 +1,10 @@
 //! Schemas of streams against schemas of tables.
 
-use arrow_array::types::Float64Type;
-use arrow_array::{Array as _, Float64Array, Int32Array, NullArray, StringArray};
+use arrow_array::types::{Float64Type, TimestampMicrosecondType};
+use arrow_array::{
+    Array as _, Float64Array, Int32Array, NullArray, StringArray, TimestampMicrosecondArray,
+    TimestampSecondArray,
+};
 
 use super::*;
 use crate::Fault;
@@ -164,6 +167,38 @@ async fn a_type_conflict_names_column_and_both_types_and_changes_nothing() {
         SchemaVersion(1),
         "the new column was not added"
     );
+}
+
+#[tokio::test]
+async fn instants_are_taken_in_any_time_zone_and_times_without_one_are_not_instants() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let times = |zone: Option<&str>, micros: i64| {
+        let times = TimestampMicrosecondArray::from(vec![micros]);
+        let times: ArrayRef = Arc::new(times.with_timezone_opt(zone));
+        batch(vec![("at", times)])
+    };
+    for (micros, zone) in [
+        (1, "+00:00"),
+        (2, "UTC"),
+        (3, "Europe/Berlin"),
+        (4, "+05:30"),
+    ] {
+        put(&ingest, times(Some(zone), micros)).await.unwrap();
+    }
+    let seconds = TimestampSecondArray::from(vec![5]).with_timezone("UTC");
+    put(&ingest, batch(vec![("at", Arc::new(seconds))]))
+        .await
+        .unwrap();
+    let error = put(&ingest, times(None, 6)).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::InvalidArgument);
+    let found = world.query(&ingest, &readings()).await;
+    let found = found.iter().flat_map(|batch| {
+        let times = batch.column(0).as_primitive::<TimestampMicrosecondType>();
+        assert_eq!(times.timezone(), Some("+00:00"));
+        times.values().to_vec()
+    });
+    assert_eq!(found.collect::<Vec<_>>(), [1, 2, 3, 4, 5_000_000]);
 }
 
 #[tokio::test]
