@@ -9,6 +9,7 @@
 //! reads by them `query`.
 
 mod key;
+mod merge;
 mod newest;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 
 pub use key::{Key, KeyError, check_names};
+pub use merge::{Merge, Repeats};
 pub use newest::{KeySet, Newest, newest_of};
 
 /// The column of the orders in buffers and files.

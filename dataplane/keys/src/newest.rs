@@ -1,6 +1,6 @@
 //! Which rows are the newest of their key.
 //!
-//! [`Newest`] for rows that come sorted, in constant memory; [`newest_of`] for a few batches in any
+//! [`Newest`] for rows that come sorted, in constant memory, see also [`crate::Merge`]; [`newest_of`] for a few batches in any
 //! order; [`KeySet`] for rows of given keys. All compare keys by the row format of Arrow, which gives
 //! equal bytes for equal values, also of different dictionaries.
 
@@ -8,10 +8,11 @@ use std::collections::{HashMap, HashSet};
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Int64Type;
-use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array};
 use arrow_row::{OwnedRow, RowConverter, Rows, SortField};
 use arrow_schema::{ArrowError, Schema};
 use arrow_select::filter::filter_record_batch;
+use arrow_select::take::take_record_batch;
 
 /// Keeps the first row of each key, of rows sorted by key.
 #[derive(Debug)]
@@ -54,6 +55,35 @@ impl Newest {
             self.last = Some(rows.row(end).owned());
         }
         filter_record_batch(batch, &first)
+    }
+
+    /// As [`Self::take`], of rows in any order; `order` is the place of the orders.
+    ///
+    /// # Errors
+    /// A batch of another schema.
+    pub(crate) fn sort_and_take(
+        &mut self,
+        batch: &RecordBatch,
+        order: usize,
+    ) -> Result<RecordBatch, ArrowError> {
+        let rows = rows(&self.converter, batch, &self.keys)?;
+        let orders = batch.column(order).as_primitive::<Int64Type>().values();
+        let mut sorted: Vec<usize> = (0..batch.num_rows()).collect();
+        // Stable: it is made for stretches that are sorted already.
+        sorted.sort_by(|a, b| {
+            let keys = rows.row(*a).cmp(&rows.row(*b));
+            keys.then_with(|| orders[*b].cmp(&orders[*a]))
+        });
+        let end = sorted.last().map(|at| rows.row(*at).owned());
+        sorted.dedup_by(|next, kept| rows.row(*next) == rows.row(*kept));
+        if let (Some(last), Some(first)) = (&self.last, sorted.first())
+            && last.row() == rows.row(*first)
+        {
+            sorted.remove(0);
+        }
+        self.last = end.or_else(|| self.last.take());
+        let sorted = sorted.into_iter().map(|at| at as u64);
+        take_record_batch(batch, &UInt64Array::from_iter_values(sorted))
     }
 }
 
@@ -164,12 +194,16 @@ impl KeySet {
     }
 }
 
-fn converter(schema: &Schema, keys: &[usize]) -> Result<RowConverter, ArrowError> {
+pub(crate) fn converter(schema: &Schema, keys: &[usize]) -> Result<RowConverter, ArrowError> {
     let field = |at: &usize| SortField::new(schema.field(*at).data_type().clone());
     RowConverter::new(keys.iter().map(field).collect())
 }
 
-fn rows(converter: &RowConverter, batch: &RecordBatch, keys: &[usize]) -> Result<Rows, ArrowError> {
+pub(crate) fn rows(
+    converter: &RowConverter,
+    batch: &RecordBatch,
+    keys: &[usize],
+) -> Result<Rows, ArrowError> {
     let column = |at: &usize| ArrayRef::clone(batch.column(*at));
     converter.convert_columns(&keys.iter().map(column).collect::<Vec<_>>())
 }

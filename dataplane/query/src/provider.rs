@@ -1,9 +1,12 @@
 //! A table of the catalog as the engine reads it: its Parquet files and its fresh rows, in one.
 //!
 //! Of a table with a primary key the newest row of each key. Files whose keys can be nowhere else
-//! ([`crate::overlap`]) are read as those of any table; the rest goes through [`NewestExec`].
+//! ([`crate::overlap`]) are read as those of any table; the rest goes through
+//! [`crate::newest::NewestExec`].
 
-use std::collections::BTreeSet;
+mod lanes;
+mod shared;
+
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -20,18 +23,15 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExecBuilder;
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use flightcluster_catalog::{File, SchemaVersion, Table, TableId, TableName};
 use flightcluster_keys::{Key, storage_schema};
 use object_store::path::Path;
 
 use crate::Error;
-use crate::newest::NewestExec;
 use crate::overlap::{FreshTimes, Split, split};
 use crate::past::Past;
 use crate::recent::{FreshRows, View};
@@ -234,6 +234,18 @@ impl StoredTable {
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let scan = self.scan_of(state, (files, schema, None), projection, limit)?;
+        Ok(DataSourceExec::from_data_source(scan.build()))
+    }
+
+    /// With a condition, rows that do not pass may be left out.
+    fn scan_of(
+        &self,
+        state: &dyn Session,
+        (files, schema, condition): (&[&File], &SchemaRef, Option<Arc<dyn PhysicalExpr>>),
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<FileScanConfigBuilder, DataFusionError> {
         let rows: u64 = files.iter().map(|file| file.file.rows).sum();
         let parts = files
             .iter()
@@ -246,15 +258,16 @@ impl StoredTable {
             runtime.object_store(store_url())?,
             runtime.cache_manager.get_file_metadata_cache(),
         );
-        let source = ParquetSource::new(Arc::clone(schema))
+        let mut source = ParquetSource::new(Arc::clone(schema))
             .with_parquet_file_reader_factory(Arc::new(reader));
-        let scan = FileScanConfigBuilder::new(store_url(), Arc::new(source))
+        if let Some(condition) = condition {
+            source = source.with_predicate(condition);
+        }
+        Ok(FileScanConfigBuilder::new(store_url(), Arc::new(source))
             .with_file_groups(groups)
             .with_statistics(statistics_of(rows, schema))
             .with_projection_indices(projection.cloned())?
-            .with_limit(limit)
-            .build();
-        Ok(DataSourceExec::from_data_source(scan))
+            .with_limit(limit))
     }
 
     fn file(&self, file: &File, schema: &Schema) -> Result<PartitionedFile, DataFusionError> {
@@ -321,7 +334,7 @@ impl StoredTable {
         state: &dyn Session,
         keyed: &Keyed,
         (files, fresh): (Vec<&File>, &FreshRows),
-        projection: Option<&Vec<usize>>,
+        (projection, times): (Option<&Vec<usize>>, TimeRange),
         limit: Option<usize>,
     ) -> Result<Vec<Arc<dyn ExecutionPlan>>, DataFusionError> {
         let Split { mut clean, shared } = split(&files, &self.fresh_times(fresh));
@@ -330,7 +343,7 @@ impl StoredTable {
         }
         let mut parts = self.stored(state, (clean, &self.given), projection, limit)?;
         if !shared.is_empty() || !fresh.batches.is_empty() {
-            let newest = self.newest(state, keyed, (shared, fresh), projection)?;
+            let newest = self.newest(state, keyed, (shared, fresh), (projection, times))?;
             parts.push(self.given(newest, projection)?);
         }
         Ok(parts)
@@ -365,45 +378,6 @@ impl StoredTable {
             Some(times)
         });
         FreshTimes::of(times)
-    }
-
-    /// The newest row of each key in some files and the fresh rows.
-    fn newest(
-        &self,
-        state: &dyn Session,
-        keyed: &Keyed,
-        (files, fresh): (Vec<&File>, &FreshRows),
-        projection: Option<&Vec<usize>>,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let wanted = match projection {
-            Some(columns) => columns.clone(),
-            None => (0..self.schema.fields().len()).collect(),
-        };
-        let read = wanted.iter().chain(&keyed.columns).chain([&keyed.order]);
-        let read: Vec<usize> = read.copied().collect::<BTreeSet<_>>().into_iter().collect();
-        let place = |column: &usize| {
-            let place = read.binary_search(column);
-            place.map_err(|_| internal_datafusion_err!("a column of the key is not read"))
-        };
-        // Never a limit: a row that is read may not be the newest. All rows of a key expire at once.
-        let mut parts = self.stored(state, (files, &keyed.schema), Some(&read), None)?;
-        if !fresh.batches.is_empty() {
-            parts.push(self.fresh(fresh, Some(&read), None)?);
-        }
-        let rows = union(parts)?
-            .ok_or_else(|| internal_datafusion_err!("there is nothing to look for keys in"))?;
-        let keys = keyed.columns.iter().map(place).collect::<Result<_, _>>()?;
-        let newest = NewestExec::new(rows, keys, place(&keyed.order)?);
-        let columns = wanted.iter().map(|at| {
-            let name = self.schema.field(*at).name();
-            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(name, place(at)?));
-            Ok((column, name.clone()))
-        });
-        let columns = columns.collect::<Result<Vec<_>, DataFusionError>>()?;
-        Ok(Arc::new(ProjectionExec::try_new(
-            columns,
-            Arc::new(newest),
-        )?))
     }
 }
 
@@ -447,7 +421,10 @@ impl TableProvider for StoredTable {
         let mut files: Vec<&File> = table.files.iter().collect();
         files.retain(|file| times.may_hold(file));
         let mut parts = match &self.keyed {
-            Some(keyed) => self.keyed_parts(state, keyed, (files, &fresh), projection, limit)?,
+            Some(keyed) => {
+                let asked = (projection, times);
+                self.keyed_parts(state, keyed, (files, &fresh), asked, limit)?
+            }
             None => {
                 if let Some(order) = fresh.first_read {
                     order.sort(&mut files);

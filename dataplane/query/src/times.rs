@@ -81,8 +81,7 @@ impl TimeColumn {
     ) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
         let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(&self.name, at));
         let unit = nanos_of(self.unit);
-        // The first value that is not before, whatever the unit.
-        let first = from.div_euclid(unit) + i64::from(from.rem_euclid(unit) > 0);
+        let first = units_from(from, unit);
         let young = binary(
             Arc::clone(&column),
             Operator::GtEq,
@@ -90,6 +89,30 @@ impl TimeColumn {
             schema,
         )?;
         binary(is_null(column)?, Operator::Or, young, schema)
+    }
+
+    /// Whether a row has one of these times, over a batch without nulls that has this column at `at`;
+    /// `None` when all have.
+    pub(crate) fn within(
+        &self,
+        at: usize,
+        schema: &Schema,
+        times: TimeRange,
+    ) -> Result<Option<Arc<dyn PhysicalExpr>>, DataFusionError> {
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(&self.name, at));
+        let unit = nanos_of(self.unit);
+        let compare = |op, value| binary(Arc::clone(&column), op, lit(self.value(value)), schema);
+        // Values beyond the nanoseconds of 64 bits are before or after all times.
+        let from = (times.from > i64::MIN)
+            .then(|| compare(Operator::GtEq, units_from(times.from, unit)))
+            .transpose()?;
+        let to = (times.to < i64::MAX)
+            .then(|| compare(Operator::LtEq, times.to.div_euclid(unit)))
+            .transpose()?;
+        Ok(match (from, to) {
+            (Some(from), Some(to)) => Some(binary(from, Operator::And, to, schema)?),
+            (from, to) => from.or(to),
+        })
     }
 
     /// A number of units as a value of this column.
@@ -231,6 +254,11 @@ impl TimeColumn {
     }
 }
 
+/// The first whole unit that is not before a time in nanoseconds.
+fn units_from(from: i64, unit: i64) -> i64 {
+    from.div_euclid(unit) + i64::from(from.rem_euclid(unit) > 0)
+}
+
 fn nanos_of(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1_000_000_000,
@@ -337,6 +365,12 @@ impl TimeRange {
         file.file
             .time_range_nanos
             .is_none_or(|(low, high)| high >= self.from && low <= self.to)
+    }
+
+    /// Whether a file can only hold rows of these times.
+    pub(crate) fn holds_all_of(self, file: &File) -> bool {
+        let range = file.file.time_range_nanos;
+        range.is_some_and(|(low, high)| self.from <= low && high <= self.to)
     }
 
     /// The files to ask the catalog for.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use flightcluster_catalog::{
-    JobKind, Lease, LiveFiles, ReplaceCause, ReplaceFiles, Table, TableId, TableName,
+    File, JobKind, Lease, LiveFiles, ReplaceCause, ReplaceFiles, Table, TableId, TableName,
 };
 use futures::TryStreamExt as _;
 use object_store::ObjectStore as _;
@@ -183,6 +183,16 @@ pub(super) async fn compact(
     rewriter: Rewriter,
     id: TableId,
 ) {
+    compact_those(catalog, rewriter, id, |_| true).await;
+}
+
+/// Makes these files of a table one.
+pub(super) async fn compact_those(
+    catalog: Arc<dyn flightcluster_catalog::Catalog>,
+    rewriter: Rewriter,
+    id: TableId,
+    chosen: fn(&File) -> bool,
+) {
     let tables = catalog.tables_by_id(&[id]).await.unwrap();
     let which = LiveFiles {
         table: id,
@@ -190,7 +200,8 @@ pub(super) async fn compact(
         before_nanos: None,
         limit: 1000,
     };
-    let files = catalog.live_files(which).await.unwrap();
+    let mut files = catalog.live_files(which).await.unwrap();
+    files.retain(chosen);
     let inputs = files.iter().map(|file| file.id).collect();
     let request = RewriteRequest {
         table: tables[0].clone(),

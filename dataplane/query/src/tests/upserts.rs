@@ -12,7 +12,7 @@ use arrow_select::filter::filter_record_batch;
 use flightcluster_catalog::{Table, TableName};
 use flightcluster_keys::{Key, ORDER_COLUMN, newest_of, storage_schema, with_order};
 
-use super::deleting::compact;
+use super::deleting::{compact, compact_those};
 use super::fixture::{Cluster, DATABASE, config};
 use super::shapes::shape;
 
@@ -333,6 +333,60 @@ async fn only_files_that_share_a_time_are_sorted() {
 }
 
 #[tokio::test]
+async fn of_sorted_files_only_what_was_written_since_is_sorted() {
+    let cluster = Cluster::start().await;
+    let table = keyed(&cluster, "t").await;
+    let mut model = BTreeMap::new();
+    let write = |ingester: &str, rows_of: &[Seen], model: &mut BTreeMap<(i64, i64), i64>| {
+        for (id, time, v) in rows_of {
+            model.insert((*id, *time), v.unwrap());
+        }
+        cluster.ingesters.write(ingester, &table, rows(rows_of));
+    };
+    let sum = |model: &BTreeMap<_, i64>| model.values().sum::<i64>();
+    // Two sorted files with times in common, a loose one, and fresh rows.
+    for (ids, step) in [(0..2, 1), (1..3, 7)] {
+        let rows = ids.flat_map(|id| (0..3000).map(move |at| (id, at * step, Some(at))));
+        write("a", &rows.collect::<Vec<_>>(), &mut model);
+        cluster.ingesters.flush("a", &table.name).await;
+        cluster.ingesters.forget("a", table.id);
+        let (catalog, rewriter) = (Arc::clone(&cluster.catalog), cluster.engine.rewriter());
+        compact_those(catalog, rewriter, table.id, |file| file.ingester.is_some()).await;
+    }
+    write("b", &[(1, 50, Some(-1)), (5, 2999, Some(-2))], &mut model);
+    cluster.ingesters.flush("b", &table.name).await;
+    cluster.ingesters.forget("b", table.id);
+    write("b", &[(1, 70, Some(-3)), (1, 99_000, Some(-4))], &mut model);
+
+    let sql = "SELECT sum(v) FROM t";
+    assert_eq!(cluster.number(sql).await, sum(&model));
+    let count = "SELECT count(*) FROM t";
+    assert_eq!(cluster.number(count).await, model.len() as i64);
+    let of_one = model.iter().filter(|((id, _), _)| *id == 1);
+    let of_one: i64 = of_one.map(|(_, v)| *v).sum();
+    let by_key = "SELECT sum(v) FROM t WHERE id = 1";
+    assert_eq!(cluster.number(by_key).await, of_one);
+    for (sql, predicate) in [(sql, false), (by_key, true)] {
+        let plan = cluster.text(&format!("EXPLAIN FORMAT INDENT {sql}")).await;
+        // Each half of the times has both lanes.
+        assert_eq!(plan.matches("sorted=[1, 1]").count(), 2, "{plan}");
+        assert_eq!(
+            plan.contains("id@0 = 1, pruning_predicate"),
+            predicate,
+            "{plan}"
+        );
+        for below in plan.split("SortExec").skip(1) {
+            let sorted = below.split("DataSourceExec").nth(1).unwrap();
+            assert!(!sorted.contains("rewritten"), "{plan}");
+        }
+    }
+    // Every row in an order that only the answer asks for.
+    let last = "SELECT v FROM t ORDER BY time DESC, id LIMIT 2";
+    let found = answer(&cluster, last).await;
+    assert_eq!(found, [[Some(-4)], [Some(2999)]]);
+}
+
+#[tokio::test]
 async fn a_sort_that_does_not_fit_goes_to_disk() {
     // What merging sorted files reserves, and little more; and enough for all threads.
     for (threads, memory_mib) in [(1, 20), (4, 256)] {
@@ -447,6 +501,7 @@ fn question(random: &mut Random, table: &str, model: &Model) -> (String, Vec<Vec
 #[tokio::test]
 async fn random_writes_flushes_and_rewrites_answer_as_the_model() {
     let cluster = Cluster::start().await;
+    let mut merged = 0;
     for seed in 0..60 {
         let mut random = Random(seed);
         let name = format!("t{seed}");
@@ -495,6 +550,8 @@ async fn random_writes_flushes_and_rewrites_answer_as_the_model() {
                         cluster.ingesters.write(ingester, &table, batch);
                     }
                     let (sql, mut expected) = question(&mut random, &name, &model);
+                    let plan = cluster.text(&format!("EXPLAIN {sql}")).await;
+                    merged += usize::from(plan.contains("sorted=["));
                     let mut found = answer(&cluster, &sql).await;
                     found.sort();
                     expected.sort();
@@ -503,4 +560,5 @@ async fn random_writes_flushes_and_rewrites_answer_as_the_model() {
             }
         }
     }
+    assert!(merged > 50, "{merged} questions merged sorted files");
 }
