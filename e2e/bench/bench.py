@@ -22,6 +22,9 @@ By itself:
 - small puts: the latency of one row in a call of its own; and, under a steady load of such calls,
   the time from sending a row until a query counts it;
 - files: how many a table has under that load, while compaction goes on;
+- primary key: a table with one against the same rows in one without: how fast it takes them; a scan
+  of its files after compaction; the same when one late row is in memory, and when a thousand spread
+  over all times are in files;
 - caches: a scan of files in S3 by a server that has seen none of them, by one that was started
   again and has them on disk, and by one that has them in memory. VERSITYGW is an S3 server;
 - memory: resident before a burst of writes, and ten seconds after it.
@@ -61,6 +64,11 @@ LOAD_PER_SECOND, LOAD_CLIENTS, LOAD_SECONDS = 1000, 8, 10
 # For the number of files: how long, and how often it is looked at.
 GROWTH_SECONDS, GROWTH_STEP = 90, 10
 CACHE_ROUNDS = 3
+KEYED_ROUNDS = 5
+# Parts a table is written in, each a file, and how many of them compaction makes one.
+KEYED_PARTS, KEYED_MIN_FILES = 8, 4
+COMPACTED_SECONDS = 10
+LATE_ROWS = 1000
 SCAN = "SELECT min(time) AS a, max(id) AS b, sum(value) AS c, max(tag) AS d FROM rows"
 FETCH = "SELECT * FROM rows"
 AGGREGATE = "SELECT tag, count(*) AS n, sum(value) AS s FROM rows GROUP BY tag ORDER BY tag"
@@ -337,6 +345,70 @@ def files_under_load(table):
         return counts, load.result()
 
 
+def live_files(server, name):
+    sql = f"SELECT count(*) AS n FROM system.files WHERE table_name = '{name}'"
+    return get(server.client, sql)["n"][0].as_py()
+
+
+def late(table):
+    """Some of the rows again, from all over the table, with another value."""
+    rows = table.take(np.linspace(0, table.num_rows - 1, LATE_ROWS).astype(np.int64))
+    return rows.set_column(2, "value", pa.array(np.full(LATE_ROWS, -1.0)))
+
+
+def keyed(table):
+    """Times of a table with a primary key and of one without, by name."""
+    found = {"put MB/s": [], "scan ms": [], "one late row": [], f"{LATE_ROWS} in files": []}
+    part = table.num_rows // KEYED_PARTS + 1
+    schema = table.schema
+    with_key = schema.with_metadata({b"flightcluster.primary_key": b'["time", "tag"]'})
+    tables = {"keyed": table.cast(with_key), "plain": table}
+    compaction = f"upkeep.compaction_min_files={KEYED_MIN_FILES}"
+    with tempfile.TemporaryDirectory() as folder, Ours(folder, compaction) as server:
+        for at in range(0, table.num_rows, part):
+            size = table.slice(at, part).nbytes / 2**20
+            took = []
+            for name, rows in tables.items():
+                rows = rows.slice(at, part)
+                took.append(seconds(lambda name=name, rows=rows: put(server.client, rows, name)))
+                server.wait_until_in_files(name, min(at + part, table.num_rows))
+            found["put MB/s"].append((size / took[0], size / took[1]))
+        wait_until_compacted(server, tables)
+
+        def measure(label):
+            for _ in range(KEYED_ROUNDS):
+                pair = [SCAN.replace("rows", name) for name in tables]
+                ran = [1000 * seconds(lambda sql=sql: get(server.client, sql)) for sql in pair]
+                found[label].append(tuple(ran))
+
+        for name in tables:
+            get(server.client, SCAN.replace("rows", name))
+        measure("scan ms")
+        for label, rows in (("one late row", 1), (f"{LATE_ROWS} in files", LATE_ROWS)):
+            for name, like in tables.items():
+                again = late(table).slice(0, rows).cast(like.schema)
+                put(server.client, again, name)
+                if rows > 1:
+                    server.wait_until_in_files(name, table.num_rows + rows)
+            measure(label)
+        counted = get(server.client, "SELECT count(*) AS n FROM keyed")["n"][0].as_py()
+        if counted != table.num_rows:
+            sys.exit(f"{counted} rows with a key of {table.num_rows}")
+    return found
+
+
+def wait_until_compacted(server, names):
+    """Until the number of files stays as it is for a while."""
+    end, since, before = time.monotonic() + 120, time.monotonic(), None
+    while time.monotonic() - since < COMPACTED_SECONDS:
+        counts = [live_files(server, name) for name in names]
+        if counts != before:
+            since, before = time.monotonic(), counts
+        if time.monotonic() > end:
+            sys.exit("compaction did not come to an end within two minutes")
+        time.sleep(0.2)
+
+
 def caches(table):
     """Milliseconds of a scan over files in S3: never seen, on the server's disk, in its memory."""
     with tempfile.TemporaryDirectory() as folder:
@@ -401,8 +473,8 @@ def memory(table):
         return before, peak, server.resident_mebibytes()
 
 
-def print_pairs(pairs):
-    print(f"{'':18}{'flightcluster':>15}{'peer':>12}{'ratio':>8}   quartiles")
+def print_pairs(pairs, heads=("flightcluster", "peer")):
+    print(f"{'':18}{heads[0]:>15}{heads[1]:>12}{'ratio':>8}   quartiles")
     for name, values in pairs.items():
         mine, other = (statistics.median(column) for column in zip(*values, strict=True))
         ratios = [a / b for a, b in values]
@@ -425,6 +497,8 @@ def measure(rounds, megabytes):
         print(f"one row, one call: {percentiles(small_puts(table, server))}")
         calls, samples = visibility(table, server)
         print(f"write to visible at {calls:.0f} calls/s: {percentiles(samples)}")
+    print("a table with a primary key, and the same rows in one without:")
+    print_pairs(keyed(table), ("with", "without"))
     counts, calls = files_under_load(table)
     print(f"live files after {calls} calls, every {GROWTH_STEP} s: {' '.join(map(str, counts))}")
     if shutil.which(VERSITYGW):
