@@ -58,6 +58,7 @@ impl Bench {
                 epoch: Epoch(0),
                 seen: None,
             },
+            opens_tables: true,
         };
         let registered = catalog.register_ingester(request).await.unwrap();
         let mut bench = Self {

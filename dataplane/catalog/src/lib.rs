@@ -10,11 +10,13 @@
 
 pub mod model;
 mod name;
+mod open;
 mod options;
 mod past;
 pub mod remote;
 pub mod sql;
 mod upkeep;
+mod upload;
 
 use std::time::Duration;
 
@@ -22,9 +24,11 @@ use async_trait::async_trait;
 
 pub use model::*;
 pub use name::UNPUBLISHED_SCHEMA;
+pub use open::*;
 pub use options::*;
 pub use past::*;
 pub use upkeep::*;
+pub use upload::*;
 
 /// The port to the catalog.
 ///
@@ -150,6 +154,23 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
 
     /// All ingesters, by name.
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error>;
+
+    /// Lists tables of which the ingester may have rows that are in no file from now on; to be called
+    /// before it acknowledges one.
+    ///
+    /// - Errors: [`Error::Fenced`].
+    /// - Retry: safe.
+    async fn open_tables(&self, request: OpenTables) -> Result<(), Error>;
+
+    /// Takes tables off that list, except those that were opened again since.
+    ///
+    /// - Errors: [`Error::Fenced`].
+    /// - Retry: safe.
+    async fn close_tables(&self, request: CloseTables) -> Result<(), Error>;
+
+    /// The active ingesters that may have rows of a table that are in no file, by name: all that did not
+    /// close it. Also those of which a row was acknowledged before the call.
+    async fn ingesters_of(&self, table: TableId) -> Result<Vec<Ingester>, Error>;
 
     /// Adds the files of one flush and moves the watermarks, in one snapshot.
     ///

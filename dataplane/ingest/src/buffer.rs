@@ -327,6 +327,21 @@ impl Buffer {
         self.state.lock().dropped.contains(&table)
     }
 
+    /// Whether rows of a table are in memory, in files or not.
+    pub(crate) fn has_rows(&self, table: TableId) -> bool {
+        let state = self.state.lock();
+        let rows = state.tables.get(&table);
+        rows.is_some_and(|rows| !rows.flushed.is_empty() || !rows.unflushed.is_empty())
+    }
+
+    /// The tables with rows that are in no file.
+    pub(crate) fn tables_with_unflushed(&self) -> Vec<TableId> {
+        let state = self.state.lock();
+        let tables = state.tables.iter();
+        let tables = tables.filter(|(_, rows)| !rows.unflushed.is_empty());
+        tables.map(|(table, _)| *table).collect()
+    }
+
     /// Every row up to here is in a file (or its table was dropped).
     pub(crate) fn flushed_up_to(&self) -> SequenceNumber {
         let state = self.state.lock();

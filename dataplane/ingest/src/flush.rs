@@ -110,6 +110,9 @@ impl Core {
     pub(crate) async fn flush_round(&self, scope: Scope) -> Result<(), Error> {
         let mut state = self.flush.lock().await;
         let result = self.flush_tables(&mut state, scope).await;
+        if result.is_ok() {
+            self.close_unused().await;
+        }
         let mut counters = self.counters.lock();
         counters.last_error = result.as_ref().err().map(chain);
         if let Err(error) = &result {

@@ -30,6 +30,7 @@ use crate::fatal::{Fatal, FatalState};
 use crate::flush::{FlushState, PersistMemory, Scope};
 use crate::flusher::{self, Backoff};
 use crate::observe::{Observer, Statistics};
+use crate::open::OpenTables;
 use crate::order::Orders;
 use crate::producer::Producers;
 use crate::replay;
@@ -96,6 +97,7 @@ pub(crate) struct Core {
     pub(crate) ticket_ttl: Duration,
     pub(crate) staging: Staging,
     pub(crate) current: Current,
+    pub(crate) open: OpenTables,
     pub(crate) orders: Orders,
     pub(crate) fatal: FatalState,
     pub(crate) flush: tokio::sync::Mutex<FlushState>,
@@ -156,6 +158,7 @@ impl Ingest {
             name: node_name,
             url: internal_url,
             log: log_state(&directory),
+            opens_tables: true,
         };
         let registration = catalog.register_ingester(request).await;
         let registration = registration.map_err(failed("registering the ingester"))?;
@@ -194,6 +197,7 @@ impl Ingest {
             ticket_ttl,
             staging: Staging::default(),
             current,
+            open: OpenTables::default(),
             orders: Orders::default(),
             fatal: FatalState::new(),
             flush: tokio::sync::Mutex::default(),
@@ -208,6 +212,7 @@ impl Ingest {
         });
         // From now on the catalog accepts this log alone; nothing was acknowledged yet.
         core.ask().await?;
+        core.open_replayed().await?;
         info!(
             ingester = %core.ingester.name,
             epoch = core.ingester.epoch.0,

@@ -18,6 +18,8 @@
 //!   see [`Producer`] and [`Peers`].
 //! - The last write to a key wins: rows of a table with a primary key are numbered by the catalog
 //!   between the beginning of their write and its acknowledgement; a file holds a key once.
+//! - Listed: the catalog knows of which tables there may be rows that are in no file, from before a
+//!   row of one is acknowledged.
 //! - Bounded: unflushed rows take at most `ingest.buffer_bytes`, with those kept for the grace not
 //!   more either; writers wait for the flusher and are refused with [`Error::Overloaded`] when it
 //!   fails or can't keep up.
@@ -54,6 +56,7 @@ mod ingest;
 mod memory;
 mod message;
 mod observe;
+mod open;
 mod order;
 mod parquet_file;
 mod parts;

@@ -86,8 +86,7 @@ impl Ingest {
         check_key(&staging, target, declared.as_deref())?;
         let under_way = core.staging.of(staging.id, core.clock.now());
         let resolved = evolve(core.catalog.as_ref(), staging, target, &normalised).await?;
-        core.cover(resolved.0.id).await?;
-        let writer = TableWriter::new(Arc::clone(core), resolved, incoming, normalised)?;
+        let writer = TableWriter::new(Arc::clone(core), resolved, incoming, normalised).await?;
         Ok(writer.into_staging(under_way))
     }
 

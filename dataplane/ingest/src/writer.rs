@@ -25,6 +25,7 @@ use crate::gate::{normalise_batch, normalise_schema};
 use crate::ingest::Core;
 use crate::memory::{compact, needed_bytes};
 use crate::message::{encode_batch, is_batch_of};
+use crate::open::OpenTable;
 use crate::order::Ordered;
 use crate::producer::{Decision, Outcome, Producer};
 use crate::schema::has_dictionary;
@@ -64,6 +65,8 @@ pub struct TableWriter {
     keeps_raw: bool,
     /// First come, first served: the order of the calls is the order in the log.
     order: tokio::sync::Mutex<Checks>,
+    /// The catalog lists the table as one of which there may be rows outside files.
+    open: Arc<OpenTable>,
     /// For the staging table of an upload: its writes under way, closed when it takes no more.
     staging: Option<Arc<TaskTracker>>,
 }
@@ -80,6 +83,7 @@ struct Checks {
 struct UnderWay {
     _write: TaskTrackerToken,
     _staging: Option<TaskTrackerToken>,
+    _open: Arc<OpenTable>,
     /// Of a write that takes order numbers.
     ordered: Option<Ordered>,
 }
@@ -103,16 +107,18 @@ impl TableWriter {
         let catalog = core.catalog.as_ref();
         let wanted = (&normalised, declared.as_deref());
         let resolved = resolve(catalog, name, wanted, mode, create_database).await?;
-        core.cover(resolved.0.id).await?;
-        Self::new(core, resolved, incoming, Arc::new(normalised))
+        Self::new(core, resolved, incoming, Arc::new(normalised)).await
     }
 
-    pub(crate) fn new(
+    /// Lets the log and the catalog know of the table first.
+    pub(crate) async fn new(
         core: Arc<Core>,
         (table, plan): (Table, Plan),
         incoming: &Schema,
         normalised: SchemaRef,
     ) -> Result<Self, Error> {
+        core.cover(table.id).await?;
+        let open = Arc::new(core.open_table(table.id).await?);
         let numbered = Key::of(&table.options).map_err(Error::Key)?.is_some();
         let keeps_raw = plan.unchanged
             && normalised.fields() == incoming.fields()
@@ -136,6 +142,7 @@ impl TableWriter {
                 asked: now,
                 seen: now,
             }),
+            open,
             staging: None,
         })
     }
@@ -222,6 +229,7 @@ impl TableWriter {
         let under_way = UnderWay {
             _write: self.core.writes.token(),
             _staging: self.staging.as_deref().map(TaskTracker::token),
+            _open: Arc::clone(&self.open),
             ordered: None,
         };
         self.core.check_open()?;

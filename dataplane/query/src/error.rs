@@ -224,10 +224,15 @@ pub enum Error {
     #[error("the query did not end within its deadline")]
     DeadlineExceeded,
     /// An ingester did not give its fresh rows: the answer would be short, so there is none. Retry.
-    #[error("ingester {ingester} at {url:?} did not give its fresh rows; retry")]
+    #[error(
+        "ingester {ingester} at {url:?} may have fresh rows and did not give them; it was heard of last \
+         at {heard_of}; retry"
+    )]
     IngesterUnavailable {
         /// Its name.
         ingester: String,
+        /// When the catalog heard of it last.
+        heard_of: String,
         /// Its internal URL; empty in the same process.
         url: String,
         /// The cause.

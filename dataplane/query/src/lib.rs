@@ -72,7 +72,7 @@ pub use engine::{Engine, EngineOptions, EngineStats, ExecuteOptions};
 pub use error::{Error, Location};
 pub use functions::{Functions, sql_keywords};
 pub use parameters::parameters_from_json;
-pub use past::{AsOf, Past};
+pub use past::{AsOf, Past, time_text};
 pub use plan::{Plan, QueryRequest, StatementKind};
 pub use ports::{Budget, RecentRows, RecentRowsError, StatementKey, TableWriter};
 pub use recent::Patience;

@@ -105,8 +105,9 @@ fn millis(text: &str) -> Result<i64, Error> {
     }
 }
 
-/// A moment as people read it.
-pub(crate) fn time_text(millis: i64) -> String {
+/// A moment as people read it; `millis` since the Unix epoch.
+#[must_use]
+pub fn time_text(millis: i64) -> String {
     let value = TimestampMillisecondArray::from(vec![millis]).with_timezone("+00:00");
     match array_value_to_string(&value, 0) {
         Ok(text) => text,

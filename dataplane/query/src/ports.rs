@@ -137,6 +137,7 @@ pub trait TableWriter: Send + Sync + std::fmt::Debug + 'static {
     /// Puts every row of the table that was acknowledged before the call into a file, whichever
     /// ingester has it.
     ///
-    /// - Errors: an ingester can't be reached or can't flush; the others may have. Retry.
+    /// - Errors: an ingester that may have such rows can't be reached or can't flush; the others may have.
+    ///   Retry.
     async fn flush(&self, table: TableId) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }

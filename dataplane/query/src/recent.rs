@@ -3,7 +3,7 @@
 //!
 //! # Flow
 //! A [`View`] is made from the snapshot taken while planning. When the query runs, the fresh rows
-//! above the watermarks of that snapshot are fetched once, for all its tables at once, reduced to
+//! above the watermarks of that snapshot are fetched once, from the ingesters that may have any, for all its tables at once, reduced to
 //! the columns the plan needs. If an ingester no longer holds them, or does not answer, a new
 //! snapshot of the same tables is taken and the rows are asked for again, for a short while.
 //!
@@ -37,7 +37,7 @@ use parking_lot::RwLock;
 use tracing::warn;
 
 use crate::Error;
-use crate::past::Past;
+use crate::past::{Past, time_text};
 use crate::ports::{Budget, RecentRows, RecentRowsError};
 use crate::provider::StoredTable;
 use crate::sort::Sorter;
@@ -162,6 +162,7 @@ impl View {
             files: files.to_vec(),
             files_left_out: false,
             watermarks: Vec::new(),
+            closed: Vec::new(),
         };
         let snapshot = Snapshot {
             id: last.unwrap_or_default(),
@@ -340,6 +341,7 @@ impl Fetch {
             };
             if begin.elapsed() + wait > self.patience.total {
                 return Err(Error::IngesterUnavailable {
+                    heard_of: time_text(ingester.seen_at_millis),
                     ingester: ingester.name,
                     url: ingester.url,
                     source: Box::new(problem),
@@ -370,7 +372,8 @@ impl Fetch {
                 .project(&columns)
                 .map(SchemaRef::new)
                 .map_err(|source| Error::WrongSchema { source })?;
-            for ingester in &snapshot.ingesters {
+            let closed = |ingester: &&Ingester| held.closed.contains(&ingester.id);
+            for ingester in snapshot.ingesters.iter().filter(|each| !closed(each)) {
                 let after = held.watermark(ingester.id);
                 calls.push(self.ask(ingester, &held.table, need, after, columns.clone(), &budget));
             }

@@ -122,7 +122,8 @@ impl SystemTable {
                 ("url", DataType::Utf8, false),
                 ("epoch", DataType::UInt64, false),
                 ("state", DataType::Utf8, false),
-                ("changed_at", millis, false),
+                ("changed_at", millis.clone(), false),
+                ("heard_of_at", millis, false),
             ],
             Self::Queries => vec![
                 ("request_id", DataType::Utf8, false),
@@ -338,6 +339,7 @@ fn ingesters(ingesters: &[Ingester]) -> Vec<ArrayRef> {
     let mut epoch = UInt64Builder::new();
     let mut state = StringBuilder::new();
     let mut changed = TimestampMillisecondBuilder::new().with_timezone("UTC");
+    let mut heard_of = TimestampMillisecondBuilder::new().with_timezone("UTC");
     for ingester in ingesters {
         id.append_value(ingester.id.0);
         name.append_value(&ingester.name);
@@ -349,6 +351,7 @@ fn ingesters(ingesters: &[Ingester]) -> Vec<ArrayRef> {
             IngesterState::Retired => "retired",
         });
         changed.append_value(ingester.changed_at_millis);
+        heard_of.append_value(ingester.seen_at_millis);
     }
     vec![
         Arc::new(id.finish()),
@@ -357,6 +360,7 @@ fn ingesters(ingesters: &[Ingester]) -> Vec<ArrayRef> {
         Arc::new(epoch.finish()),
         Arc::new(state.finish()),
         Arc::new(changed.finish()),
+        Arc::new(heard_of.finish()),
     ]
 }
 

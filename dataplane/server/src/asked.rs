@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use flightcluster_catalog::{Epoch, Ingester, IngesterId, TableId};
 use flightcluster_ingest::{Ingest, PeerError};
+use flightcluster_query::time_text;
 use serde::{Deserialize, Serialize};
 
 use crate::call::pass_on_request_id;
@@ -118,14 +119,20 @@ impl PeerIngesters {
             .map_err(|error| Failure::new(ErrorCode::Internal, format!("question: {error}")))?;
         let call = self.ask(&ingester.url, action, body);
         let Ok(answer) = tokio::time::timeout(FLUSH_TIMEOUT, call).await else {
-            let message = format!("ingester {} takes too long to flush", ingester.name);
+            let message = format!(
+                "ingester {} takes too long to flush; it was heard of last at {}",
+                ingester.name,
+                time_text(ingester.seen_at_millis)
+            );
             return Err(Failure::new(ErrorCode::IngesterUnavailable, message)
                 .retry_after(Duration::from_secs(1)));
         };
         answer.map(drop).map_err(|failure| Failure {
             message: format!(
-                "ingester {} may have rows {rows}: {}",
-                ingester.name, failure.message
+                "ingester {} may have rows {rows}; it was heard of last at {}: {}",
+                ingester.name,
+                time_text(ingester.seen_at_millis),
+                failure.message
             ),
             ..failure
         })

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flightcluster_catalog::{Catalog, Ingester, IngesterState, TableId};
+use flightcluster_catalog::{Catalog, Ingester, TableId};
 use flightcluster_ingest::Ingest;
 use futures::future::try_join_all;
 
@@ -37,14 +37,13 @@ pub struct Ingesters {
 impl Ingesters {
     /// Puts every row of a table that is acknowledged by now into a file.
     ///
+    /// An ingester that has none is not asked, and may be down: what it acknowledges from now on is
+    /// written later.
+    ///
     /// - Errors: an ingester that may have such rows can't be reached, or can't flush. Others may have.
     pub async fn flush_table(&self, table: TableId) -> Result<(), Failure> {
-        let ingesters = self.catalog.list_ingesters().await?;
-        // One that drained or was retired has nothing.
-        let active = ingesters
-            .iter()
-            .filter(|ingester| ingester.state == IngesterState::Active);
-        let flushes = active.map(|ingester| async move {
+        let ingesters = self.catalog.ingesters_of(table).await?;
+        let flushes = ingesters.iter().map(|ingester| async move {
             match self.local(ingester) {
                 Some(local) => Ok(local.flush_table(ingester.epoch, table).await?),
                 None => self.peers.flush_table(ingester, table).await,

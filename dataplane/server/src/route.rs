@@ -70,6 +70,7 @@ mod tests {
             epoch: Epoch(1),
             state: IngesterState::Active,
             changed_at_millis: 0,
+            seen_at_millis: 0,
         };
         names.iter().map(ingester).collect()
     }

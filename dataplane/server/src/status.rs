@@ -209,7 +209,7 @@ error_codes! {
     Draining = "DRAINING", Unavailable, Other,
         client: "Retry after the delay on a new connection.",
         owner: "Nothing.";
-    /// Fresh rows of an ingester are needed and it can't be reached.
+    /// An ingester that may have rows of the table in no file can't be reached.
     IngesterUnavailable = "INGESTER_UNAVAILABLE", Unavailable, Any,
         client: "Retry after the delay.",
         owner: "Bring the named ingester back; the answer would miss its rows.";

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
-    FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
+    AsOf, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database, Epoch, Error,
+    File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
     HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles, Replacement,
-    SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord,
-    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles,
+    Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId,
+    SnapshotRecord, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -149,6 +149,21 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         let call = self.catalog.list_ingesters();
         self.timed("list_ingesters", call).await
+    }
+
+    async fn open_tables(&self, request: OpenTables) -> Result<(), Error> {
+        let call = self.catalog.open_tables(request);
+        self.timed("open_tables", call).await
+    }
+
+    async fn close_tables(&self, request: CloseTables) -> Result<(), Error> {
+        let call = self.catalog.close_tables(request);
+        self.timed("close_tables", call).await
+    }
+
+    async fn ingesters_of(&self, table: TableId) -> Result<Vec<Ingester>, Error> {
+        let call = self.catalog.ingesters_of(table);
+        self.timed("ingesters_of", call).await
     }
 
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Call;
 use crate::{
-    AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
-    FileChoice, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
-    HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles, Replacement,
-    SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord,
-    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    AsOf, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database, Epoch, Error,
+    File, FileChoice, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
+    GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload,
+    Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration,
+    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot,
+    SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -114,6 +114,16 @@ call!(RetireIngesterCall { name: String, accept_loss: bool }
 
 call!(ListIngestersCall {} "list_ingesters" -> Vec<Ingester>, repeatable: true,
     |_call, catalog| catalog.list_ingesters());
+
+// A repeat opens or closes the same.
+call!(OpenTablesCall { request: OpenTables } "open_tables" -> (), repeatable: true,
+    |call, catalog| catalog.open_tables(call.request));
+
+call!(CloseTablesCall { request: CloseTables } "close_tables" -> (), repeatable: true,
+    |call, catalog| catalog.close_tables(call.request));
+
+call!(IngestersOfCall { table: TableId } "ingesters_of" -> Vec<Ingester>, repeatable: true,
+    |call, catalog| catalog.ingesters_of(call.table));
 
 // The catalog recognises a repeated commit.
 call!(CommitFlushCall { commit: FlushCommit }

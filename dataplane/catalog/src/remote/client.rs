@@ -12,24 +12,24 @@ use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
 
 use super::calls::{
-    AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall,
-    CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall,
-    EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
-    GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LastOrderCall, LeaseCall,
-    ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall,
-    LiveFilesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
-    ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
-    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, TimeCall,
-    UnknownPathsCall, UploadCall,
+    AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CloseTablesCall, CommitFlushCall,
+    CondemnPathsCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
+    DueGarbageCall, EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall,
+    ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall, IngestersOfCall, JoinUploadCall,
+    LastOrderCall, LeaseCall, ListDatabasesCall, ListIngestersCall, ListReplacementsCall,
+    ListSnapshotsCall, ListTablesCall, LiveFilesCall, OpenTablesCall, PastCall, PingCall,
+    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, ResolveAsOfCall, RetireIngesterCall,
+    SealUploadCall, SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall,
+    TablesByIdCall, TakeOrdersCall, TimeCall, UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
-    AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
-    FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
+    AsOf, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database, Epoch, Error,
+    File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
     HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles, Replacement,
-    SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord,
-    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles,
+    Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId,
+    SnapshotRecord, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -68,7 +68,7 @@ impl fmt::Debug for RemoteOptions {
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
 /// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush`,
-///   `take_orders` and the calls about producers, uploads and of upkeep are sent a second time when the
+///   `take_orders` and the calls about open tables, producers, uploads and of upkeep are sent a second time when the
 ///   first got no answer and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
@@ -385,6 +385,18 @@ impl Catalog for RemoteCatalog {
 
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         self.call(ListIngestersCall {}).await
+    }
+
+    async fn open_tables(&self, request: OpenTables) -> Result<(), Error> {
+        self.call(OpenTablesCall { request }).await
+    }
+
+    async fn close_tables(&self, request: CloseTables) -> Result<(), Error> {
+        self.call(CloseTablesCall { request }).await
+    }
+
+    async fn ingesters_of(&self, table: TableId) -> Result<Vec<Ingester>, Error> {
+        self.call(IngestersOfCall { table }).await
     }
 
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {

@@ -13,15 +13,15 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::calls::{
-    AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CommitFlushCall, CondemnPathsCall,
-    CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall, DueGarbageCall,
-    EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall,
-    GarbageDeletedCall, GarbageQueueCall, JoinUploadCall, LastOrderCall, LeaseCall,
-    ListDatabasesCall, ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall,
-    LiveFilesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
-    ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
-    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, TimeCall,
-    UnknownPathsCall, UploadCall,
+    AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CloseTablesCall, CommitFlushCall,
+    CondemnPathsCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
+    DueGarbageCall, EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall,
+    ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall, IngestersOfCall, JoinUploadCall,
+    LastOrderCall, LeaseCall, ListDatabasesCall, ListIngestersCall, ListReplacementsCall,
+    ListSnapshotsCall, ListTablesCall, LiveFilesCall, OpenTablesCall, PastCall, PingCall,
+    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, ResolveAsOfCall, RetireIngesterCall,
+    SealUploadCall, SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall,
+    TablesByIdCall, TakeOrdersCall, TimeCall, UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -55,6 +55,9 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<DrainIngesterCall>(router);
     router = add::<RetireIngesterCall>(router);
     router = add::<ListIngestersCall>(router);
+    router = add::<OpenTablesCall>(router);
+    router = add::<CloseTablesCall>(router);
+    router = add::<IngestersOfCall>(router);
     router = add::<CommitFlushCall>(router);
     router = add::<TakeOrdersCall>(router);
     router = add::<LastOrderCall>(router);

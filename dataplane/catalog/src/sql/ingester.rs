@@ -5,7 +5,7 @@ use sqlx::Row as _;
 use super::clock::now_millis;
 use super::dialect::{Connection, Row};
 use super::value::{stored, unsigned};
-use super::{Failure, snapshot};
+use super::{Failure, open, snapshot};
 use crate::{
     Epoch, Error, Ingester, IngesterCheck, IngesterId, IngesterState, LogProblem, LogState,
     RegisterIngester, Registration, SequenceNumber, SnapshotStamp, TableId, name,
@@ -14,6 +14,10 @@ use crate::{
 const ACTIVE: &str = "active";
 const DRAINED: &str = "drained";
 const RETIRED: &str = "retired";
+
+/// How old the note may get when an ingester was heard of last: it asks more often, and each note is a
+/// commit.
+const NOTED_EVERY_MILLIS: i64 = 10_000;
 
 /// What the catalog knows of the log of an ingester.
 struct KnownLog {
@@ -30,16 +34,27 @@ pub(super) async fn register(
     c: &mut Connection,
     request: RegisterIngester,
 ) -> Result<Registration, Failure> {
-    let RegisterIngester { name, url, log } = request;
+    let RegisterIngester {
+        name,
+        url,
+        log,
+        opens_tables,
+    } = request;
     name::check_ingester(&name)?;
     let known = known_log(c, &name).await?;
     check_log(c, &name, known.as_ref(), &log).await?;
     let now = now_millis();
     snapshot::next(c, "register_ingester").await?;
     let (ingester, durable) = match known {
-        Some(known) => (renew(c, known.id, url, &log, now).await?, known.durable),
+        Some(known) => {
+            let renewed = renew(c, known.id, url, &log, now).await?;
+            (renewed, known.durable)
+        }
         None => (insert(c, name, url, &log, now).await?, SequenceNumber(0)),
     };
+    if opens_tables {
+        keep_open_tables(c, ingester.id, &log).await?;
+    }
     let watermarks = watermarks(c, ingester.id).await?;
     let in_files = watermarks.iter().map(|(_, sequence)| *sequence).max();
     Ok(Registration {
@@ -128,7 +143,7 @@ async fn renew(
         "UPDATE ingesters
          SET epoch = epoch + 1, url = $2, state = 'active', changed_at_millis = $3, log_id = $4,
              log_epoch = CASE WHEN log_id = $4 THEN log_epoch ELSE 0 END
-         WHERE id = $1 RETURNING id, name, url, epoch, state, changed_at_millis",
+         WHERE id = $1 RETURNING id, name, url, epoch, state, changed_at_millis, seen_at_millis",
     )
     .bind(stored(id.0)?)
     .bind(url)
@@ -150,7 +165,7 @@ async fn insert(
     sqlx::query(
         "INSERT INTO ingesters (id, name, url, epoch, state, changed_at_millis, log_id)
          VALUES ($1, $2, $3, 1, 'active', $4, $5)
-         RETURNING id, name, url, epoch, state, changed_at_millis",
+         RETURNING id, name, url, epoch, state, changed_at_millis, seen_at_millis",
     )
     .bind(id)
     .bind(name)
@@ -160,6 +175,24 @@ async fn insert(
     .try_map(|row| ingester(&row))
     .fetch_one(c)
     .await
+}
+
+/// The open tables of the former life are those of the new one: it has the same rows until it takes more.
+/// A new ingester has none.
+async fn keep_open_tables(
+    c: &mut Connection,
+    id: IngesterId,
+    log: &LogState,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE ingesters SET opens_epoch = epoch
+         WHERE id = $1 AND opens_epoch = epoch - 1 AND (epoch > 1 OR $2 = 1)",
+    )
+    .bind(stored(id.0)?)
+    .bind(i64::from(log.empty))
+    .execute(c)
+    .await?;
+    Ok(())
 }
 
 async fn watermarks(
@@ -178,26 +211,30 @@ async fn watermarks(
     .await
 }
 
-/// Whether an ingester may go on: the newest state, and whether its log is to be noted as ready.
+/// Whether an ingester may go on: the newest state, and whether [`note`] is due.
 pub(super) async fn check(
     c: &mut Connection,
     check: IngesterCheck,
 ) -> Result<(SnapshotStamp, bool), Failure> {
     fence(c, check.ingester, check.epoch).await?;
     snapshot::check(c, check.seen).await?;
-    let behind: i64 =
-        sqlx::query_scalar("SELECT COUNT(*) FROM ingesters WHERE id = $1 AND log_epoch < epoch")
-            .bind(stored(check.ingester.0)?)
-            .fetch_one(&mut *c)
-            .await?;
+    let behind: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM ingesters
+         WHERE id = $1 AND (log_epoch < epoch OR seen_at_millis < $2)",
+    )
+    .bind(stored(check.ingester.0)?)
+    .bind(now_millis().saturating_sub(NOTED_EVERY_MILLIS))
+    .fetch_one(&mut *c)
+    .await?;
     Ok((snapshot::newest_stamp(c).await?, behind > 0))
 }
 
-/// Notes that the log of an ingester is ready for its present life.
-pub(super) async fn note_log(c: &mut Connection, check: IngesterCheck) -> Result<(), Failure> {
+/// Notes that an ingester was heard of now, and that its log is ready for its present life.
+pub(super) async fn note(c: &mut Connection, check: IngesterCheck) -> Result<(), Failure> {
     fence(c, check.ingester, check.epoch).await?;
-    sqlx::query("UPDATE ingesters SET log_epoch = epoch WHERE id = $1")
+    sqlx::query("UPDATE ingesters SET log_epoch = epoch, seen_at_millis = $2 WHERE id = $1")
         .bind(stored(check.ingester.0)?)
+        .bind(now_millis())
         .execute(c)
         .await?;
     Ok(())
@@ -226,6 +263,7 @@ pub(super) async fn drain(c: &mut Connection, id: IngesterId, epoch: Epoch) -> R
         return Ok(());
     }
     snapshot::next(c, "drain_ingester").await?;
+    open::close_all(c, id).await?;
     sqlx::query("UPDATE ingesters SET state = 'drained', changed_at_millis = $2 WHERE id = $1")
         .bind(stored(id.0)?)
         .bind(now_millis())
@@ -241,7 +279,8 @@ pub(super) async fn retire(
     accept_loss: bool,
 ) -> Result<Ingester, Failure> {
     let known = sqlx::query(
-        "SELECT id, name, url, epoch, state, changed_at_millis FROM ingesters WHERE name = $1",
+        "SELECT id, name, url, epoch, state, changed_at_millis, seen_at_millis
+         FROM ingesters WHERE name = $1",
     )
     .bind(&name)
     .try_map(|row| ingester(&row))
@@ -258,7 +297,7 @@ pub(super) async fn retire(
     snapshot::next(c, "retire_ingester").await?;
     Ok(sqlx::query(
         "UPDATE ingesters SET epoch = epoch + 1, state = 'retired', changed_at_millis = $2
-         WHERE name = $1 RETURNING id, name, url, epoch, state, changed_at_millis",
+         WHERE name = $1 RETURNING id, name, url, epoch, state, changed_at_millis, seen_at_millis",
     )
     .bind(&name)
     .bind(now_millis())
@@ -298,7 +337,8 @@ pub(super) async fn find(
     id: IngesterId,
 ) -> Result<Option<Ingester>, sqlx::Error> {
     sqlx::query(
-        "SELECT id, name, url, epoch, state, changed_at_millis FROM ingesters WHERE id = $1",
+        "SELECT id, name, url, epoch, state, changed_at_millis, seen_at_millis
+         FROM ingesters WHERE id = $1",
     )
     .bind(stored(id.0)?)
     .try_map(|row| ingester(&row))
@@ -309,7 +349,8 @@ pub(super) async fn find(
 /// All ingesters, by name.
 pub(super) async fn list(c: &mut Connection) -> Result<Vec<Ingester>, sqlx::Error> {
     sqlx::query(
-        "SELECT id, name, url, epoch, state, changed_at_millis FROM ingesters ORDER BY name",
+        "SELECT id, name, url, epoch, state, changed_at_millis, seen_at_millis
+         FROM ingesters ORDER BY name",
     )
     .try_map(|row| ingester(&row))
     .fetch_all(c)
@@ -324,13 +365,17 @@ pub(super) async fn list_active(c: &mut Connection) -> Result<Vec<Ingester>, sql
 }
 
 fn ingester(row: &Row) -> Result<Ingester, sqlx::Error> {
+    let changed: i64 = row.try_get("changed_at_millis")?;
+    let seen: i64 = row.try_get("seen_at_millis")?;
     Ok(Ingester {
         id: IngesterId(unsigned(row, "id")?),
         name: row.try_get("name")?,
         url: row.try_get("url")?,
         epoch: Epoch(unsigned(row, "epoch")?),
         state: state(row)?,
-        changed_at_millis: row.try_get("changed_at_millis")?,
+        changed_at_millis: changed,
+        // Registering is a sign of life as well.
+        seen_at_millis: seen.max(changed),
     })
 }
 

@@ -67,6 +67,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "statement_producers",
         statements: include_str!("migrations/0010_statement_producers.sql"),
     },
+    Migration {
+        version: 11,
+        name: "open_tables",
+        statements: include_str!("migrations/0011_open_tables.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

@@ -20,6 +20,7 @@
 
 mod backup;
 mod clock;
+mod copies;
 mod database;
 mod dialect;
 mod directory;
@@ -29,6 +30,7 @@ mod flush;
 mod garbage;
 mod ingester;
 mod migrations;
+mod open;
 mod options;
 mod order;
 mod past;
@@ -52,12 +54,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    AsOf, Catalog, CatalogTime, ClaimProducer, CreateTable, Database, Epoch, Error, File,
-    FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
+    AsOf, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database, Epoch, Error,
+    File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
     HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles, Replacement,
-    SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId, SnapshotRecord,
-    SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles,
+    Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId,
+    SnapshotRecord, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
 };
 pub use backup::{Backup, BackupError, Header};
 use dialect::Connection;
@@ -168,41 +170,6 @@ impl SqlCatalog {
     pub async fn close(&self) {
         self.store.readers.close().await;
         self.store.writer.close().await;
-    }
-
-    /// Reads the whole catalog, as it is at one moment, into a file that [`SqlCatalog::restore`] takes
-    /// on any database. Calls go on meanwhile.
-    pub async fn back_up(&self) -> Result<Backup, Error> {
-        let dialect = self.store.dialect;
-        self.store
-            .long("backing up the catalog", false, move |c| {
-                Box::pin(async move { Ok(backup::read(c, dialect).await?) })
-            })
-            .await
-    }
-
-    /// Fills this catalog, which must be empty, from a backup. All or nothing.
-    ///
-    /// Numbers of every kind go on far above those of the backup, so that none is given twice.
-    ///
-    /// - Errors: [`Error::Store`] when the catalog is not empty, the file is no whole backup, or a
-    ///   newer program wrote it; nothing was changed then.
-    pub async fn restore(&self, backup: Vec<u8>) -> Result<Restored, Error> {
-        let (dialect, bytes): (_, Arc<[u8]>) = (self.store.dialect, backup.into());
-        self.store
-            .long("restoring a backup", true, move |c| {
-                Box::pin(restore::restore(c, dialect, bytes))
-            })
-            .await
-    }
-
-    /// Looks for contradictions in the whole catalog and lists its objects.
-    pub async fn examine(&self) -> Result<Examination, Error> {
-        self.store
-            .long("examining the catalog", false, |c| {
-                Box::pin(async move { Ok(examine::read(c).await?) })
-            })
-            .await
     }
 
     async fn write<T, W>(&self, doing: &'static str, work: W) -> Result<T, Error>
@@ -346,10 +313,10 @@ impl Catalog for SqlCatalog {
         let checked = self.read("checking an ingester", move |c| {
             Box::pin(ingester::check(c, check))
         });
-        let (newest, log_is_new) = checked.await?;
-        if log_is_new {
-            self.write("noting the log of an ingester", move |c| {
-                Box::pin(ingester::note_log(c, check))
+        let (newest, is_to_be_noted) = checked.await?;
+        if is_to_be_noted {
+            self.write("noting that an ingester goes on", move |c| {
+                Box::pin(ingester::note(c, check))
             })
             .await?;
         }
@@ -374,6 +341,23 @@ impl Catalog for SqlCatalog {
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         self.read("listing ingesters", |c| {
             Box::pin(async move { Ok(ingester::list(c).await?) })
+        })
+        .await
+    }
+
+    async fn open_tables(&self, request: OpenTables) -> Result<(), Error> {
+        self.write("opening tables", |c| Box::pin(open::open(c, request)))
+            .await
+    }
+
+    async fn close_tables(&self, request: CloseTables) -> Result<(), Error> {
+        self.write("closing tables", |c| Box::pin(open::close(c, request)))
+            .await
+    }
+
+    async fn ingesters_of(&self, table: TableId) -> Result<Vec<Ingester>, Error> {
+        self.read("listing the ingesters of a table", move |c| {
+            Box::pin(open::ingesters_of(c, table))
         })
         .await
     }

@@ -111,6 +111,7 @@ pub(super) async fn read(
                 files,
                 files_left_out,
                 watermarks: Vec::new(),
+                closed: Vec::new(),
             });
         }
     }

@@ -6,7 +6,7 @@ use super::clock::now_millis;
 use super::dialect::Connection;
 use super::files::{self, COLUMNS, joined};
 use super::value::{stored, unsigned};
-use super::{Failure, ingester, restore, spans, table};
+use super::{Failure, ingester, open, restore, spans, table};
 use crate::{
     Error, File, FileChoice, IngesterId, LiveFiles, SequenceNumber, Snapshot, SnapshotId,
     SnapshotRequest, SnapshotStamp, Table, TableId, TableSnapshot,
@@ -154,13 +154,16 @@ pub(super) async fn read(
     request: SnapshotRequest,
 ) -> Result<Snapshot, Failure> {
     let id = newest(c).await?;
+    let ingesters = ingester::list_active(c).await?;
+    let listed = open::listed(c).await?;
     let mut tables = Vec::with_capacity(request.tables.len());
     for (name, choice) in &request.tables {
         if let Some(table) = table::find(c, name).await? {
-            tables.push(read_table(c, table, *choice).await?);
+            let mut read = read_table(c, table, *choice).await?;
+            read.closed = open::closed(c, read.table.id, &ingesters, &listed).await?;
+            tables.push(read);
         }
     }
-    let ingesters = ingester::list_active(c).await?;
     Ok(Snapshot {
         id,
         tables,
@@ -190,6 +193,7 @@ async fn read_table(
         files,
         files_left_out,
         watermarks,
+        closed: Vec::new(),
     })
 }
 

@@ -24,6 +24,7 @@ pub(super) const TABLES: &[&str] = &[
     "uploads",
     "upload_ingesters",
     "restores",
+    "open_tables",
 ];
 
 /// What a column holds.

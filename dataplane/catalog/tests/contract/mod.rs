@@ -14,6 +14,7 @@ pub mod flushes;
 pub mod ingesters;
 pub mod logs;
 pub mod names;
+pub mod open;
 pub mod orders;
 pub mod past;
 pub mod producers;
@@ -63,6 +64,12 @@ macro_rules! contract {
             registering_returns_watermarks,
             a_retired_ingester_is_not_asked_and_its_process_is_fenced,
             retiring_may_lose_rows_only_when_that_is_accepted,
+        });
+        $crate::contract::contract!(@tests $open, open {
+            only_ingesters_with_an_open_table_are_asked_for_it,
+            a_call_that_comes_late_closes_nothing_that_was_opened_since,
+            open_tables_outlive_their_life_until_the_next_one_has_read_its_log,
+            an_ingester_without_a_whole_list_is_asked_for_every_table,
         });
         $crate::contract::contract!(@tests $open, orders {
             orders_grow_over_all_ingesters_and_are_never_given_twice,
@@ -208,6 +215,7 @@ pub fn life(name: &str, url: &str) -> RegisterIngester {
         name: name.to_owned(),
         url: url.to_owned(),
         log: log(name),
+        opens_tables: true,
     }
 }
 

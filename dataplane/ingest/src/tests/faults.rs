@@ -35,6 +35,9 @@ pub(crate) struct FaultyCatalog {
     /// This table's schema comes back unreadable.
     spoiled: Mutex<Option<TableId>>,
     pub(crate) commit_log: Mutex<Vec<FlushCommit>>,
+    opens: Mutex<VecDeque<Fault>>,
+    open_answers: Mutex<Option<Arc<Hold>>>,
+    closes: Mutex<VecDeque<Fault>>,
     claims: Mutex<VecDeque<Fault>>,
     pub(crate) claim_log: Mutex<Vec<ClaimProducer>>,
     /// How many producers the next calls say they have forgotten.
@@ -64,6 +67,9 @@ impl FaultyCatalog {
             away: Mutex::default(),
             spoiled: Mutex::default(),
             commit_log: Mutex::default(),
+            opens: Mutex::default(),
+            open_answers: Mutex::default(),
+            closes: Mutex::default(),
             claims: Mutex::default(),
             claim_log: Mutex::default(),
             expiries: Mutex::default(),
@@ -79,6 +85,21 @@ impl FaultyCatalog {
     /// The next commit goes wrong.
     pub(crate) fn fail_commit(&self, fault: Fault) {
         self.commits.lock().push_back(fault);
+    }
+
+    /// The next opening of tables goes wrong.
+    pub(crate) fn fail_open(&self, fault: Fault) {
+        self.opens.lock().push_back(fault);
+    }
+
+    /// From now on answers to openings wait for the test; or, with `None`, no longer.
+    pub(crate) fn hold_opens(&self, hold: Option<Arc<Hold>>) {
+        *self.open_answers.lock() = hold;
+    }
+
+    /// The next closing of tables goes wrong.
+    pub(crate) fn fail_close(&self, fault: Fault) {
+        self.closes.lock().push_back(fault);
     }
 
     /// The next claim goes wrong.
@@ -231,6 +252,39 @@ impl Catalog for FaultyCatalog {
 
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         self.inner.list_ingesters().await
+    }
+
+    async fn open_tables(&self, request: OpenTables) -> Result<(), Error> {
+        let fault = self.opens.lock().pop_front();
+        if fault == Some(Fault::Request) {
+            return Err(Self::unavailable());
+        }
+        self.inner.open_tables(request).await?;
+        let hold = self.open_answers.lock().clone();
+        if let Some(hold) = hold {
+            hold.arrived.notify_one();
+            hold.go_on.notified().await;
+        }
+        match fault {
+            Some(_) => Err(Self::unavailable()),
+            None => Ok(()),
+        }
+    }
+
+    async fn close_tables(&self, request: CloseTables) -> Result<(), Error> {
+        let fault = self.closes.lock().pop_front();
+        if fault == Some(Fault::Request) {
+            return Err(Self::unavailable());
+        }
+        self.inner.close_tables(request).await?;
+        match fault {
+            Some(_) => Err(Self::unavailable()),
+            None => Ok(()),
+        }
+    }
+
+    async fn ingesters_of(&self, table: TableId) -> Result<Vec<Ingester>, Error> {
+        self.inner.ingesters_of(table).await
     }
 
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {

@@ -8,6 +8,7 @@ mod exactly_once;
 mod faults;
 mod flushing;
 mod identity;
+mod open;
 mod pressure;
 mod schemas;
 mod several;
@@ -49,6 +50,7 @@ pub(crate) fn life_with_a_new_log(name: &str) -> RegisterIngester {
             epoch: Epoch(0),
             seen: None,
         },
+        opens_tables: true,
     }
 }
 
@@ -131,6 +133,7 @@ impl World {
                 epoch: Epoch(epoch),
                 seen: None,
             },
+            opens_tables: true,
         };
         self.catalog.register_ingester(request).await.unwrap()
     }
@@ -148,8 +151,10 @@ impl World {
             batches.extend(self.read_file(&file.file.path).await);
         }
         let after = table.watermark(ingest.ingester().id);
-        let recent = ingest.recent(table.table.id, after).unwrap();
-        batches.extend(recent.into_iter().map(|(_, batch)| batch));
+        if !table.closed.contains(&ingest.ingester().id) {
+            let recent = ingest.recent(table.table.id, after).unwrap();
+            batches.extend(recent.into_iter().map(|(_, batch)| batch));
+        }
         batches
     }
 

@@ -85,6 +85,7 @@ impl Ingesters {
             name: name.to_owned(),
             url,
             log,
+            opens_tables: false,
         };
         let registration = self.catalog.register_ingester(request).await.unwrap();
         let held = Held {

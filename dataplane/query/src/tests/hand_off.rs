@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
-use flightcluster_catalog::TableName;
+use flightcluster_catalog::{OpenTables, TableName};
 
 use super::fixture::{Cluster, DATABASE, Fault, int64s, points, points_schema};
 use crate::{Error, encode_schema};
@@ -180,6 +180,35 @@ async fn a_missing_ingester_fails_the_query_and_is_named() {
         ("b", "https://b.internal:17002")
     );
     assert_eq!(error.category(), "ingester_unavailable");
+}
+
+#[tokio::test]
+async fn an_ingester_is_asked_only_for_tables_it_may_have_rows_of() {
+    let cluster = Cluster::start().await;
+    let table = cluster.spread().await;
+    cluster.ingesters.register("c").await;
+    cluster.ingesters.fail("c", &[Fault::Unreachable; 100]);
+    let all = cluster.catalog.list_ingesters().await.unwrap();
+    let c = all.iter().find(|each| each.name == "c").unwrap();
+    let has_open = |tables, number| OpenTables {
+        ingester: c.id,
+        epoch: c.epoch,
+        tables,
+        number,
+        are_all: true,
+    };
+    let nothing = has_open(vec![], 1);
+    cluster.catalog.open_tables(nothing).await.unwrap();
+    assert_eq!(cluster.number("SELECT count(*) FROM t").await, 300);
+    assert_eq!(cluster.ingesters.questions("c"), 0);
+    let t = has_open(vec![table.id], 2);
+    cluster.catalog.open_tables(t).await.unwrap();
+    let error = cluster.query("SELECT count(*) FROM t").await.unwrap_err();
+    let said = error.to_string();
+    // Since when: it has registered a moment ago.
+    let day = crate::time_text(c.changed_at_millis);
+    let day = day.split('T').next().unwrap();
+    assert!(said.contains("ingester c ") && said.contains(day), "{said}");
 }
 
 #[tokio::test]

@@ -64,6 +64,7 @@ impl World {
                 epoch: Epoch(0),
                 seen: None,
             },
+            opens_tables: false,
         };
         let registration = catalog.register_ingester(request).await.unwrap();
         let objects = Arc::new(InMemory::new());

@@ -48,20 +48,26 @@ pub(crate) enum Broken {
     CompactsToOlder,
     /// A deletion also judges rows of writes that began after it.
     DeletesWhatCameLater,
+    /// Ingesters do not say of which tables they have rows in no file.
+    OpensNothing,
+    /// A deletion does without an ingester that is down, whatever it may have.
+    DeletesWithoutTheLost,
 }
 
 impl Broken {
     /// Those that histories of keys catch.
-    pub(crate) const OF_KEYS: [Self; 5] = [
+    pub(crate) const OF_KEYS: [Self; 7] = [
         Self::OrdersInBlocks,
         Self::OrdersByClock,
         Self::FilesLookApart,
         Self::CompactsToOlder,
         Self::DeletesWhatCameLater,
+        Self::OpensNothing,
+        Self::DeletesWithoutTheLost,
     ];
 
     /// Those that histories of rows catch; the others are for [`crate::registers`].
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -79,6 +85,7 @@ impl Broken {
         Self::AbortedAppears,
         Self::DeletesLiveFiles,
         Self::PastIsPresent,
+        Self::OpensNothing,
     ];
 
     /// The one with this name.

@@ -84,6 +84,13 @@ impl Line {
         Ok(left.start)
     }
 
+    async fn open(&self, request: OpenTables) -> Result<(), Error> {
+        match self.broken {
+            Some(Broken::OpensNothing) => Ok(()),
+            _ => self.inner.open_tables(request).await,
+        }
+    }
+
     async fn commit(&self, mut commit: FlushCommit) -> Result<FlushCommitted, Error> {
         match self.broken {
             Some(Broken::TruncatesBeforeCommit) => {
@@ -424,6 +431,23 @@ impl Catalog for LossyCatalog {
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         let line = self.line();
         line.pass(Port::Lookup, line.inner.list_ingesters()).await
+    }
+
+    async fn open_tables(&self, request: OpenTables) -> Result<(), Error> {
+        let line = self.line();
+        line.pass(Port::Open, line.open(request)).await
+    }
+
+    async fn close_tables(&self, request: CloseTables) -> Result<(), Error> {
+        let line = self.line();
+        let call = line.inner.close_tables(request);
+        line.pass(Port::Close, call).await
+    }
+
+    async fn ingesters_of(&self, table: TableId) -> Result<Vec<Ingester>, Error> {
+        let line = self.line();
+        line.pass(Port::Lookup, line.inner.ingesters_of(table))
+            .await
     }
 
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error> {

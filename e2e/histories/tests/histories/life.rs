@@ -34,6 +34,10 @@ pub(crate) enum Port {
     Order,
     /// A producer is claimed.
     Claim,
+    /// An ingester opens a table.
+    Open,
+    /// It closes some.
+    Close,
     /// An ingester asks another one to let go of a producer, or to flush an upload.
     Peer,
     /// Any other call of an ingester, or of its upkeep, to the catalog.

@@ -144,14 +144,25 @@ fn the_later_write_to_a_key_is_read_in_every_history() {
     let seconds = begun.elapsed().as_secs_f64();
     say(&format!(
         "histories of keys: {} seeds in {seconds:.1} s, {} writes acknowledged, {} rows deleted, {} answers \
-         checked, {} calls held",
-        sum.runs, sum.acknowledged, sum.deleted, sum.answers, sum.held
+         checked, {} calls held; with a node down {} deletions succeeded and {} were refused",
+        sum.runs,
+        sum.acknowledged,
+        sum.deleted,
+        sum.answers,
+        sum.held,
+        sum.deletions_without.0,
+        sum.deletions_without.1
     ));
     if let Some(bad) = sum.bad {
         panic!("{bad}");
     }
     assert!(sum.held > sum.runs, "writes overlap: {}", sum.held);
     assert!(sum.deleted > sum.runs, "rows go: {}", sum.deleted);
+    let (done, refused) = sum.deletions_without;
+    assert!(
+        done > 0 && refused > 0,
+        "some need the lost node: {done}, {refused}"
+    );
 }
 
 #[test]

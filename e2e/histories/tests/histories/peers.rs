@@ -51,7 +51,11 @@ impl FlushPeers for OtherIngesters {
     async fn flush_table(&self, ingester: &Ingester, table: TableId) -> Result<(), Failure> {
         let lost = || Failure::new(ErrorCode::IngesterUnavailable, "not there");
         let ask = async {
-            let (life, ingest) = self.find(ingester).ok_or_else(lost)?;
+            let found = self.find(ingester).filter(|(life, _)| !life.is_dead());
+            if found.is_none() && self.broken == Some(Broken::DeletesWithoutTheLost) {
+                return Ok(());
+            }
+            let (life, ingest) = found.ok_or_else(lost)?;
             let flush = ingest.flush_table(ingester.epoch, table);
             alive(&life, flush).await.ok_or_else(lost)??;
             Ok(())

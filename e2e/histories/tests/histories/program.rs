@@ -329,7 +329,7 @@ impl Maker {
         let nth = [0, 0, 0, 1, 2].choose(&mut self.chance).copied()?;
         let port = *port;
         // Of these a step has few.
-        let few = matches!(port, Port::Replace | Port::Peer | Port::Delete);
+        let few = matches!(port, Port::Replace | Port::Peer | Port::Delete | Port::Open);
         let nth = if few { 0 } else { nth };
         Some(Fault { port, nth, trouble })
     }

@@ -36,23 +36,30 @@ use crate::world::{Process, Start, World, alive};
 const KEYS: i64 = 3;
 const STEPS: usize = 40;
 
-/// Where a write may be held: before and after its numbers are taken, and before it is on disk.
-const HOLDS: [(Port, Trouble); 3] = [
+/// Where a write may be held: before and after its table is opened, before and after its numbers are taken, and before it is on disk.
+const HOLDS: [(Port, Trouble); 5] = [
+    (Port::Open, Trouble::HoldBefore),
+    (Port::Open, Trouble::HoldAfter),
     (Port::Order, Trouble::HoldBefore),
     (Port::Order, Trouble::HoldAfter),
     (Port::Sync, Trouble::HoldBefore),
 ];
 /// What else may happen to one.
-const LOSSES: [(Port, Trouble); 4] = [
+const LOSSES: [(Port, Trouble); 6] = [
+    (Port::Open, Trouble::LostAnswer),
+    (Port::Open, Trouble::CrashAfter),
     (Port::Order, Trouble::LostRequest),
     (Port::Order, Trouble::LostAnswer),
     (Port::Order, Trouble::CrashAfter),
     (Port::Sync, Trouble::CrashAfter),
 ];
 
-/// Where a deletion may be held: before one of the ingesters is asked, before and after its snapshot, and
+/// Where a deletion may be held: before and after it learns whom to ask, before one of the ingesters is asked, before and after its snapshot, and
 /// before its files take the place of others.
-const DELETE_HOLDS: [(Port, u8, Trouble); 7] = [
+const DELETE_HOLDS: [(Port, u8, Trouble); 10] = [
+    (Port::Lookup, 0, Trouble::HoldAfter),
+    (Port::Lookup, 1, Trouble::HoldBefore),
+    (Port::Lookup, 1, Trouble::HoldAfter),
     (Port::Peer, 0, Trouble::HoldBefore),
     (Port::Peer, 1, Trouble::HoldBefore),
     (Port::Peer, 0, Trouble::HoldAfter),
@@ -78,6 +85,8 @@ pub(crate) struct Sum {
     pub(crate) answers: u64,
     pub(crate) held: u64,
     pub(crate) deleted: u64,
+    /// Deletions that succeeded while an ingester was down, and those that did not.
+    pub(crate) deletions_without: (u64, u64),
     pub(crate) bad: Option<String>,
 }
 
@@ -98,6 +107,8 @@ pub(crate) fn run_seeds(seeds: std::ops::Range<u64>, broken: Option<Broken>) -> 
             sum.answers += run.answers;
             sum.held += run.held;
             sum.deleted += run.deleted;
+            sum.deletions_without.0 += run.deletions_without.0;
+            sum.deletions_without.1 += run.deletions_without.1;
             if let Some(bad) = run.bad {
                 stop.store(true, Ordering::Relaxed);
                 sum.bad = Some(format!("seed {seed}: {bad}"));
@@ -181,6 +192,7 @@ impl Registers<'_> {
                 }
                 84..90 => self.delete().await,
                 90..95 => self.during_deletion().await?,
+                95..98 => self.during_absence(node).await?,
                 _ => self.check().await?,
             }
             self.world.bury();
@@ -209,6 +221,41 @@ impl Registers<'_> {
         if let Some(process) = self.world.running(node) {
             let _ = alive(&process.life, process.ingest.flush()).await;
         }
+    }
+
+    /// A process puts its rows into files and has none in memory any more.
+    async fn rest(&mut self, node: usize) {
+        self.flush(node).await;
+        self.world.advance(node, 1000);
+        self.flush(node).await;
+    }
+
+    /// Deletes, and writes elsewhere, while a node is down that may or may not have rows in its log.
+    async fn during_absence(&mut self, node: usize) -> Result<(), String> {
+        if self.chance.random() {
+            self.rest(node).await;
+        }
+        if self.chance.random_range(0..3) == 0 {
+            self.write(node, None).await;
+        }
+        self.world.crash(node);
+        for _ in 0..self.chance.random_range(1..4) {
+            if self.chance.random() {
+                let other = self.chance.random_range(0..self.world.settings.nodes);
+                self.write(other, None).await;
+            }
+            let deletion = self.deletion();
+            match delete(&self.writes, self.reader, deletion).await {
+                Some(deleted) => {
+                    self.sum.deleted += deleted;
+                    self.sum.deletions_without.0 += 1;
+                }
+                None => self.sum.deletions_without.1 += 1,
+            }
+            self.check().await?;
+        }
+        self.start(node, true).await;
+        self.check().await
     }
 
     /// Writes a key or two through a node.
@@ -253,7 +300,8 @@ impl Registers<'_> {
             let nth = self.chance.random_range(0..2);
             self.world.reading.arm(&[Fault { port, nth, trouble }]);
         }
-        self.sum.deleted += delete(&self.writes, self.reader, deletion).await;
+        let deleted = delete(&self.writes, self.reader, deletion).await;
+        self.sum.deleted += deleted.unwrap_or_default();
         self.world.reading.disarm();
     }
 
@@ -288,7 +336,7 @@ impl Registers<'_> {
         };
         let (deleted, (acknowledged, checked)) = tokio::join!(held, meanwhile);
         life.disarm();
-        self.sum.deleted += deleted;
+        self.sum.deleted += deleted.unwrap_or_default();
         self.sum.acknowledged += acknowledged;
         self.sum.held += 1;
         self.sum.answers += checked?;
@@ -334,11 +382,11 @@ impl Registers<'_> {
         let deleting = async {
             match deletion {
                 Some(deletion) => delete(&self.writes, self.reader, deletion).await,
-                None => 0,
+                None => None,
             }
         };
         let (first, (rest, checked), deleted) = tokio::join!(held, meanwhile, deleting);
-        self.sum.deleted += deleted;
+        self.sum.deleted += deleted.unwrap_or_default();
         process.life.disarm();
         self.sum.acknowledged += first + rest;
         self.sum.held += 1;
@@ -420,8 +468,8 @@ async fn send_all(world: &World, known: &Mutex<Known>, all: &[(usize, Vec<i64>)]
     acknowledged
 }
 
-/// Deletes; returns how many rows.
-async fn delete(known: &Mutex<Known>, reader: &Reader, mut deletion: Deletion) -> u64 {
+/// Deletes; returns how many rows, if it succeeded.
+async fn delete(known: &Mutex<Known>, reader: &Reader, mut deletion: Deletion) -> Option<u64> {
     let at = {
         let mut known = known.lock();
         known.now += 1;
@@ -436,7 +484,7 @@ async fn delete(known: &Mutex<Known>, reader: &Reader, mut deletion: Deletion) -
     if deleted.is_ok() {
         known.deletions[at].ended = Some(known.now);
     }
-    deleted.unwrap_or_default()
+    deleted.ok()
 }
 
 /// Asks for all keys; returns how many answers there were.

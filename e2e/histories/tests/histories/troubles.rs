@@ -8,12 +8,13 @@ const CRASHES: [Trouble; 2] = [CrashBefore, CrashAfter];
 const LOST: [Trouble; 4] = [LostRequest, LostAnswer, CrashBefore, CrashAfter];
 const DISK: [Trouble; 4] = [LostRequest, CrashBefore, CrashAfter, Full];
 
-pub(crate) const WRITE_FAULTS: [(Port, &[Trouble]); 7] = [
+pub(crate) const WRITE_FAULTS: [(Port, &[Trouble]); 8] = [
     (Port::Append, &DISK),
     (Port::Sync, &[LostRequest, CrashBefore, CrashAfter]),
     (Port::Create, &DISK),
     (Port::SyncDirectory, &[LostRequest, CrashBefore, CrashAfter]),
     (Port::Lookup, &LOST),
+    (Port::Open, &LOST),
     (Port::Claim, &LOST),
     (Port::Peer, &[LostRequest, LostAnswer]),
 ];
@@ -47,8 +48,9 @@ pub(crate) const UPLOAD_FAULTS: [(Port, &[Trouble]); 7] = [
     (Port::Commit, &LOST),
     (Port::Put, &LOST),
 ];
-pub(crate) const START_FAULTS: [(Port, &[Trouble]); 5] = [
+pub(crate) const START_FAULTS: [(Port, &[Trouble]); 6] = [
     (Port::Register, &LOST),
+    (Port::Open, &LOST),
     (Port::Create, &DISK),
     (Port::Append, &DISK),
     (Port::Sync, &[LostRequest, CrashBefore, CrashAfter]),
