@@ -15,6 +15,7 @@ mod options;
 mod past;
 pub mod remote;
 pub mod sql;
+mod statement;
 mod upkeep;
 mod upload;
 
@@ -27,6 +28,7 @@ pub use name::UNPUBLISHED_SCHEMA;
 pub use open::*;
 pub use options::*;
 pub use past::*;
+pub use statement::*;
 pub use upkeep::*;
 pub use upload::*;
 
@@ -254,6 +256,13 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Forgets snapshots, dropped tables, schema versions and records older than `window` that nothing
     /// refers to any more. Bounded work: a call that did much leaves the rest to the next.
     async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error>;
+
+    /// Begins a statement that is to be done once, or says what became of it. It is forgotten by
+    /// [`Catalog::forget_history`], `window` after it expired.
+    async fn begin_statement(&self, request: BeginStatement) -> Result<StatementProgress, Error>;
+
+    /// Notes that a statement is done, and the rows it answered.
+    async fn end_statement(&self, id: &str, rows: u64) -> Result<(), Error>;
 
     /// Begins an upload to `target` under a new id; a repeat finds it. It expires when it rests for
     /// `ttl`.

@@ -96,6 +96,12 @@ impl Plan {
         self.kind() != StatementKind::Query
     }
 
+    /// Whether it is an `INSERT`, of which each ingester recognises a repeat.
+    #[must_use]
+    pub fn is_insert(&self) -> bool {
+        matches!(self.action, Action::Insert { .. })
+    }
+
     /// What it is.
     #[must_use]
     pub fn kind(&self) -> StatementKind {

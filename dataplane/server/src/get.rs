@@ -30,6 +30,7 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::caller::Caller;
 use crate::metadata;
+use crate::once::Once;
 use crate::service::FlightServer;
 use crate::statement::{Asked, Statement, check_executions};
 use crate::status::{ErrorCode, Failure};
@@ -95,20 +96,24 @@ impl FlightServer {
         caller: &Caller,
         ticket: FlightTicket,
     ) -> Result<Response, Failure> {
-        let (asked, announced, number) = match TicketForm::decode(&ticket.ticket)? {
+        let (asked, announced, once) = match TicketForm::decode(&ticket.ticket)? {
             TicketForm::Sealed(bytes) => {
                 let ticket = Ticket::open(&bytes, &self.key, now_millis())?;
-                let (announced, number) = (ticket.schema_fingerprint, ticket.nonce);
+                let announced = ticket.schema_fingerprint;
+                let once = Once {
+                    number: ticket.nonce,
+                    expires_at_millis: ticket.expires_at_millis,
+                };
                 (
                     self.asked_by_ticket(caller, ticket)?,
                     Some(announced),
-                    Some(number),
+                    Some(once),
                 )
             }
             TicketForm::Command(command) => (self.asked_by_command(caller, command)?, None, None),
         };
         match asked {
-            Asked::Statement(statement) => self.run(caller, statement, announced, number).await,
+            Asked::Statement(statement) => self.run(caller, statement, announced, once).await,
             Asked::Metadata(command) => {
                 let answer = self.metadata(caller, command).await?;
                 let schema = answer.schema();
@@ -123,14 +128,16 @@ impl FlightServer {
         caller: &Caller,
         statement: Statement,
         announced: Option<u64>,
-        number: Option<u128>,
+        once: Option<Once>,
     ) -> Result<Response, Failure> {
         let keepalive = self.settings.stream_keepalive_interval;
         let plan = self.plan(caller, &first_execution(&statement)).await?;
         let planned = schema_of_all(&statement, &plan);
         let executions = statement.executions().into_iter().skip(1);
         if plan.is_update() {
-            let all = async {
+            let is_insert = plan.is_insert();
+            let number = once.map(|once| once.number);
+            let all = Box::pin(async {
                 let mut sum = self.execute_update(caller, plan, number).await?;
                 // One execution for each further row of parameters, under a number of its own.
                 for (row, execution) in (1..).zip(executions) {
@@ -139,10 +146,15 @@ impl FlightServer {
                     sum += self.execute_update(caller, plan, number).await?;
                 }
                 Ok(sum)
-            };
+            });
             // A command that a client sent as a ticket has no number: each time is a time of its own.
-            match number {
-                Some(number) => self.executed.run(number, all).await?,
+            match once {
+                // The ingesters recognise a repeat.
+                Some(Once { number, .. }) if is_insert => self.executed.run(number, all).await?,
+                Some(once) => {
+                    let all = once.in_cluster(self.backends()?.catalog.as_ref(), all);
+                    self.executed.run(once.number, all).await?
+                }
                 None => all.await?,
             };
             let nothing = futures::stream::empty();

@@ -1,15 +1,18 @@
 //! Remembers what a statement with effects answered, by the number of its ticket: a client that
 //! redeems a ticket twice, or retries after a broken connection, does not run it twice.
 //!
-//! The memory is this process's and bounded; across processes the ingesters recognise the first batch
-//! of an `INSERT` by the same number, which is a producer of its own.
+//! The memory is this process's and bounded. Across processes the ingesters recognise the first batch
+//! of an `INSERT` by the same number, which is a producer of its own; of every other statement the catalog
+//! keeps that it was begun, and what it came to ([`Once::in_cluster`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use flightcluster_catalog::{BeginStatement, Catalog, StatementProgress};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use tracing::warn;
 
 use crate::status::{ErrorCode, Failure};
 
@@ -17,6 +20,51 @@ use crate::status::{ErrorCode, Failure};
 const CAPACITY: usize = 10_000;
 
 type Cell = Arc<Execution>;
+
+/// What a ticket says about doing its statement once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Once {
+    /// Tells it from any other ticket.
+    pub(crate) number: u128,
+    /// When it ends, in Unix milliseconds.
+    pub(crate) expires_at_millis: u64,
+}
+
+impl Once {
+    /// Does `work` unless any process of the cluster began it before, and answers what it came to.
+    ///
+    /// - Errors: those of `work`, which is not done again; [`ErrorCode::InvalidTicket`] when it was begun
+    ///   elsewhere, and what became of it is not known: it runs, it failed, or its process ended.
+    pub(crate) async fn in_cluster(
+        self,
+        catalog: &dyn Catalog,
+        work: impl Future<Output = Result<u64, Failure>>,
+    ) -> Result<u64, Failure> {
+        let id = format!("{:032x}", self.number);
+        let request = BeginStatement {
+            id: id.clone(),
+            run: format!("{:032x}", rand::random::<u128>()),
+            expires_at_millis: i64::try_from(self.expires_at_millis).unwrap_or(i64::MAX),
+        };
+        match catalog.begin_statement(request).await? {
+            StatementProgress::Begun => {}
+            StatementProgress::Ended { rows } => return Ok(rows),
+            StatementProgress::BegunBefore => {
+                return Err(Failure::new(
+                    ErrorCode::InvalidTicket,
+                    "the statement of this ticket was begun before, and what became of it is not known: \
+                     see what it has done, and ask for a new ticket if it is to run again",
+                ));
+            }
+        }
+        let rows = work.await?;
+        if let Err(error) = catalog.end_statement(&id, rows).await {
+            // A repeat elsewhere is refused, not done.
+            warn!(%error, "can't note that a statement is done");
+        }
+        Ok(rows)
+    }
+}
 
 /// Executions by ticket number.
 #[derive(Debug, Default)]

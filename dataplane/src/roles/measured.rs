@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flightcluster_catalog::{
-    AsOf, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database, Epoch, Error,
-    File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
-    HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles,
-    Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId,
-    SnapshotRecord, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    AsOf, BeginStatement, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database,
+    Epoch, Error, File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
+    GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload,
+    Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration,
+    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot,
+    SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table, TableId,
+    TableName, Upload,
 };
 use flightcluster_telemetry::metrics::{CatalogMetrics, MethodLabels};
 
@@ -256,6 +257,16 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
     async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
         let call = self.catalog.forget_history(window);
         self.timed("forget_history", call).await
+    }
+
+    async fn begin_statement(&self, request: BeginStatement) -> Result<StatementProgress, Error> {
+        let call = self.catalog.begin_statement(request);
+        self.timed("begin_statement", call).await
+    }
+
+    async fn end_statement(&self, id: &str, rows: u64) -> Result<(), Error> {
+        let call = self.catalog.end_statement(id, rows);
+        self.timed("end_statement", call).await
     }
 
     async fn start_upload(

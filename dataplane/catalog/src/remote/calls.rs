@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Call;
 use crate::{
-    AsOf, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database, Epoch, Error,
-    File, FileChoice, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
-    GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload,
-    Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration,
-    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot,
-    SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    AsOf, BeginStatement, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database,
+    Epoch, Error, File, FileChoice, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted,
+    Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId,
+    JoinUpload, Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester,
+    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles,
+    Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table,
+    TableId, TableName, Upload,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -184,6 +185,14 @@ call!(LeaseCall { lease: Lease } "lease" -> bool, repeatable: true,
 call!(ForgetHistoryCall { window: Duration }
     "forget_history" -> HistoryForgotten, repeatable: true,
     |call, catalog| catalog.forget_history(call.window));
+
+// A repeat of the request is recognised.
+call!(BeginStatementCall { request: BeginStatement }
+    "begin_statement" -> StatementProgress, repeatable: true,
+    |call, catalog| catalog.begin_statement(call.request));
+
+call!(EndStatementCall { id: String, rows: u64 } "end_statement" -> (), repeatable: true,
+    |call, catalog| catalog.end_statement(&call.id, call.rows));
 
 // An upload that was begun is found.
 call!(StartUploadCall { id: String, target: TableName, ttl: Duration }

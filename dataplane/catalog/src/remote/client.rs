@@ -12,24 +12,26 @@ use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
 
 use super::calls::{
-    AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CloseTablesCall, CommitFlushCall,
-    CondemnPathsCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
-    DueGarbageCall, EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall,
-    ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall, IngestersOfCall, JoinUploadCall,
-    LastOrderCall, LeaseCall, ListDatabasesCall, ListIngestersCall, ListReplacementsCall,
-    ListSnapshotsCall, ListTablesCall, LiveFilesCall, OpenTablesCall, PastCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, ResolveAsOfCall, RetireIngesterCall,
-    SealUploadCall, SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall,
-    TablesByIdCall, TakeOrdersCall, TimeCall, UnknownPathsCall, UploadCall,
+    AbortUploadCall, BeginStatementCall, CheckIngesterCall, ClaimProducerCall, CloseTablesCall,
+    CommitFlushCall, CondemnPathsCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall,
+    DropTableCall, DueGarbageCall, EndStatementCall, EvolveTableCall, ExpireProducersCall,
+    ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall,
+    IngestersOfCall, JoinUploadCall, LastOrderCall, LeaseCall, ListDatabasesCall,
+    ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall, LiveFilesCall,
+    OpenTablesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
+    ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
+    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, TimeCall,
+    UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use crate::{
-    AsOf, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database, Epoch, Error,
-    File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
-    HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles,
-    Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId,
-    SnapshotRecord, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    AsOf, BeginStatement, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database,
+    Epoch, Error, File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
+    GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload,
+    Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration,
+    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot,
+    SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table, TableId,
+    TableName, Upload,
 };
 
 /// Pause before the second attempt: long enough for a restarting listener to be back, short enough
@@ -68,7 +70,7 @@ impl fmt::Debug for RemoteOptions {
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
 /// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush`,
-///   `take_orders` and the calls about open tables, producers, uploads and of upkeep are sent a second time when the
+///   `take_orders` and the calls about open tables, statements, producers, uploads and of upkeep are sent a second time when the
 ///   first got no answer and there is time left.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
@@ -496,6 +498,15 @@ impl Catalog for RemoteCatalog {
 
     async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
         self.call(ForgetHistoryCall { window }).await
+    }
+
+    async fn begin_statement(&self, request: BeginStatement) -> Result<StatementProgress, Error> {
+        self.call(BeginStatementCall { request }).await
+    }
+
+    async fn end_statement(&self, id: &str, rows: u64) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.call(EndStatementCall { id, rows }).await
     }
 
     async fn start_upload(

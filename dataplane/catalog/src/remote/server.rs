@@ -13,15 +13,16 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::calls::{
-    AbortUploadCall, CheckIngesterCall, ClaimProducerCall, CloseTablesCall, CommitFlushCall,
-    CondemnPathsCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall, DropTableCall,
-    DueGarbageCall, EvolveTableCall, ExpireProducersCall, ExpireUploadsCall, FinishUploadCall,
-    ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall, IngestersOfCall, JoinUploadCall,
-    LastOrderCall, LeaseCall, ListDatabasesCall, ListIngestersCall, ListReplacementsCall,
-    ListSnapshotsCall, ListTablesCall, LiveFilesCall, OpenTablesCall, PastCall, PingCall,
-    PublishTableCall, RegisterIngesterCall, ReplaceFilesCall, ResolveAsOfCall, RetireIngesterCall,
-    SealUploadCall, SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall,
-    TablesByIdCall, TakeOrdersCall, TimeCall, UnknownPathsCall, UploadCall,
+    AbortUploadCall, BeginStatementCall, CheckIngesterCall, ClaimProducerCall, CloseTablesCall,
+    CommitFlushCall, CondemnPathsCall, CreateDatabaseCall, CreateTableCall, DrainIngesterCall,
+    DropTableCall, DueGarbageCall, EndStatementCall, EvolveTableCall, ExpireProducersCall,
+    ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall,
+    IngestersOfCall, JoinUploadCall, LastOrderCall, LeaseCall, ListDatabasesCall,
+    ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall, LiveFilesCall,
+    OpenTablesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
+    ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
+    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, TimeCall,
+    UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -74,6 +75,8 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<CondemnPathsCall>(router);
     router = add::<LeaseCall>(router);
     router = add::<ForgetHistoryCall>(router);
+    router = add::<BeginStatementCall>(router);
+    router = add::<EndStatementCall>(router);
     router = add::<StartUploadCall>(router);
     router = add::<UploadCall>(router);
     router = add::<JoinUploadCall>(router);

@@ -191,6 +191,7 @@ pub(super) async fn forget_history(
         "DELETE FROM replacements WHERE committed_at_millis < $1",
         "DELETE FROM gc_queue WHERE deleted_at_millis < $1",
         "DELETE FROM leases WHERE until_millis < $1",
+        "DELETE FROM statements WHERE expires_at_millis < $1",
     ] {
         forgotten.records += delete(c, statement, before).await?;
     }

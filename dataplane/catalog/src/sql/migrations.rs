@@ -72,6 +72,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "open_tables",
         statements: include_str!("migrations/0011_open_tables.sql"),
     },
+    Migration {
+        version: 12,
+        name: "statements",
+        statements: include_str!("migrations/0012_statements.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

@@ -41,6 +41,7 @@ mod restore;
 mod snapshot;
 mod spans;
 mod sqlite;
+mod statement;
 mod store;
 mod table;
 mod tables;
@@ -54,12 +55,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    AsOf, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database, Epoch, Error,
-    File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage, GarbageQueue,
-    HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload, Lease, LiveFiles,
-    OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration, ReplaceFiles,
-    Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot, SnapshotId,
-    SnapshotRecord, SnapshotRequest, SnapshotStamp, Table, TableId, TableName, Upload,
+    AsOf, BeginStatement, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database,
+    Epoch, Error, File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
+    GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload,
+    Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration,
+    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot,
+    SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table, TableId,
+    TableName, Upload,
 };
 pub use backup::{Backup, BackupError, Header};
 use dialect::Connection;
@@ -489,6 +491,21 @@ impl Catalog for SqlCatalog {
     async fn forget_history(&self, window: Duration) -> Result<HistoryForgotten, Error> {
         self.write("forgetting old history", move |c| {
             Box::pin(garbage::forget_history(c, window))
+        })
+        .await
+    }
+
+    async fn begin_statement(&self, request: BeginStatement) -> Result<StatementProgress, Error> {
+        self.write("beginning a statement", |c| {
+            Box::pin(statement::begin(c, request))
+        })
+        .await
+    }
+
+    async fn end_statement(&self, id: &str, rows: u64) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.write("noting the end of a statement", move |c| {
+            Box::pin(statement::end(c, id, rows))
         })
         .await
     }

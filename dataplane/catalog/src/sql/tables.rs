@@ -25,6 +25,7 @@ pub(super) const TABLES: &[&str] = &[
     "upload_ingesters",
     "restores",
     "open_tables",
+    "statements",
 ];
 
 /// What a column holds.

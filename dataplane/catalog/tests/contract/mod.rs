@@ -19,6 +19,7 @@ pub mod orders;
 pub mod past;
 pub mod producers;
 pub mod snapshots;
+pub mod statements;
 pub mod tables;
 pub mod upkeep;
 pub mod uploads;
@@ -86,6 +87,10 @@ macro_rules! contract {
             a_dropped_table_has_no_producers,
             unused_producers_are_forgotten_in_steps,
             statements_are_forgotten_before_producers,
+        });
+        $crate::contract::contract!(@tests $open, statements {
+            a_statement_is_begun_once_and_its_outcome_known_to_all,
+            a_statement_is_forgotten_long_after_its_ticket_ended,
         });
         $crate::contract::contract!(@tests $open, uploads {
             an_upload_appears_in_one_snapshot,

@@ -410,6 +410,14 @@ impl Catalog for FaultyCatalog {
         self.inner.forget_history(window).await
     }
 
+    async fn begin_statement(&self, request: BeginStatement) -> Result<StatementProgress, Error> {
+        self.inner.begin_statement(request).await
+    }
+
+    async fn end_statement(&self, id: &str, rows: u64) -> Result<(), Error> {
+        self.inner.end_statement(id, rows).await
+    }
+
     async fn start_upload(
         &self,
         id: &str,

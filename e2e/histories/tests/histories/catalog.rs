@@ -528,6 +528,18 @@ impl Catalog for LossyCatalog {
         line.pass(Port::Lookup, call).await
     }
 
+    async fn begin_statement(&self, request: BeginStatement) -> Result<StatementProgress, Error> {
+        let line = self.line();
+        let call = line.inner.begin_statement(request);
+        line.pass(Port::Lookup, call).await
+    }
+
+    async fn end_statement(&self, id: &str, rows: u64) -> Result<(), Error> {
+        let line = self.line();
+        let call = line.inner.end_statement(id, rows);
+        line.pass(Port::Lookup, call).await
+    }
+
     async fn start_upload(
         &self,
         id: &str,
