@@ -13,8 +13,7 @@ from harness import select, wait_until
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "e2e" / "chaos"))
 
-from links import Network
-from processes import cluster as processes_of_cluster
+from processes import started_cluster
 
 # Rows stay in the logs unless a statement says otherwise, and leave memory soon after.
 SETTINGS = {
@@ -29,18 +28,9 @@ DOWN = r"ingester-2.*heard of last at 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d.*INGESTER_
 @pytest.fixture
 def cluster(tmp_path):
     """Nobody starts a process again but the test."""
-    network = Network()
-    processes = processes_of_cluster(tmp_path, SETTINGS, network, ingesters=3, queriers=1)
-    try:
-        for process in processes.all:
-            process.start()
-        for process in processes.all:
-            process.wait_until_ready()
+    with started_cluster(tmp_path, SETTINGS, ingesters=3, queriers=1) as processes:
         yield processes
         processes.stop()
-    finally:
-        processes.abandon()
-        network.close()
 
 
 def ask(cluster, sql):

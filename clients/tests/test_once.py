@@ -10,8 +10,7 @@ from harness import select
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "e2e" / "chaos"))
 
-from links import Network
-from processes import cluster as processes_of_cluster
+from processes import started_cluster
 
 SETTINGS = {"ingest": {"flush_interval": "1h"}, "server": {"drain_window": "100ms"}}
 DATABASE = "d"
@@ -20,19 +19,10 @@ DATABASE = "d"
 @pytest.fixture(scope="module")
 def queriers(tmp_path_factory):
     """One ingester, and two queriers with the same key and nothing else in common."""
-    network = Network()
     folder = tmp_path_factory.mktemp("once")
-    processes = processes_of_cluster(folder, SETTINGS, network, ingesters=1, queriers=2)
-    try:
-        for process in processes.all:
-            process.start()
-        for process in processes.all:
-            process.wait_until_ready()
+    with started_cluster(folder, SETTINGS, ingesters=1, queriers=2) as processes:
         yield processes.of("querier")
         processes.stop()
-    finally:
-        processes.abandon()
-        network.close()
 
 
 def ask(process, sql):
