@@ -12,8 +12,8 @@
 //! there. All of these stop here, by the defaults of the trait. Filters that change while the query runs
 //! stop too: nobody has shown that they may pass.
 //!
-//! A filter that passes is applied right below, or to the rows of lanes as they come. A scan of files takes filters to skip some of what it reads,
-//! gives rows that do not pass all the same, and yet tells the engine that a column which is compared with
+//! A filter that passes is applied right below, or to the rows of lanes as they come. A scan of files takes
+//! filters to skip some of what it reads, gives rows that do not pass all the same, and yet tells the engine that a column which is compared with
 //! a constant is constant: the sort would leave that column of the key out, and rows of other keys would
 //! come between those of one.
 

@@ -3,8 +3,8 @@
 //!
 //! # Flow
 //! A [`View`] is made from the snapshot taken while planning. When the query runs, the fresh rows
-//! above the watermarks of that snapshot are fetched once, from the ingesters that may have any, for all its tables at once, reduced to
-//! the columns the plan needs. If an ingester no longer holds them, or does not answer, a new
+//! above the watermarks of that snapshot are fetched once, from the ingesters that may have any, for all
+//! its tables at once, reduced to the columns the plan needs. If an ingester no longer holds them, or does not answer, a new
 //! snapshot of the same tables is taken and the rows are asked for again, for a short while.
 //!
 //! The snapshot of planning does not list the files of tables that have very many. When the plan is

@@ -3,8 +3,8 @@
 //! # Flow
 //! of a table with a primary key: read the last order number of a row → all ingesters that may have rows of
 //! the table in no file put them into files → the table is leased, so that compaction leaves it alone →
-//! snapshot → of a table with a primary key: judge its newest rows ([`judge`]) → for each file: count the rows the condition is true for, and write it again when
-//! there are some and others → one commit puts the new files in the place of the old ones. When one of
+//! snapshot → of a table with a primary key: judge its newest rows ([`judge`]) → for each file: count the
+//! rows the condition is true for, and write it again when there are some and others → one commit puts the new files in the place of the old ones. When one of
 //! the old ones was replaced meanwhile all the same, begin again with a new snapshot.
 //!
 //! # Guarantees
