@@ -8,7 +8,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark")]
 
 #[path = "../tests/postgres_server/mod.rs"]
-#[allow(dead_code, reason = "shared with the tests")]
 mod postgres_server;
 
 use std::time::{Duration, Instant};

@@ -4,7 +4,6 @@
 
 #[allow(dead_code, reason = "the contract itself runs in other binaries")]
 mod contract;
-#[allow(dead_code, reason = "nothing is killed here")]
 mod postgres_server;
 
 use std::error::Error as _;

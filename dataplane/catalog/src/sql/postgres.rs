@@ -104,6 +104,26 @@ pub(super) enum Error {
     NotDurable,
     #[error("the server is a standby that takes no writes; name the primary")]
     Standby,
+    #[error("the certificate of the server {cure}")]
+    Certificate {
+        cure: &'static str,
+        source: sqlx::Error,
+    },
+    #[error(
+        "the server refuses our certificate: `sslcert` and `sslkey` in the URL must name one of an \
+         authority in its ssl_ca_file"
+    )]
+    OurCertificate(#[source] sqlx::Error),
+    #[error(
+        "the server does not offer TLS: switch `ssl` on there, or accept plaintext with \
+         sslmode=disable in the URL and catalog.postgres_allow_insecure"
+    )]
+    NoTls(#[source] sqlx::Error),
+    #[error(
+        "the server does not let this user in this way: compare user, database and sslmode of the URL, \
+         and `sslcert` if it asks for a certificate, with its pg_hba.conf"
+    )]
+    NotLetIn(#[source] sqlx::Error),
     #[error("can't connect")]
     Connect(#[source] sqlx::Error),
 }
@@ -114,9 +134,14 @@ impl Error {
         match self {
             Self::Standby => true,
             Self::Connect(error) => matches!(judge(error), Verdict::Repeat | Verdict::Passes),
-            Self::Read { .. } | Self::Url { .. } | Self::Insecure { .. } | Self::NotDurable => {
-                false
-            }
+            Self::Read { .. }
+            | Self::Url { .. }
+            | Self::Insecure { .. }
+            | Self::NotDurable
+            | Self::Certificate { .. }
+            | Self::OurCertificate(_)
+            | Self::NoTls(_)
+            | Self::NotLetIn(_) => false,
         }
     }
 }
@@ -209,7 +234,7 @@ pub(super) async fn connect(
     let mut connection = tokio::time::timeout(timeout, AnyConnection::connect_with(options))
         .await
         .map_err(|_| Error::Connect(timed_out()))?
-        .map_err(Error::Connect)?;
+        .map_err(explain)?;
     let fsync: String = sqlx::query_scalar("SHOW fsync")
         .fetch_one(&mut connection)
         .await
@@ -221,6 +246,59 @@ pub(super) async fn connect(
         return Err(Error::Standby);
     }
     Ok(connection)
+}
+
+/// The cause and the cure of a refused connection, where the driver has only the cause.
+pub(super) fn explain(error: sqlx::Error) -> Error {
+    match &error {
+        sqlx::Error::Io(io) => match io.get_ref().and_then(|cause| cause.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(problem)) => Error::Certificate {
+                cure: cure(problem),
+                source: error,
+            },
+            Some(rustls::Error::AlertReceived(_)) => Error::OurCertificate(error),
+            _ => Error::Connect(error),
+        },
+        // What the driver says of a server that answers the question for TLS with no.
+        sqlx::Error::Tls(cause) if cause.to_string().contains("does not support TLS") => {
+            Error::NoTls(error)
+        }
+        sqlx::Error::Database(database) if database.code().as_deref() == Some("28000") => {
+            Error::NotLetIn(error)
+        }
+        _ => Error::Connect(error),
+    }
+}
+
+/// The same as the cause of a call that failed.
+pub(super) fn explained(error: sqlx::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match explain(error) {
+        Error::Connect(error) => Box::new(error),
+        explained => Box::new(explained),
+    }
+}
+
+fn cure(problem: &rustls::CertificateError) -> &'static str {
+    use rustls::CertificateError as Problem;
+    match problem {
+        // The second: of one with the same name, as is left when an authority is made anew.
+        Problem::UnknownIssuer | Problem::BadSignature => {
+            "is of an authority that is not known here: name the file with the authority's \
+             certificate in catalog.postgres_ca_file (in a FlightCluster the Secret with `ca.crt` in \
+             catalog.postgres.caSecret)"
+        }
+        Problem::NotValidForName | Problem::NotValidForNameContext { .. } => {
+            "is for other names than the host in the URL: use one of these names in the URL, or give \
+             the server a certificate for this one"
+        }
+        Problem::Expired | Problem::ExpiredContext { .. } => {
+            "has expired: renew it, and let the server read it again"
+        }
+        Problem::NotValidYet | Problem::NotValidYetContext { .. } => {
+            "is not valid yet: compare the clocks of both machines"
+        }
+        _ => "is not acceptable: give the server another one",
+    }
 }
 
 async fn is_standby(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {

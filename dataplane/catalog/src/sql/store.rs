@@ -205,7 +205,7 @@ impl Store {
             Verdict::Broken => store_error(doing, error),
             Verdict::Repeat | Verdict::Reconnect | Verdict::Passes => Error::Unavailable {
                 place: self.place.clone(),
-                source: Box::new(error),
+                source: postgres::explained(error),
             },
         }
     }

@@ -5,9 +5,16 @@
 //! runs it as the user `postgres` of Debian's package. A test process that is killed takes its
 //! servers along (`--pdeathsig`).
 
-#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    dead_code,
+    unreachable_pub,
+    reason = "tests; each of them uses a part"
+)]
 
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,6 +77,8 @@ pub struct Server {
     /// Data, socket, log and URL file.
     directory: TempDir,
     settings: Vec<String>,
+    /// Of the socket, and on the network if it listens there.
+    port: u16,
     process: Child,
 }
 
@@ -81,6 +90,24 @@ impl Server {
 
     /// Starts an empty server with settings such as `fsync=off`.
     pub fn start_with(settings: &[&str]) -> Self {
+        Self::start_prepared(settings, 5432, &[])
+    }
+
+    /// Starts an empty server that also listens on 127.0.0.1, with these files in its data directory.
+    pub fn start_on_network(settings: &[&str], files: &[(&str, &str)]) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        let listen = [format!("port={port}"), "listen_addresses=127.0.0.1".into()];
+        let all: Vec<&str> = listen
+            .iter()
+            .map(String::as_str)
+            .chain(settings.iter().copied())
+            .collect();
+        drop(free);
+        Self::start_prepared(&all, port, files)
+    }
+
+    fn start_prepared(settings: &[&str], port: u16, files: &[(&str, &str)]) -> Self {
         let directory = TempDir::new().unwrap();
         if is_root() {
             give(directory.path());
@@ -95,15 +122,25 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
+        for (name, content) in files {
+            let file = data.join(name);
+            std::fs::write(&file, content).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            if is_root() {
+                give(&file);
+            }
+        }
         let settings: Vec<_> = settings.iter().map(|text| (*text).to_owned()).collect();
         let process = launch(directory.path(), &settings);
         let mut server = Self {
             directory,
             settings,
+            port,
             process,
         };
         server.wait_until_ready();
-        let url = format!("postgres:///postgres?host={}&user={USER}", server.socket());
+        let host = server.socket();
+        let url = format!("postgres:///postgres?host={host}&port={port}&user={USER}");
         std::fs::write(server.url_file(), format!("{url}\n")).unwrap();
         server
     }
@@ -111,6 +148,11 @@ impl Server {
     /// Where the socket is.
     pub fn socket(&self) -> String {
         self.directory.path().display().to_string()
+    }
+
+    /// Where it listens on 127.0.0.1, if it was started so.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The data directory.
@@ -170,6 +212,7 @@ impl Server {
         loop {
             let asked = as_postgres("pg_isready")
                 .args(["--quiet", "--host", &self.socket()])
+                .args(["--port", &self.port.to_string()])
                 .status()
                 .unwrap();
             if asked.success() {
