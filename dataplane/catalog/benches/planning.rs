@@ -98,6 +98,7 @@ impl Bench {
             files: (first..=self.files).map(file).collect(),
             watermarks: vec![(table.id, SequenceNumber(self.files))],
             producers: Vec::new(),
+            valid_until_millis: None,
         };
         self.catalog.commit_flush(commit).await.unwrap();
     }

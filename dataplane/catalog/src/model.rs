@@ -350,6 +350,11 @@ pub struct FlushCommit {
     pub watermarks: Vec<(TableId, SequenceNumber)>,
     /// Producer positions reached by the rows of this flush.
     pub producers: Vec<ProducerPosition>,
+    /// Until when this flush may be applied, by the time of the catalog. Later its objects may have been
+    /// deleted as orphans and the deletion be forgotten. A flush with a limit moves each of its watermarks
+    /// forward: that tells one that was applied.
+    #[serde(default)]
+    pub valid_until_millis: Option<i64>,
 }
 
 /// What a flush commit did.

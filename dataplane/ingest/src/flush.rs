@@ -4,7 +4,8 @@
 //! - Before the commit: the objects are named nowhere, the rows are in the log.
 //! - After the commit: the next registration tells the watermarks, replay skips the rows.
 //! - An answer that was lost: the commit is kept and repeated as it was before anything else is
-//!   flushed; the catalog recognises it. The rows count as unflushed until then.
+//!   flushed; the catalog recognises it. The rows count as unflushed until then. One that comes so late
+//!   that its objects may have been deleted as orphans is refused, and its rows are written anew.
 //!
 //! # Cancellation
 //! A commit is noted before it is sent, so a dropped round is taken up by the next one.
@@ -144,6 +145,8 @@ impl Core {
             .await
             .map_err(failed("reading tables"))?;
         let tables: HashMap<TableId, Table> = tables.into_iter().map(|t| (t.id, t)).collect();
+        // Before the first object is stored.
+        let valid_until_millis = self.valid_until().await?;
         let (live, gone): (Vec<_>, Vec<_>) = work
             .into_iter()
             .partition(|unflushed| tables.contains_key(&unflushed.table));
@@ -165,7 +168,10 @@ impl Core {
         let prepared: Vec<_> = prepared.collect().await;
         let (prepared, failure) = self.sort_out(state, prepared);
         if !prepared.is_empty() {
-            let commit = self.commit_of(prepared);
+            let commit = FlushCommit {
+                valid_until_millis: Some(valid_until_millis),
+                ..self.commit_of(prepared)
+            };
             state.unanswered = Some(Prepared {
                 commit,
                 took: started.elapsed(),
@@ -174,6 +180,15 @@ impl Core {
         }
         self.forget_dropped(state, gone).await?;
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Until when what is stored from now on may be committed, by the time of the catalog: before it can be
+    /// taken for an orphan.
+    async fn valid_until(&self) -> Result<i64, Error> {
+        let time = self.catalog.time().await;
+        let now = time.map_err(failed("reading the time of the catalog"))?;
+        let valid = i64::try_from(self.commit_within.as_millis()).unwrap_or(i64::MAX);
+        Ok(now.millis.saturating_add(valid))
     }
 
     fn select(&self, state: &FlushState, scope: Scope) -> Vec<Unflushed> {
@@ -322,6 +337,7 @@ impl Core {
             files: vec![],
             watermarks: vec![],
             producers: vec![],
+            valid_until_millis: None,
         };
         for (table, prepared) in tables {
             let PreparedTable {

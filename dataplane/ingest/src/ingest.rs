@@ -67,6 +67,8 @@ pub struct IngestOptions {
     pub clock: Clock,
     /// The way to the other ingesters.
     pub peers: Arc<dyn Peers>,
+    /// For how long an object may wait for the commit that names it.
+    pub commit_within: Duration,
     /// For how long a ticket can be redeemed, and its statement so be repeated.
     pub ticket_ttl: Duration,
 }
@@ -94,6 +96,7 @@ pub(crate) struct Core {
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) producers: Arc<Producers>,
     pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) commit_within: Duration,
     pub(crate) ticket_ttl: Duration,
     pub(crate) staging: Staging,
     pub(crate) current: Current,
@@ -147,6 +150,7 @@ impl Ingest {
             observer,
             clock,
             peers,
+            commit_within,
             ticket_ttl,
         } = options;
         // Before registering: a second process started by mistake must not fence the first one.
@@ -194,6 +198,7 @@ impl Ingest {
             buffer,
             producers,
             peers,
+            commit_within,
             ticket_ttl,
             staging: Staging::default(),
             current,

@@ -33,6 +33,10 @@ use super::observe::IngestObserver;
 /// Pause between attempts to reach the catalog or the object store while starting.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// A stored object is committed within this time at least, however early orphans may be deleted: a shorter
+/// outage is no reason to write files anew.
+const SHORTEST_COMMIT: Duration = Duration::from_secs(3600);
+
 /// Share of the memory limit that queries may use when nothing is configured.
 const QUERY_MEMORY_PERCENT: u64 = 60;
 
@@ -296,6 +300,8 @@ async fn open_ingest(
         observer: Arc::new(observer),
         clock: Clock::system(),
         peers,
+        // What is older may be deleted; how that went is remembered for longer.
+        commit_within: config.upkeep.orphan_grace.max(SHORTEST_COMMIT),
         ticket_ttl: config.server.ticket_ttl,
     };
     Ingest::open(options)

@@ -46,6 +46,12 @@ pub(super) async fn commit(
         return Ok(answer);
     }
     let (live, dropped) = sort_tables(c, &commit).await?;
+    if let Some(until) = commit.valid_until_millis {
+        if was_applied(c, &commit, &live).await? {
+            return answer(c, dropped).await;
+        }
+        check_age(&commit, until)?;
+    }
     let snapshot = snapshot::next(c, "flush").await?;
     add_files(c, &commit, &live, snapshot).await?;
     for (table, sequence) in commit
@@ -64,12 +70,59 @@ pub(super) async fn commit(
     }
     ingester::note_durable(c, commit.ingester, commit.durable).await?;
     remember(c, &digest, commit.ingester, snapshot, &dropped).await?;
+    answer(c, dropped).await
+}
+
+async fn answer(
+    c: &mut Connection,
+    dropped_tables: Vec<TableId>,
+) -> Result<FlushCommitted, Failure> {
     let newest = snapshot::newest_stamp(c).await?;
     Ok(FlushCommitted {
         snapshot: newest.snapshot,
         created_at_millis: newest.created_at_millis,
-        dropped_tables: dropped,
+        dropped_tables,
     })
+}
+
+/// Whether a flush that is no longer remembered was applied: every watermark it moves is reached. Its files
+/// may have been replaced since, and be forgotten: they are not added again.
+async fn was_applied(
+    c: &mut Connection,
+    commit: &FlushCommit,
+    live: &BTreeSet<TableId>,
+) -> Result<bool, sqlx::Error> {
+    let mut reached = false;
+    for (table, sequence) in &commit.watermarks {
+        if !live.contains(table) {
+            continue;
+        }
+        let found: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM watermarks
+             WHERE table_id = $1 AND ingester_id = $2 AND sequence >= $3",
+        )
+        .bind(stored(table.0)?)
+        .bind(stored(commit.ingester.0)?)
+        .bind(stored(sequence.0)?)
+        .fetch_one(&mut *c)
+        .await?;
+        if found == 0 {
+            return Ok(false);
+        }
+        reached = true;
+    }
+    Ok(reached)
+}
+
+/// Refuses a flush whose objects may be gone without a trace.
+fn check_age(commit: &FlushCommit, valid_until_millis: i64) -> Result<(), Failure> {
+    match commit.files.first() {
+        Some(file) if valid_until_millis < now_millis() => {
+            let path = file.path.clone();
+            Err(Error::FileGivenUp { path }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Names a commit by everything in it, in whatever order it was listed.

@@ -1,10 +1,11 @@
 //! Commits of flushes: atomic, repeatable, fenced, in order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flightcluster_catalog::{
-    ClaimProducer, Error, File, NewFile, ProducerClaim, ProducerPosition, SchemaVersion,
-    SequenceNumber, SnapshotId, TableId,
+    ClaimProducer, Error, File, FlushCommit, NewFile, ProducerClaim, ProducerPosition,
+    ReplaceCause, ReplaceFiles, SchemaVersion, SequenceNumber, SnapshotId, TableId,
 };
 
 use super::producers::claim_of;
@@ -84,6 +85,61 @@ pub async fn a_path_that_could_not_be_read_again_changes_nothing(catalog: Subjec
         assert!(matches!(error, Error::Store { .. }), "{error}");
     }
     assert_eq!(content(&catalog, &table).await, (vec![], vec![]));
+}
+
+/// Its object may have been deleted as an orphan, so long ago that this is forgotten.
+pub async fn a_flush_that_comes_too_late_changes_nothing(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    let ingester = register(&catalog, "ingester-0").await;
+    let now = catalog.time().await.unwrap().millis;
+    let until = |millis| FlushCommit {
+        valid_until_millis: Some(millis),
+        ..flush_of(&ingester, vec![file(table.id, "x", 1, 3)])
+    };
+    let refused = catalog.commit_flush(until(now - 1000)).await;
+    assert!(
+        matches!(&refused, Err(Error::FileGivenUp { path }) if path == "x"),
+        "{refused:?}"
+    );
+    assert_eq!(content(&catalog, &table).await, (vec![], vec![]));
+    catalog.commit_flush(until(now + 60_000)).await.unwrap();
+    assert_eq!(content(&catalog, &table).await.0, ["x"]);
+}
+
+/// The answer was lost, and the process slept until its file was replaced, deleted and forgotten.
+pub async fn a_late_repeat_of_a_forgotten_flush_adds_nothing(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    let ingester = register(&catalog, "ingester-0").await;
+    let now = catalog.time().await.unwrap().millis;
+    let late = FlushCommit {
+        valid_until_millis: Some(now - 1000),
+        ..flush_of(&ingester, vec![file(table.id, "x", 1, 3)])
+    };
+    // The catalog does not know it by the number of its log's end: it is told from others by that.
+    let first = FlushCommit {
+        valid_until_millis: Some(now + 60_000),
+        durable: SequenceNumber(3),
+        ..late.clone()
+    };
+    catalog.commit_flush(first).await.unwrap();
+    let names = [table.name.clone()];
+    let input = catalog.snapshot(&names).await.unwrap().tables[0].files[0].id;
+    let replaced = ReplaceFiles {
+        table: table.id,
+        inputs: vec![input],
+        outputs: vec![file(table.id, "y", 1, 3)],
+        removed_rows: 0,
+        cause: ReplaceCause::Compaction,
+    };
+    catalog.replace_files(replaced).await.unwrap();
+    catalog.garbage_deleted(&["x".to_owned()]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    catalog.forget_history(Duration::ZERO).await.unwrap();
+    let answer = catalog.commit_flush(late).await.unwrap();
+    assert_eq!(answer.dropped_tables, []);
+    let watermarks = vec![(ingester.id.0, 3)];
+    let content = content(&catalog, &table).await;
+    assert_eq!(content, (vec!["y".to_owned()], watermarks));
 }
 
 pub async fn a_repeated_flush_gets_the_same_answer_and_adds_nothing(catalog: Subject) {

@@ -121,6 +121,8 @@ macro_rules! contract {
             a_repeated_flush_gets_the_same_answer_and_adds_nothing,
             a_repeat_with_more_files_adds_only_the_new_ones,
             watermarks_and_producers_never_move_backwards,
+            a_flush_that_comes_too_late_changes_nothing,
+            a_late_repeat_of_a_forgotten_flush_adds_nothing,
             a_flush_to_a_dropped_table_reports_it_and_keeps_the_rest,
             a_flush_to_a_table_the_catalog_never_had_changes_nothing,
             a_path_used_for_two_files_changes_nothing,
@@ -261,6 +263,7 @@ pub fn flush_of(ingester: &Ingester, files: Vec<NewFile>) -> FlushCommit {
         files,
         watermarks,
         producers: Vec::new(),
+        valid_until_millis: None,
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct FaultyCatalog {
     closes: Mutex<VecDeque<Fault>>,
     claims: Mutex<VecDeque<Fault>>,
     pub(crate) claim_log: Mutex<Vec<ClaimProducer>>,
+    /// By how much the time of the catalog has moved on when its answer arrives.
+    pub(crate) behind_millis: Mutex<i64>,
     /// How many producers the next calls say they have forgotten.
     pub(crate) expiries: Mutex<VecDeque<u64>>,
     pub(crate) expiry_log: Mutex<Vec<ProducerExpiry>>,
@@ -72,6 +74,7 @@ impl FaultyCatalog {
             closes: Mutex::default(),
             claims: Mutex::default(),
             claim_log: Mutex::default(),
+            behind_millis: Mutex::default(),
             expiries: Mutex::default(),
             expiry_log: Mutex::default(),
             expired: Notify::new(),
@@ -452,7 +455,9 @@ impl Catalog for FaultyCatalog {
     }
 
     async fn time(&self) -> Result<CatalogTime, Error> {
-        self.inner.time().await
+        let mut time = self.inner.time().await?;
+        time.millis -= *self.behind_millis.lock();
+        Ok(time)
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -90,6 +90,26 @@ async fn a_flush_whose_object_was_given_up_is_written_anew() {
     assert_ne!(files[0].file.path, given_up[0]);
 }
 
+/// A process that slept between storing a file and committing it: the object may be gone since.
+#[tokio::test]
+async fn a_flush_that_is_sent_too_late_is_written_anew() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    write(&writer(&ingest, &readings()).await, [1])
+        .await
+        .unwrap();
+    let hours = |hours: i64| hours * 3_600_000;
+    *world.catalog.behind_millis.lock() = hours(25);
+    ingest.flush().await.unwrap_err();
+    assert_eq!(world.files(&readings()).await, []);
+    *world.catalog.behind_millis.lock() = hours(23);
+    ingest.flush().await.unwrap();
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1]);
+    let commits = world.catalog.commit_log.lock();
+    let paths: Vec<_> = commits.iter().map(|commit| &commit.files[0].path).collect();
+    assert_ne!(paths[0], paths[1]);
+}
+
 #[tokio::test]
 async fn flushed_rows_are_too_old_after_the_grace() {
     let world = World::new().await;

@@ -98,6 +98,7 @@ impl World {
             observer: Arc::new(NoObserver),
             clock: self.clock.clone(),
             peers: Arc::new(NoPeers),
+            commit_within: Duration::from_secs(24 * 3600),
             ticket_ttl: Duration::from_secs(900),
         }
     }

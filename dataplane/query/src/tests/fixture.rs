@@ -179,6 +179,7 @@ impl Ingesters {
             files: vec![file],
             watermarks: vec![(table.id, *last)],
             producers: Vec::new(),
+            valid_until_millis: None,
         };
         self.catalog.commit_flush(commit).await.unwrap();
         let mut all = self.held.lock();

@@ -122,6 +122,7 @@ async fn add_files(cluster: &Cluster, table: &Table, count: i64) {
         files: files.collect(),
         watermarks: Vec::new(),
         producers: Vec::new(),
+        valid_until_millis: None,
     };
     cluster.catalog.commit_flush(commit).await.unwrap();
 }

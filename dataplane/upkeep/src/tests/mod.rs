@@ -138,6 +138,7 @@ impl World {
             files: vec![file],
             watermarks: vec![(self.table.id, SequenceNumber(n))],
             producers: Vec::new(),
+            valid_until_millis: None,
         };
         self.catalog.commit_flush(commit).await.unwrap();
     }

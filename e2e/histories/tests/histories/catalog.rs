@@ -203,6 +203,7 @@ impl Line {
             files: request.outputs,
             watermarks: vec![],
             producers: vec![],
+            valid_until_millis: None,
         };
         let snapshot = self.inner.commit_flush(commit).await?.snapshot;
         Ok(FilesReplaced { snapshot })

@@ -261,6 +261,7 @@ impl World {
             wal_dir: self.directory.join("log"),
             disk: Arc::new(disk),
             peers: Arc::new(self.other_ingesters(life)),
+            commit_within: Duration::from_secs(24 * 3600),
             ticket_ttl: Duration::from_secs(900),
             observer: Arc::new(NoObserver),
             clock,
