@@ -353,7 +353,7 @@ pub struct FlushCommit {
     /// Until when this flush may be applied, by the time of the catalog. Later its objects may have been
     /// deleted as orphans and the deletion be forgotten. A flush with a limit moves each of its watermarks
     /// forward: that tells one that was applied.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until_millis: Option<i64>,
 }
 

@@ -57,6 +57,11 @@ pub struct ReplaceFiles {
     pub removed_rows: u64,
     /// What for.
     pub cause: ReplaceCause,
+    /// Until when this may be applied, by the time of the catalog; see
+    /// [`FlushCommit::valid_until_millis`](crate::FlushCommit::valid_until_millis). Without outputs there is
+    /// no need for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until_millis: Option<i64>,
 }
 
 /// What a replacement did.
@@ -182,6 +187,15 @@ pub struct CatalogTime {
     pub millis: i64,
     /// Cleared for an hour after its clock jumped: nothing is to go for good by its age then.
     pub is_settled: bool,
+}
+
+impl CatalogTime {
+    /// The moment `time` later, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn millis_after(&self, time: Duration) -> i64 {
+        let time = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        self.millis.saturating_add(time)
+    }
 }
 
 /// What was forgotten.

@@ -8,6 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::Role;
 use crate::units::{ByteSize, DurationText, duration};
 
+/// History is kept this many times as long as objects wait for deletion: whoever can still be read has
+/// its schema, and a path that was deleted is remembered.
+const HISTORY_GRACES: u32 = 2;
+
+/// However short the graces are, a commit has so much time: a store that is slow for a while is no reason to
+/// do the work again.
+const SHORTEST_COMMIT: Duration = Duration::from_secs(60);
+
 /// Compaction of small files, deletion of objects nobody reads, scan for orphans.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -60,6 +68,24 @@ impl Default for UpkeepConfig {
             orphan_grace: Duration::from_secs(24 * 60 * 60),
             delete_orphans: false,
         }
+    }
+}
+
+impl UpkeepConfig {
+    /// How long the catalog remembers what nobody can ask for any more, objects it deleted among it: twice
+    /// [`UpkeepConfig::gc_grace`].
+    #[must_use]
+    pub fn history(&self) -> Duration {
+        self.gc_grace.saturating_mul(HISTORY_GRACES)
+    }
+
+    /// For how long a commit may name objects that were stored after its work began. An object that no file
+    /// has stays for [`UpkeepConfig::orphan_grace`] at least, and then its deletion is remembered for
+    /// [`UpkeepConfig::history`], so a commit in time finds either the object or the memory of its end. A
+    /// minute at least: graces of seconds are for tests.
+    #[must_use]
+    pub fn commit_within(&self) -> Duration {
+        self.orphan_grace.max(self.history()).max(SHORTEST_COMMIT)
     }
 }
 

@@ -187,8 +187,7 @@ impl Core {
     async fn valid_until(&self) -> Result<i64, Error> {
         let time = self.catalog.time().await;
         let now = time.map_err(failed("reading the time of the catalog"))?;
-        let valid = i64::try_from(self.commit_within.as_millis()).unwrap_or(i64::MAX);
-        Ok(now.millis.saturating_add(valid))
+        Ok(now.millis_after(self.commit_within))
     }
 
     fn select(&self, state: &FlushState, scope: Scope) -> Vec<Unflushed> {

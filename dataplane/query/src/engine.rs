@@ -53,6 +53,8 @@ pub struct EngineOptions {
     pub spill_dir: PathBuf,
     /// Most bytes all queries together may have there.
     pub spill_bytes: u64,
+    /// For how long the files `DELETE` writes may wait for the commit that names them.
+    pub commit_within: Duration,
 }
 
 /// How a plan is run.
@@ -113,6 +115,7 @@ pub(crate) struct Inner {
     pub(crate) fetch: Fetch,
     pub(crate) sorter: Sorter,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) commit_within: Duration,
     pub(crate) batch_rows: usize,
     replans: AtomicU64,
 }
@@ -147,6 +150,7 @@ impl Engine {
             memory_bytes,
             spill_dir,
             spill_bytes,
+            commit_within,
         } = options;
         create_spill_dir(&spill_dir)?;
         let kept = Arc::clone(&store);
@@ -182,6 +186,7 @@ impl Engine {
             running: Arc::default(),
             sorter,
             timeout: config.timeout,
+            commit_within,
             batch_rows,
             replans: AtomicU64::new(0),
         };

@@ -33,10 +33,6 @@ use super::observe::IngestObserver;
 /// Pause between attempts to reach the catalog or the object store while starting.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// A stored object is committed within this time at least, however early orphans may be deleted: a shorter
-/// outage is no reason to write files anew.
-const SHORTEST_COMMIT: Duration = Duration::from_secs(3600);
-
 /// Share of the memory limit that queries may use when nothing is configured.
 const QUERY_MEMORY_PERCENT: u64 = 60;
 
@@ -300,8 +296,7 @@ async fn open_ingest(
         observer: Arc::new(observer),
         clock: Clock::system(),
         peers,
-        // What is older may be deleted; how that went is remembered for longer.
-        commit_within: config.upkeep.orphan_grace.max(SHORTEST_COMMIT),
+        commit_within: config.upkeep.commit_within(),
         ticket_ttl: config.server.ticket_ttl,
     };
     Ingest::open(options)
@@ -344,6 +339,7 @@ fn open_engine(
         memory_bytes,
         spill_dir: data_dir.join("scratch"),
         spill_bytes: spill_bytes.map_or(free_bytes / 2, ByteSize::as_u64),
+        commit_within: config.upkeep.commit_within(),
     })?;
     Ok((engine, cache))
 }

@@ -45,6 +45,7 @@ pub(crate) fn open(
         rewriter: Arc::new(EngineRewriter(rewriter)),
         observer: Arc::new(UpkeepObserver(metrics)),
         holder: node_name.to_owned(),
+        commit_within: config.upkeep.commit_within(),
     })
 }
 

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::choose::choose;
 use crate::error::{Error, chain};
+use crate::expire::believed_nanos;
 use crate::rounds::{LEASE, Upkeep};
 
 /// Small files looked at together. A table with more gets its next groups from the same call.
@@ -118,8 +119,9 @@ impl Upkeep {
         stop: &CancellationToken,
     ) -> Result<bool, Error> {
         let began = Instant::now();
-        let now = self.now_nanos().await?;
-        let keep_from = now.and_then(|now| self.expired_before(table, now));
+        // Before the first object is stored.
+        let time = self.time().await?;
+        let keep_from = believed_nanos(time).and_then(|now| self.expired_before(table, now));
         let rewritten = match self.rewriter.rewrite(table, group, keep_from, stop).await {
             Ok(rewritten) => rewritten,
             // Told to stop, it failed as asked.
@@ -135,6 +137,7 @@ impl Upkeep {
             outputs: rewritten.outputs,
             removed_rows: rewritten.removed_rows,
             cause: ReplaceCause::Compaction,
+            valid_until_millis: Some(time.millis_after(self.commit_within)),
         };
         if !self.commit(&request).await? {
             compacted.lost += 1;

@@ -39,7 +39,7 @@ impl Upkeep {
         let tables = tables.map_err(Error::catalog("listing tables"))?;
         let mut expired = Expired::default();
         let mut failure = None;
-        let Some(now) = self.now_nanos().await? else {
+        let Some(now) = believed_nanos(self.time().await?) else {
             return Ok(expired);
         };
         for table in tables {
@@ -57,15 +57,9 @@ impl Upkeep {
         failure.map_or(Ok(expired), Err)
     }
 
-    /// The present by which rows may go, in nanoseconds since the Unix epoch: the earlier of our clock and
-    /// that of the catalog, so that no single clock that is ahead takes rows. `None` while the catalog's
-    /// has jumped.
-    pub(crate) async fn now_nanos(&self) -> Result<Option<i64>, Error> {
+    pub(crate) async fn time(&self) -> Result<CatalogTime, Error> {
         let time = self.catalog.time().await;
-        let time = time.map_err(Error::catalog("asking for the time"))?;
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let own = i64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
-        Ok(agreed(own, time))
+        time.map_err(Error::catalog("asking for the time"))
     }
 
     /// Rows of the table with an earlier time are expired at `now`; nanoseconds since the Unix epoch.
@@ -117,6 +111,7 @@ impl Upkeep {
                 outputs: Vec::new(),
                 removed_rows: rows,
                 cause: ReplaceCause::Retention,
+                valid_until_millis: None,
             };
             match self.catalog.replace_files(request).await {
                 Ok(_) => {}
@@ -140,6 +135,14 @@ impl Upkeep {
         let files = self.catalog.live_files(which).await;
         files.map_err(Error::catalog("listing live files"))
     }
+}
+
+/// The present by which rows may go, in nanoseconds since the Unix epoch: the earlier of our clock and that
+/// of the catalog, so that no single clock that is ahead takes rows. `None` while the catalog's has jumped.
+pub(crate) fn believed_nanos(catalog: CatalogTime) -> Option<i64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let own = i64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
+    agreed(own, catalog)
 }
 
 /// The moment that both clocks have passed, in nanoseconds; `None` when the catalog's can't be believed.

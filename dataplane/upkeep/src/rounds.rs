@@ -20,10 +20,6 @@ pub(crate) const LEASE: Duration = Duration::from_secs(120);
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// History is kept this many times as long as objects wait for deletion: whoever can still be read has
-/// its schema, and a path that was deleted is remembered.
-const HISTORY_GRACES: u32 = 2;
-
 /// What an [`Upkeep`] is made of.
 #[derive(Debug)]
 pub struct UpkeepOptions {
@@ -40,6 +36,8 @@ pub struct UpkeepOptions {
     /// Name for leases. The same in the next life of the process, which takes up at once what the last
     /// one held when it died.
     pub holder: String,
+    /// For how long an object may wait for the commit that names it.
+    pub commit_within: Duration,
 }
 
 /// Upkeep of all tables.
@@ -51,6 +49,7 @@ pub struct Upkeep {
     pub(crate) rewriter: Arc<dyn Rewriter>,
     pub(crate) observer: Arc<dyn Observer>,
     holder: String,
+    pub(crate) commit_within: Duration,
 }
 
 impl Upkeep {
@@ -64,6 +63,7 @@ impl Upkeep {
             rewriter,
             observer,
             holder,
+            commit_within,
         } = options;
         Self {
             config,
@@ -72,6 +72,7 @@ impl Upkeep {
             rewriter,
             observer,
             holder,
+            commit_within,
         }
     }
 
@@ -120,8 +121,7 @@ impl Upkeep {
         if !self.lease(job, LEASE).await? {
             return Ok(());
         }
-        let window = self.config.gc_grace.saturating_mul(HISTORY_GRACES);
-        let forgotten = self.catalog.forget_history(window).await;
+        let forgotten = self.catalog.forget_history(self.config.history()).await;
         self.give_back(job).await;
         let forgotten = forgotten.map_err(Error::catalog("forgetting old history"))?;
         debug!(?forgotten, "forgot old history");

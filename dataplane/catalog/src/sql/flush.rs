@@ -50,7 +50,7 @@ pub(super) async fn commit(
         if was_applied(c, &commit, &live).await? {
             return answer(c, dropped).await;
         }
-        check_age(&commit, until)?;
+        check_age(&commit.files, until)?;
     }
     let snapshot = snapshot::next(c, "flush").await?;
     add_files(c, &commit, &live, snapshot).await?;
@@ -114,9 +114,9 @@ async fn was_applied(
     Ok(reached)
 }
 
-/// Refuses a flush whose objects may be gone without a trace.
-fn check_age(commit: &FlushCommit, valid_until_millis: i64) -> Result<(), Failure> {
-    match commit.files.first() {
+/// Refuses files whose objects may be gone without a trace.
+pub(super) fn check_age(files: &[NewFile], valid_until_millis: i64) -> Result<(), Failure> {
+    match files.first() {
         Some(file) if valid_until_millis < now_millis() => {
             let path = file.path.clone();
             Err(Error::FileGivenUp { path }.into())

@@ -2,7 +2,8 @@
 //!
 //! # Repeats
 //! As for flushes: a request is known by a digest of all it says, a repeat gets the same answer. A
-//! repeat after its record is forgotten finds its inputs ended and its outputs live.
+//! repeat after its record is forgotten finds its inputs ended and its outputs live. A request that comes so
+//! late that its outputs may have been deleted as orphans is refused.
 
 use std::collections::BTreeSet;
 
@@ -65,6 +66,9 @@ pub(super) async fn commit(
     }
     if table::find_by_id(c, request.table).await?.is_none() {
         return Err(Error::TableNotFound(format!("id {}", request.table)).into());
+    }
+    if let Some(until) = request.valid_until_millis {
+        flush::check_age(&request.outputs, until)?;
     }
     let outputs = sums_of_outputs(&request)?;
     let snapshot = snapshot::next(c, request.cause.as_str()).await?;

@@ -130,6 +130,7 @@ pub async fn a_late_repeat_of_a_forgotten_flush_adds_nothing(catalog: Subject) {
         outputs: vec![file(table.id, "y", 1, 3)],
         removed_rows: 0,
         cause: ReplaceCause::Compaction,
+        valid_until_millis: None,
     };
     catalog.replace_files(replaced).await.unwrap();
     catalog.garbage_deleted(&["x".to_owned()]).await.unwrap();

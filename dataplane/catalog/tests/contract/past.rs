@@ -39,6 +39,7 @@ async fn compact(catalog: &Subject, table: &Table, output: NewFile) {
         outputs: vec![output],
         removed_rows: 0,
         cause: ReplaceCause::Compaction,
+        valid_until_millis: None,
     };
     catalog.replace_files(request).await.unwrap();
 }

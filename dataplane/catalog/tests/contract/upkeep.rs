@@ -42,6 +42,7 @@ fn compaction(table: TableId, inputs: &[u64], outputs: Vec<NewFile>) -> ReplaceF
         outputs,
         removed_rows: 0,
         cause: ReplaceCause::Compaction,
+        valid_until_millis: None,
     }
 }
 
@@ -126,6 +127,40 @@ pub async fn a_file_that_is_no_longer_live_is_not_replaced(catalog: Subject) {
     assert_eq!(after.tables[0].files, before.tables[0].files);
     assert_eq!(content(&catalog, &other).await.0, ["other/f1"]);
     assert_eq!(due(&catalog, NOW).await, ["t/f1", "t/f2"]);
+}
+
+/// Its outputs may have been deleted as orphans, so long ago that this is forgotten.
+pub async fn a_replacement_that_comes_too_late_changes_nothing(catalog: Subject) {
+    let (table, _, ids) = table_of_files(&catalog, "t", 3).await;
+    let names = [table.name.clone()];
+    let before = catalog.snapshot(&names).await.unwrap();
+    let now = catalog.time().await.unwrap().millis;
+    let until = |millis| ReplaceFiles {
+        valid_until_millis: Some(millis),
+        ..compaction(table.id, &ids[..2], vec![file(table.id, "t/new", 1, 6)])
+    };
+    let refused = catalog.replace_files(until(now - 1000)).await;
+    assert!(
+        matches!(&refused, Err(Error::FileGivenUp { path }) if path == "t/new"),
+        "{refused:?}"
+    );
+    assert_eq!(catalog.snapshot(&names).await.unwrap(), before);
+    assert!(due(&catalog, NOW).await.is_empty());
+
+    let done = catalog.replace_files(until(now + 60_000)).await.unwrap();
+    assert_eq!(content(&catalog, &table).await.0, ["t/f3", "t/new"]);
+    // Its answer was lost, and the repeat comes when its time is over.
+    let late = catalog.replace_files(until(now - 1000)).await.unwrap();
+    assert_eq!(late, done);
+    // It stores nothing that could be gone.
+    let emptied = ReplaceFiles {
+        removed_rows: 3,
+        cause: ReplaceCause::Retention,
+        valid_until_millis: Some(now - 1000),
+        ..compaction(table.id, &ids[2..], vec![])
+    };
+    catalog.replace_files(emptied).await.unwrap();
+    assert_eq!(content(&catalog, &table).await.0, ["t/new"]);
 }
 
 pub async fn two_replacements_of_one_file_do_not_both_happen(catalog: Subject) {

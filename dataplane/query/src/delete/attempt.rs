@@ -41,6 +41,8 @@ struct Changed {
     removed: u64,
     /// Rows the statement deletes: nobody saw the expired ones any more.
     deleted: u64,
+    /// Until when it may be applied, by the time of the catalog.
+    valid_until_millis: Option<i64>,
 }
 
 impl<'a> Attempt<'a> {
@@ -89,6 +91,11 @@ impl<'a> Attempt<'a> {
         if judge.deleted == Some(0) {
             return Ok(());
         }
+        // Before the first object is stored.
+        let time = self.inner.catalog.time().await;
+        let time =
+            time.map_err(|source| Error::from_catalog("reading the time of the catalog", source))?;
+        self.changed.valid_until_millis = Some(time.millis_after(self.inner.commit_within));
         for file in &held.files {
             lease.keep().await?;
             let counted = self.stop.run_until_cancelled(judge.matching(file)).await;
@@ -202,6 +209,7 @@ impl<'a> Attempt<'a> {
             outputs: self.changed.outputs.clone(),
             removed_rows: self.changed.removed,
             cause: ReplaceCause::Delete,
+            valid_until_millis: self.changed.valid_until_millis,
         };
         let mut pause = COMMIT_PAUSE;
         let mut number = 1;

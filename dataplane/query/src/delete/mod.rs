@@ -5,7 +5,8 @@
 //! the table in no file put them into files → the table is leased, so that compaction leaves it alone →
 //! snapshot → of a table with a primary key: judge its newest rows ([`judge`]) → for each file: count the
 //! rows the condition is true for, and write it again when there are some and others → one commit puts the new files in the place of the old ones. When one of
-//! the old ones was replaced meanwhile all the same, begin again with a new snapshot.
+//! the old ones was replaced meanwhile all the same, or the new ones are too old to be named, begin again with a
+//! new snapshot.
 //!
 //! # Guarantees
 //! - Every row that was acknowledged before the statement began is judged. Of those that come while it
@@ -193,9 +194,13 @@ async fn work(
         let attempt = Attempt::new(&inner, &deletion, &stop);
         match attempt.run(&mut lease).await {
             Err(Error::Catalog { source, .. })
-                if number < ATTEMPTS && matches!(*source, CatalogError::FilesChanged { .. }) =>
+                if number < ATTEMPTS
+                    && matches!(
+                        *source,
+                        CatalogError::FilesChanged { .. } | CatalogError::FileGivenUp { .. }
+                    ) =>
             {
-                info!(table = %deletion.name, number, "files were replaced, deleting again");
+                info!(table = %deletion.name, number, error = %source, "came too late, deleting again");
                 number += 1;
             }
             result => break result,

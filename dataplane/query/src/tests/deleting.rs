@@ -1,6 +1,8 @@
 //! `DELETE` and `TRUNCATE`: exactly the rows that were meant, seen by nobody in between.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
@@ -217,6 +219,7 @@ pub(super) async fn compact_those(
         outputs: rewritten.outputs,
         removed_rows: rewritten.removed_rows + rewritten.superseded_rows,
         cause: ReplaceCause::Compaction,
+        valid_until_millis: None,
     };
     catalog.replace_files(request).await.unwrap();
 }
@@ -229,6 +232,35 @@ async fn unknown_objects(cluster: &Cluster) -> Vec<String> {
         .map(|meta| meta.location.to_string())
         .collect();
     cluster.catalog.unknown_paths(&paths).await.unwrap()
+}
+
+/// A process that slept between storing a file and committing it: the object may be gone since.
+#[tokio::test]
+async fn a_delete_that_slept_too_long_begins_again() {
+    // Attempts after the first have time enough on a machine that is busy.
+    let within = Duration::from_secs(2);
+    let cluster = Cluster::committing_within(within).await;
+    let table = mixed(&cluster).await;
+    cluster.ingesters.flush("a", &table.name).await;
+    let begins_again = Arc::new(AtomicBool::new(false));
+    let (catalog, store) = (Arc::clone(&cluster.catalog), Arc::clone(&cluster.store));
+    let again = Arc::clone(&begins_again);
+    cluster.store.before_put(async move {
+        let began = catalog.time().await.unwrap();
+        while catalog.time().await.unwrap().millis <= began.millis_after(within) {
+            tokio::time::sleep(within / 10).await;
+        }
+        store.before_put(async move { again.store(true, Ordering::Relaxed) });
+    });
+    let deleted = cluster.update("DELETE FROM t WHERE id = 3").await;
+    assert_eq!(deleted.unwrap(), 1);
+    assert!(begins_again.load(Ordering::Relaxed));
+    let expected: Vec<i64> = (1..=60).filter(|id| *id != 3).collect();
+    assert_eq!(ids(&cluster).await, expected);
+    assert!(
+        unknown_objects(&cluster).await.is_empty(),
+        "the first attempt left nothing"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! A cluster in one process: the real catalog on SQLite, files in memory, and ingesters that hold
-//! rows, flush them to Parquet, forget them or fail when told to.
+//! rows, flush them to Parquet, forget them or fail when told to. Long because every test plays in it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -357,6 +357,15 @@ impl Cluster {
     }
 
     pub(super) async fn with(config: QueryConfig, memory_bytes: u64) -> Self {
+        Self::built(config, memory_bytes, Duration::from_secs(3600)).await
+    }
+
+    /// One in which what a deletion writes has to be committed so soon.
+    pub(super) async fn committing_within(time: Duration) -> Self {
+        Self::built(config(), 256 * 1024 * 1024, time).await
+    }
+
+    async fn built(config: QueryConfig, memory_bytes: u64, commit_within: Duration) -> Self {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("catalog.sqlite");
         let catalog: Arc<dyn Catalog> = Arc::new(SqlCatalog::open_sqlite(&file).await.unwrap());
@@ -400,6 +409,7 @@ impl Cluster {
             memory_bytes,
             spill_dir: directory.path().join("spill"),
             spill_bytes,
+            commit_within,
         };
         let patience = Patience {
             total: Duration::from_millis(200),

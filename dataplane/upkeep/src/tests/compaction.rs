@@ -99,6 +99,27 @@ async fn a_compaction_that_was_overtaken_gives_up_and_leaves_nothing() {
     assert_eq!(outputs.count(), 1, "{left:?}");
 }
 
+/// A process that slept between storing a file and committing it: the object may be gone since.
+#[tokio::test]
+async fn a_compaction_that_slept_too_long_gives_up_and_the_next_one_works() {
+    let mut world = World::new().await;
+    world.flushes(6).await;
+    let day = std::mem::take(&mut world.commit_within);
+    let compacted = held_compaction(&world, async || {
+        let began = world.catalog.time().await.unwrap().millis;
+        while world.catalog.time().await.unwrap().millis <= began {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!((compacted.groups, compacted.lost), (0, 1));
+    assert_eq!(world.check_rows().await, 6);
+    assert_eq!(world.objects().await.len(), 6);
+    world.commit_within = day;
+    assert_eq!(world.upkeep().compact(&never()).await.unwrap().groups, 1);
+    assert_eq!(world.check_rows().await, 1);
+}
+
 #[tokio::test]
 async fn a_table_that_is_dropped_during_its_compaction_stays_dropped() {
     let mut world = World::new().await;

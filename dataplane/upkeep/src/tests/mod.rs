@@ -37,6 +37,7 @@ struct World {
     rewriter: Arc<Lines>,
     counts: Arc<Counts>,
     config: UpkeepConfig,
+    commit_within: Duration,
     written: u64,
     _folder: TempDir,
 }
@@ -85,6 +86,7 @@ impl World {
             ingester: registration.ingester,
             counts: Arc::default(),
             config,
+            commit_within: Duration::from_secs(3600),
             written: 0,
             _folder: folder,
         }
@@ -102,6 +104,7 @@ impl World {
             rewriter: Arc::clone(&self.rewriter) as _,
             observer: Arc::clone(&self.counts) as _,
             holder: holder.to_owned(),
+            commit_within: self.commit_within,
         })
     }
 

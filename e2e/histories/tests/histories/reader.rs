@@ -32,6 +32,7 @@ use crate::peers::OtherIngesters;
 use crate::program::MOST_NODES;
 use crate::store::{self, LossyStore};
 use crate::upkeep::Workshop;
+use crate::world::DAY;
 
 /// An answer soon, or none: what is tested is that an answer is right.
 const PATIENCE: Patience = Patience {
@@ -101,6 +102,7 @@ impl Reader {
             memory_bytes: MEMORY_BYTES,
             spill_dir: spill.to_owned(),
             spill_bytes: MEMORY_BYTES,
+            commit_within: DAY,
         };
         let engine = Engine::with_patience(options, PATIENCE).unwrap();
         Self {

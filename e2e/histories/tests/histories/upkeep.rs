@@ -22,7 +22,7 @@ use crate::program::Chore;
 use crate::reader::Reader;
 use crate::steps::ATTEMPTS;
 use crate::store::{self, LossyStore};
-use crate::world::{Process, World, alive};
+use crate::world::{DAY, Process, World, alive};
 
 const MEMORY_BYTES: u64 = 64 << 20;
 const TARGET_BYTES: u64 = 256 << 20;
@@ -128,6 +128,7 @@ impl World {
             rewriter: Arc::new(workshop),
             observer: Arc::new(Silent),
             holder: format!("node-{node}"),
+            commit_within: DAY,
         })
     }
 

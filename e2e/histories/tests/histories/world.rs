@@ -30,6 +30,9 @@ use crate::reader::{DATABASE, Reader, Running, Surroundings};
 use crate::store::{self, LossyStore};
 use crate::uploads::Upload;
 
+/// Longer than any history: commits are late by what is lost, not by the clock on the wall.
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The file of the catalog.
 pub(crate) const CATALOG: &str = "catalog.sqlite";
 
@@ -261,7 +264,7 @@ impl World {
             wal_dir: self.directory.join("log"),
             disk: Arc::new(disk),
             peers: Arc::new(self.other_ingesters(life)),
-            commit_within: Duration::from_secs(24 * 3600),
+            commit_within: DAY,
             ticket_ttl: Duration::from_secs(900),
             observer: Arc::new(NoObserver),
             clock,
