@@ -6,6 +6,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
+/// What the kernel reads at once to write a part of it.
+const PAGE_BYTES: u64 = 4096;
+
 /// Keeps a directory locked until it is dropped.
 pub type DirectoryLock = Box<dyn Send + Sync>;
 
@@ -26,6 +29,10 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Creates a file that must not exist. Durable only after [`SegmentFile::sync`] and
     /// [`Disk::sync_directory`].
     fn create(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>>;
+
+    /// Opens a file that exists, to be written over from its beginning. What it held stays behind what
+    /// is written, until [`SegmentFile::truncate`].
+    fn reopen(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>>;
 
     /// Gives a file another name, in the place of the file that may have it. Durable only after
     /// [`Disk::sync_directory`].
@@ -50,9 +57,10 @@ pub struct Space {
     pub free_bytes: u64,
 }
 
-/// A segment file open for writing at its end.
+/// A segment file open for writing, one append behind the other.
 pub trait SegmentFile: Send {
-    /// Writes all of `parts`, in order, at the end. After an error part of them may be written.
+    /// Writes all of `parts`, in order, behind what was written before. After an error part of them may
+    /// be written, and only [`SegmentFile::truncate`] says where the next ones go.
     fn append(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
 
     /// Makes data and length durable (`fdatasync`).
@@ -131,9 +139,22 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
-        Ok(Box::new(
-            OpenOptions::new().create_new(true).write(true).open(file)?,
-        ))
+        let file = OpenOptions::new().create_new(true).write(true).open(file)?;
+        Ok(Box::new(RealFile {
+            file,
+            written: 0,
+            length: 0,
+        }))
+    }
+
+    fn reopen(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        let file = OpenOptions::new().write(true).open(file)?;
+        let length = file.metadata()?.len();
+        Ok(Box::new(RealFile {
+            file,
+            written: 0,
+            length,
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -157,28 +178,64 @@ impl Disk for RealDisk {
     }
 }
 
-impl SegmentFile for File {
-    fn append(&mut self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        // Drop leading empty parts: writing only those would return 0 and look like a full disk.
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
-            match self.write_vectored(parts) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut parts, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+/// An open file; its cursor is behind what was written.
+struct RealFile {
+    file: File,
+    /// Bytes written since it was opened.
+    written: u64,
+    /// Of the file, when it was opened or cut.
+    length: u64,
+}
+
+impl RealFile {
+    /// Zeros that fill the page in which an append over older bytes ends. A page of which only a part is
+    /// written has to be read first, and may not be in memory.
+    fn padding(&self, bytes: u64) -> &'static [u8] {
+        static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+        let end = self.written + bytes;
+        let padded = end.next_multiple_of(PAGE_BYTES).min(self.length);
+        &ZEROS[..padded.saturating_sub(end) as usize]
+    }
+}
+
+impl SegmentFile for RealFile {
+    fn append(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        let padding = self.padding(bytes);
+        if padding.is_empty() {
+            write_all(&mut self.file, parts)?;
+        } else {
+            let mut parts = parts.to_vec();
+            parts.push(IoSlice::new(padding));
+            write_all(&mut self.file, &mut parts)?;
+            self.file.seek(SeekFrom::Start(self.written + bytes))?;
         }
+        self.written += bytes;
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.set_len(length)?;
-        self.seek(SeekFrom::Start(length))?;
+        self.file.set_len(length)?;
+        self.file.seek(SeekFrom::Start(length))?;
+        (self.written, self.length) = (length, length);
         Ok(())
     }
+}
+
+fn write_all(file: &mut File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    // Drop leading empty parts: writing only those would return 0 and look like a full disk.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match file.write_vectored(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut parts, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

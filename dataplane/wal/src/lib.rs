@@ -21,9 +21,10 @@
 //!
 //! # Crash
 //! A record that was not synced when the machine stopped may be there, partly there or absent. The
-//! tail of the last segment is cut back to the last whole record, with a warning. Each record says up
-//! to which offset its segment was on disk when it was written, so that a torn tail (never
-//! acknowledged, safe to cut) is told from damage of older data (an error, nothing is changed).
+//! tail of the last segment is cut back to the last whole record. Each record says up to which offset
+//! its segment was on disk when it was written, so that a torn tail (never acknowledged, safe to cut) is
+//! told from damage of older data (an error, nothing is changed). What a segment that was written over
+//! an older one still holds of that is such a tail.
 //!
 //! # Full volume
 //! Writes are refused before the volume is full, with [`Error::Full`] or, past the log's own limit,
@@ -49,6 +50,7 @@ mod format;
 mod label;
 mod record;
 mod recover;
+mod spares;
 mod wal;
 mod writer;
 

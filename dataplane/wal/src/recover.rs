@@ -329,12 +329,12 @@ impl Recovery {
                 problem,
             });
         }
-        warn!(
+        info!(
             file = %file.display(),
             offset,
             dropped_bytes = segment.bytes.len() - offset,
             problem,
-            "cutting torn tail of the last segment"
+            "cutting what follows the last whole record, none of it was acknowledged"
         );
         self.end_segment(segment);
         Ok(())

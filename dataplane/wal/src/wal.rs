@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::label::CatalogState;
 use crate::record::{Append, SequenceNumber};
 use crate::recover::Identity;
+use crate::spares::{Spare, Spares, remove_leftovers, spare_path};
 use crate::writer::{Completion, Request, Writer};
 
 /// The queue is counted in pieces of this many bytes, because a semaphore counts in 32 bits.
@@ -111,6 +112,7 @@ pub(crate) struct Shared {
 struct Segments {
     sealed: VecDeque<SealedSegment>,
     active_bytes: u64,
+    spares: Spares,
 }
 
 /// An open log. Dropping it waits for what is queued, marks the end and releases the directory.
@@ -164,6 +166,12 @@ impl Wal {
             directory: directory.path.clone(),
             source: Arc::new(source),
         })?;
+        let leftovers = remove_leftovers(directory.disk.as_ref(), &directory.path);
+        leftovers.map_err(|source| Error::Directory {
+            doing: "list",
+            directory: directory.path.clone(),
+            source: Arc::new(source),
+        })?;
         let budget = Budget::new(
             options.budget_bytes,
             directory.disk.as_ref(),
@@ -174,6 +182,7 @@ impl Wal {
         let segments = Mutex::new(Segments {
             sealed: sealed.into(),
             active_bytes: 0,
+            spares: Spares::new(budget.limit_bytes, options.segment_bytes),
         });
         let poison = OnceLock::new();
         let shared = Arc::new(Shared {
@@ -259,9 +268,9 @@ impl Wal {
         self.enqueue(reservation, append, completion)?.await
     }
 
-    /// Removes the closed segments all of whose records are at or below `up_to`, oldest first. The
-    /// segment being written stays, whatever it holds: it is replayed and found to be in files.
-    /// Blocking.
+    /// Removes the closed segments all of whose records are at or below `up_to`, oldest first; some of
+    /// the files are kept to be written over. The segment being written stays, whatever it holds: it is
+    /// replayed and found to be in files. Blocking.
     ///
     /// # Errors
     /// [`Error::Segment`] when a file could not be removed; it and the newer ones are still there.
@@ -276,17 +285,10 @@ impl Wal {
             let Some(first) = first.filter(|first| first.last_sequence <= up_to) else {
                 break;
             };
-            let file = self.shared.directory.segment_path(first.number);
-            // Synced one by one: a crash must not leave a hole between older and newer segments.
-            let removed = match self.shared.directory.disk.remove(&file) {
-                // Removed before, and the sync of the directory failed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            };
-            let removed = removed.and_then(|()| self.shared.directory.sync());
+            let removed = self.shared.remove(&first);
             removed.map_err(|source| Error::Segment {
                 doing: "remove",
-                file,
+                file: self.shared.directory.segment_path(first.number),
                 source: Arc::new(source),
             })?;
             self.shared.segments().sealed.pop_front();
@@ -380,6 +382,40 @@ impl Shared {
 
     pub(crate) fn seal(&self, segment: SealedSegment) {
         self.segments().sealed.push_back(segment);
+    }
+
+    /// Removes a segment durably, or makes it a spare. Synced one by one: a crash must not leave a hole
+    /// between older and newer segments.
+    fn remove(&self, segment: &SealedSegment) -> io::Result<()> {
+        let directory = &self.directory;
+        let file = directory.segment_path(segment.number);
+        let spare = Spare {
+            path: spare_path(&directory.path, segment.number),
+            bytes: segment.bytes,
+        };
+        let keep = self.segments().spares.wants(spare.bytes);
+        let gone = match keep {
+            true => directory.disk.rename(&file, &spare.path),
+            false => directory.disk.remove(&file),
+        };
+        match gone {
+            // Done before, and the sync of the directory failed: a spare is forgotten then.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return directory.sync(),
+            gone => gone.and_then(|()| directory.sync())?,
+        }
+        // Not before the sync: after a power cut the file may have its old name.
+        if keep {
+            self.segments().spares.put(spare);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn take_spare(&self) -> Option<Spare> {
+        self.segments().spares.take()
+    }
+
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.segments().spares.bytes()
     }
 
     pub(crate) fn set_active(&self, bytes: u64) {

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,11 +21,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{error, warn};
 
 use crate::budget::Budget;
-use crate::disk::SegmentFile;
+use crate::disk::{Disk, SegmentFile};
 use crate::error::{Error, out_of_space};
 use crate::format::header::Header;
 use crate::format::records;
 use crate::record::{Append, SchemaDefinition, SequenceNumber};
+use crate::spares::Spare;
 use crate::wal::{SealedSegment, Shared, WalOptions};
 
 /// Called on the writer thread, in sequence order, with the number of the durable record or the
@@ -81,6 +82,8 @@ struct ActiveSegment {
     file: Box<dyn SegmentFile>,
     /// End of what is written and synced.
     length: u64,
+    /// Bytes of the file when it was opened: what is behind `length` is of an older segment.
+    reused_bytes: u64,
     salt: u64,
     holds_batches: bool,
     slots: HashMap<(u64, Arc<SchemaDefinition>), u32>,
@@ -117,7 +120,7 @@ impl Writer {
                 source: Arc::new(source),
             }
         })?;
-        shared.set_active(active.length);
+        shared.set_active(active.bytes());
         Ok(Self {
             shared,
             options,
@@ -190,7 +193,7 @@ impl Writer {
         self.active.length += encoded.bytes;
         self.active.holds_batches = true;
         self.active.slots.extend(encoded.new_slots);
-        self.shared.set_active(self.active.length);
+        self.shared.set_active(self.active.bytes());
         self.shared
             .observer
             .synced(started.elapsed(), encoded.bytes, group.len() as u64);
@@ -199,17 +202,18 @@ impl Writer {
 
     /// Refuses a group for which there is no room, before anything of it is written.
     fn check_space(&mut self, bytes: u64) -> Result<(), Error> {
-        let directory = self.shared.directory.path.clone();
-        let (segments, used) = self.shared.size();
-        // A group larger than the limit is let in alone.
-        let alone = segments == 1 && !self.active.holds_batches;
-        let room = match alone {
-            true => Ok(()),
-            false => self.shared.budget.check_log(used, bytes, &directory),
-        };
-        let room = room.and_then(|()| {
-            Budget::check_volume(self.shared.directory.disk.as_ref(), bytes, &directory)
-        });
+        let mut room = self.room_for(bytes);
+        while room.is_err()
+            && let Some(spare) = self.shared.take_spare()
+        {
+            match self.shared.directory.disk.remove(&spare.path) {
+                Ok(()) => room = self.room_for(bytes),
+                Err(error) => {
+                    let file = spare.path.display();
+                    warn!(%file, error = %error, "can't remove a spare segment");
+                }
+            }
+        }
         if let Err(error) = &room {
             if !self.refusing {
                 warn!(error = %error, "refusing writes until there is room for the log");
@@ -221,6 +225,17 @@ impl Writer {
         }
         self.refusing = room.is_err();
         room
+    }
+
+    fn room_for(&self, bytes: u64) -> Result<(), Error> {
+        let directory = &self.shared.directory;
+        let (segments, used) = self.shared.size();
+        // A group larger than the limit is let in alone.
+        if segments > 1 || self.active.holds_batches {
+            let used = used + self.shared.spare_bytes();
+            self.shared.budget.check_log(used, bytes, &directory.path)?;
+        }
+        Budget::check_volume(directory.disk.as_ref(), bytes, &directory.path)
     }
 
     fn encode(&self, group: &VecDeque<Request>) -> Encoded {
@@ -270,13 +285,7 @@ impl Writer {
 
     /// After a write that ran out of space: cuts off what it left.
     fn back_out(&mut self, full: io::Error) -> Error {
-        let length = self.active.length;
-        let cut = self
-            .active
-            .file
-            .truncate(length)
-            .and_then(|()| self.active.file.sync());
-        match cut {
+        match self.active.cut() {
             Ok(()) => self.full(full),
             Err(source) => self.poison("cut after running out of space", source),
         }
@@ -306,8 +315,11 @@ impl Writer {
         })
     }
 
-    /// Starts the next segment. The old one is synced already.
+    /// Starts the next segment. The old one is synced already, and is cut to what it holds before there
+    /// is another behind it: then it must be whole.
     fn rotate(&mut self) -> Result<(), Error> {
+        let cut = self.active.cut_rest();
+        cut.map_err(|source| self.poison("cut at the end", source))?;
         let number = self.active.number + 1;
         match create_segment(&self.shared, number, self.next) {
             Ok(created) => {
@@ -317,7 +329,7 @@ impl Writer {
                     last_sequence: SequenceNumber(self.next.0 - 1),
                     bytes: old.length,
                 });
-                self.shared.set_active(self.active.length);
+                self.shared.set_active(self.active.bytes());
                 Ok(())
             }
             Err(source) if out_of_space(&source) => {
@@ -343,9 +355,36 @@ impl Writer {
         let mut encoded = Encoded::default();
         let (salt, synced) = (self.active.salt, self.active.length);
         encoded.own(|own| records::encode_mark(own, salt, synced));
-        if let Err(error) = self.append(&encoded) {
+        let marked = self.append(&encoded).and_then(|()| {
+            self.active.length += encoded.bytes;
+            let cut = self.active.cut_rest();
+            cut.map_err(|source| self.poison("cut at the end", source))
+        });
+        if let Err(error) = marked {
             warn!(error = %error, "can't mark the end of the write-ahead log");
         }
+    }
+}
+
+impl ActiveSegment {
+    /// Bytes of the file.
+    fn bytes(&self) -> u64 {
+        self.length.max(self.reused_bytes)
+    }
+
+    /// Cuts off what the file still holds of an older segment, durably.
+    fn cut_rest(&mut self) -> io::Result<()> {
+        match self.length < self.reused_bytes {
+            true => self.cut(),
+            false => Ok(()),
+        }
+    }
+
+    /// Cuts off what is behind the records, durably.
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.truncate(self.length)?;
+        self.reused_bytes = 0;
+        self.file.sync()
     }
 }
 
@@ -418,7 +457,8 @@ impl Drop for PoisonOnPanic {
     }
 }
 
-/// Creates a segment with its header; file and directory entry are durable on success.
+/// Creates a segment with its header, of a spare if there is one; file and directory entry are durable on
+/// success.
 fn create_segment(
     shared: &Shared,
     number: u64,
@@ -439,28 +479,57 @@ fn create_segment(
         log: Some((shared.directory.id, shared.identity.epoch)),
     }
     .encode();
-    let mut file = shared.directory.disk.create(&path)?;
-    let written = file
-        .append(&mut [IoSlice::new(&header)])
-        .and_then(|()| file.sync())
-        .and_then(|()| shared.directory.sync());
-    if let Err(source) = written {
-        // After a failed sync the next process may read a header that is not on the disk, and build
-        // on it. This is the best that can be done.
-        let removed = shared.directory.disk.remove(&path);
-        if let Err(error) = removed.and_then(|()| shared.directory.sync()) {
-            warn!(file = %path.display(), error = %error, "can't remove an unfinished segment");
-        }
-        return Err(source);
-    }
+    let disk = shared.directory.disk.as_ref();
+    let (file, reused_bytes) = match shared.take_spare() {
+        Some(spare) => (reuse(disk, &spare, &header, &path)?, spare.bytes),
+        None => (create(shared, &header, &path)?, 0),
+    };
+    let synced = shared.directory.sync();
+    synced.inspect_err(|_| remove_unfinished(shared, &path))?;
     let length = header.len() as u64;
     Ok(ActiveSegment {
         number,
         path,
         file,
         length,
+        reused_bytes,
         salt,
         holds_batches: false,
         slots: HashMap::new(),
     })
+}
+
+/// A new file with this header.
+fn create(shared: &Shared, header: &[u8], path: &Path) -> io::Result<Box<dyn SegmentFile>> {
+    let mut file = shared.directory.disk.create(path)?;
+    write_header(file.as_mut(), header).inspect_err(|_| remove_unfinished(shared, path))?;
+    Ok(file)
+}
+
+/// A spare with this header. It gets the name of a segment when it begins like one; after an error it is
+/// left to the next process.
+fn reuse(
+    disk: &dyn Disk,
+    spare: &Spare,
+    header: &[u8],
+    path: &Path,
+) -> io::Result<Box<dyn SegmentFile>> {
+    let mut file = disk.reopen(&spare.path)?;
+    write_header(file.as_mut(), header)?;
+    disk.rename(&spare.path, path)?;
+    Ok(file)
+}
+
+fn write_header(file: &mut dyn SegmentFile, header: &[u8]) -> io::Result<()> {
+    file.append(&mut [IoSlice::new(header)])?;
+    file.sync()
+}
+
+/// After a failed sync the next process may read a header that is not on the disk, and build on it. This
+/// is the best that can be done.
+fn remove_unfinished(shared: &Shared, path: &Path) {
+    let removed = shared.directory.disk.remove(path);
+    if let Err(error) = removed.and_then(|()| shared.directory.sync()) {
+        warn!(file = %path.display(), error = %error, "can't remove an unfinished segment");
+    }
 }

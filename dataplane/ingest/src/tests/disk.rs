@@ -57,6 +57,10 @@ impl Disk for TestDisk {
         RealDisk.create(file).map(|file| self.wrap(file))
     }
 
+    fn reopen(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        RealDisk.reopen(file).map(|file| self.wrap(file))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         RealDisk.rename(from, to)
     }

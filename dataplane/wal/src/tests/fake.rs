@@ -1,7 +1,7 @@
 //! A disk in memory that tells the order of operations, fails when told, holds a sync back, and
 //! loses what was not synced when it crashes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -27,6 +27,10 @@ struct State {
     log: Vec<String>,
     failures: VecDeque<(&'static str, io::ErrorKind)>,
     syncs_held: bool,
+    /// Of an append that fails: so many bytes at its end are not written.
+    missing_bytes: usize,
+    /// The names of open files: they go with the file.
+    open: Vec<PathBuf>,
     /// Bytes of the volume; unlimited when 0.
     volume_bytes: u64,
     locked: bool,
@@ -38,19 +42,32 @@ struct FakeFile {
     /// What the disk holds for sure; `None` before the first sync of file and directory.
     synced: Option<Vec<u8>>,
     data_synced: Vec<u8>,
-    /// Written, but a sync of it failed: no later sync writes it, although it can be read.
-    lost: Vec<std::ops::Range<usize>>,
+    /// Bytes written, but a sync of them failed: no later sync writes them, although they can be read.
+    lost: BTreeSet<usize>,
 }
 
 impl FakeFile {
     /// What a sync puts on the disk.
     fn written(&self) -> Vec<u8> {
         let mut written = self.data.clone();
-        for lost in &self.lost {
-            let end = lost.end.min(written.len());
-            written[lost.start.min(end)..end].fill(0);
+        for (at, byte) in written.iter_mut().enumerate() {
+            if self.lost.contains(&at) {
+                *byte = self.data_synced.get(at).copied().unwrap_or(0);
+            }
         }
         written
+    }
+
+    fn lose_what_is_not_synced(&mut self) {
+        let changed = |at: &usize| self.data_synced.get(*at) != Some(&self.data[*at]);
+        self.lost.extend((0..self.data.len()).filter(changed));
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let end = at + bytes.len();
+        self.data.resize(self.data.len().max(end), 0);
+        self.data[at..end].copy_from_slice(bytes);
+        self.lost.retain(|lost| !(at..end).contains(lost));
     }
 }
 
@@ -95,6 +112,16 @@ impl FakeDisk {
             !waited.timed_out(),
             "the disk was not used as expected: {log:?}"
         );
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        let state = self.0.state.lock().unwrap();
+        state
+            .files
+            .values()
+            .map(|file| file.data.len() as u64)
+            .sum()
     }
 
     pub(crate) fn content(&self, file: &Path) -> Vec<u8> {
@@ -151,11 +178,13 @@ impl FakeDisk {
             for (index, page) in file.data.chunks(PAGE_BYTES).enumerate() {
                 let start = index * PAGE_BYTES;
                 let end = start + page.len();
-                if end > synced.len() && kept() {
+                if synced.get(start..end) != Some(page) && kept() {
                     data.resize(data.len().max(end), 0);
-                    data[start.max(synced.len())..end]
-                        .copy_from_slice(&page[start.max(synced.len()) - start..]);
+                    data[start..end].copy_from_slice(page);
                 }
+            }
+            if file.data.len() < synced.len() && kept() {
+                data.truncate(file.data.len());
             }
             let (copy, data_synced) = (data.clone(), data.clone());
             files.insert(
@@ -164,12 +193,22 @@ impl FakeDisk {
                     data,
                     synced: Some(copy),
                     data_synced,
-                    lost: Vec::new(),
+                    lost: BTreeSet::new(),
                 },
             );
         }
         after.0.state.lock().unwrap().files = files;
         after
+    }
+
+    fn open(&self, file: &Path) -> Box<dyn SegmentFile> {
+        let mut state = self.0.state.lock().unwrap();
+        state.open.push(file.to_owned());
+        Box::new(OpenFake {
+            disk: self.clone(),
+            number: state.open.len() - 1,
+            written: 0,
+        })
     }
 
     fn run<T>(
@@ -199,13 +238,13 @@ impl FakeDisk {
             let (_, kind) = state.failures.pop_front().unwrap();
             if operation == "sync" {
                 let file = state.files.get_mut(path).unwrap();
-                file.lost.push(file.data_synced.len()..file.data.len());
+                file.lose_what_is_not_synced();
             }
             if operation == "append" {
-                // Part of it is written all the same.
+                // Most of it is written all the same.
+                state.missing_bytes = 3;
                 let _ = action(&mut state);
-                let data = &mut state.files.get_mut(path).unwrap().data;
-                data.truncate(data.len() - 3);
+                state.missing_bytes = 0;
             }
             return Err(kind.into());
         }
@@ -262,18 +301,25 @@ impl Disk for FakeDisk {
             );
             Ok(())
         })?;
-        Ok(Box::new(OpenFake {
-            disk: self.clone(),
-            path: file.to_owned(),
-        }))
+        Ok(self.open(file))
+    }
+
+    fn reopen(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        self.run("reopen", file, |state| {
+            assert!(state.files.contains_key(file));
+            Ok(())
+        })?;
+        Ok(self.open(file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.run("rename", from, |state| {
             let mut file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-            // Until the directory is synced the name may give the file it had before.
+            // Until the directory is synced the name may give the file it had before, if any.
             file.synced = state.files.get(to).and_then(|old| old.synced.clone());
             state.files.insert(to.to_owned(), file);
+            let open = state.open.iter_mut().filter(|name| *name == from);
+            open.for_each(|name| to.clone_into(name));
             Ok(())
         })
     }
@@ -312,38 +358,47 @@ impl Disk for FakeDisk {
 
 struct OpenFake {
     disk: FakeDisk,
-    path: PathBuf,
+    number: usize,
+    written: usize,
+}
+
+impl OpenFake {
+    fn run(
+        &self,
+        operation: &'static str,
+        action: impl FnOnce(&mut FakeFile, usize),
+    ) -> io::Result<()> {
+        let path = self.disk.0.state.lock().unwrap().open[self.number].clone();
+        self.disk.run(operation, &path, |state| {
+            let missing = state.missing_bytes;
+            action(state.files.get_mut(&path).unwrap(), missing);
+            Ok(())
+        })
+    }
 }
 
 impl SegmentFile for OpenFake {
     fn append(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.disk.run("append", &self.path, |state| {
-            let data = &mut state.files.get_mut(&self.path).unwrap().data;
-            parts.iter().for_each(|part| data.extend_from_slice(part));
-            Ok(())
-        })
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+        self.run("append", |file, missing| {
+            file.write(self.written, &bytes[..bytes.len() - missing]);
+        })?;
+        self.written += bytes.len();
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.disk.run("sync", &self.path, |state| {
-            let file = state.files.get_mut(&self.path).unwrap();
+        self.run("sync", |file, _| {
             file.data_synced = file.written();
             if let Some(synced) = &mut file.synced {
                 synced.clone_from(&file.data_synced);
             }
-            Ok(())
         })
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.disk.run("truncate", &self.path, |state| {
-            state
-                .files
-                .get_mut(&self.path)
-                .unwrap()
-                .data
-                .resize(length as usize, 0);
-            Ok(())
-        })
+        self.run("truncate", |file, _| file.data.resize(length as usize, 0))?;
+        self.written = length as usize;
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod durability;
 mod fake;
 mod identity;
 mod segments;
+mod spares;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

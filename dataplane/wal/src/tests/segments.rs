@@ -80,7 +80,7 @@ async fn each_removal_is_durable_before_the_next() {
         .cloned()
         .collect();
     for pair in done.chunks(2) {
-        assert!(pair[0].starts_with("remove "), "{pair:?}");
+        assert!(pair[0].starts_with("rename "), "{pair:?}");
         assert!(pair[1].starts_with("sync_directory "), "{pair:?}");
     }
 }

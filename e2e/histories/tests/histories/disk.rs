@@ -47,14 +47,14 @@ struct File {
 }
 
 impl File {
-    fn append(&mut self, bytes: &[u8]) {
+    fn write(&mut self, at: usize, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        let first = self.data.len() / PAGE_BYTES;
-        self.data.extend_from_slice(bytes);
-        let last = (self.data.len() - 1) / PAGE_BYTES;
-        self.dirty.extend(first..=last);
+        let end = at + bytes.len();
+        self.data.resize(self.data.len().max(end), 0);
+        self.data[at..end].copy_from_slice(bytes);
+        self.dirty.extend(at / PAGE_BYTES..=(end - 1) / PAGE_BYTES);
     }
 
     fn truncate(&mut self, length: usize) {
@@ -156,6 +156,7 @@ impl SimulatedDisk {
         Ok(Box::new(OpenFile {
             disk,
             number,
+            written: 0,
             is_label,
         }))
     }
@@ -269,6 +270,11 @@ impl Disk for SimulatedDisk {
         self.open(file)
     }
 
+    fn reopen(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {
+        self.run(port_of(file, Port::Create), |_, _| (), |_| Ok(()))?;
+        self.open(file)
+    }
+
     fn remove(&self, file: &Path) -> io::Result<()> {
         let remove = |content: &mut Content| {
             let removed = content.names.remove(&name_of(file));
@@ -322,6 +328,7 @@ fn port_of(file: &Path, port: Port) -> Port {
 struct OpenFile {
     disk: SimulatedDisk,
     number: u64,
+    written: usize,
     is_label: bool,
 }
 
@@ -339,14 +346,17 @@ impl SegmentFile for OpenFile {
     fn append(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let part = self.disk.life.chance(bytes.len() as u32 + 1) as usize;
+        let at = self.written;
         self.disk.run(
             self.port(Port::Append),
-            |content, _| self.file(content, |file| file.append(&bytes[..part])),
+            |content, _| self.file(content, |file| file.write(at, &bytes[..part])),
             |content| {
-                self.file(content, |file| file.append(&bytes));
+                self.file(content, |file| file.write(at, &bytes));
                 Ok(())
             },
-        )
+        )?;
+        self.written += bytes.len();
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -368,7 +378,11 @@ impl SegmentFile for OpenFile {
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.disk
-            .content(|content| self.file(content, |file| file.truncate(length as usize)))
+        let cut = |content: &mut Content| {
+            self.file(content, |file| file.truncate(length as usize));
+        };
+        self.disk.content(cut)?;
+        self.written = length as usize;
+        Ok(())
     }
 }

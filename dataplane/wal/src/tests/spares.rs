@@ -1,0 +1,314 @@
+//! Segments that are written over older ones.
+
+use std::io::{ErrorKind, IoSlice};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn small() -> WalOptions {
+    WalOptions {
+        segment_bytes: 400,
+        ..options()
+    }
+}
+
+/// A log that has spares, and how many records it was given.
+async fn with_spares(disk: &FakeDisk) -> (Wal, u64) {
+    let wal = open(disk, small());
+    write(&wal, 1..=30).await;
+    wal.truncate_up_to(SequenceNumber(30)).unwrap();
+    assert!(spares(disk).len() > 3, "{:?}", disk.log());
+    (wal, 30)
+}
+
+fn spares(disk: &FakeDisk) -> Vec<String> {
+    let names = disk.list(Path::new(DIRECTORY)).unwrap();
+    names
+        .into_iter()
+        .filter(|name| name.starts_with("spare-"))
+        .collect()
+}
+
+/// What was done from entry `start` of the log on, without the numbers of segments.
+fn done(disk: &FakeDisk, start: usize) -> Vec<String> {
+    let log = disk.log();
+    let done = log[start..]
+        .iter()
+        .filter_map(|entry| entry.strip_suffix(" done"));
+    done.map(|entry| entry.split(['0', ' ']).next().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_spare_is_a_segment_when_it_begins_like_one_and_its_name_is_durable() {
+    let disk = FakeDisk::default();
+    let (wal, written) = with_spares(&disk).await;
+    let start = disk.log().len();
+    write(&wal, written + 1..=written + 12).await;
+    let done = done(&disk, start);
+    let reopened = done.iter().position(|entry| entry == "reopen").unwrap();
+    // What the segment before still held of an older one goes before another follows it.
+    if reopened > 2 {
+        assert_eq!(
+            done[reopened - 2..reopened],
+            ["truncate", "sync"],
+            "{done:?}"
+        );
+    }
+    let expected = [
+        "reopen",
+        "append",
+        "sync",
+        "rename",
+        "sync_directory",
+        "append",
+        "sync",
+    ];
+    assert_eq!(done[reopened..reopened + 7], expected);
+    assert!(!done.contains(&"create".to_owned()), "{done:?}");
+}
+
+#[tokio::test]
+async fn what_a_segment_held_before_is_never_read_again() {
+    let disk = FakeDisk::default();
+    let (wal, mut written) = with_spares(&disk).await;
+    for _ in 0..40 {
+        write(&wal, written + 1..=written + 1).await;
+        written += 1;
+        let killed = replay(&disk.copy()).unwrap();
+        assert_records(&killed, killed[0].sequence.0..=written);
+        let power_cut = replay(&disk.after_power_cut(|| false)).unwrap();
+        assert_records(&power_cut, killed[0].sequence.0..=written);
+    }
+    drop(wal);
+    let first = replay(&disk.copy()).unwrap()[0].sequence.0;
+    let wal = open(&disk, small());
+    write(&wal, written + 1..=written + 3).await;
+    drop(wal);
+    assert_records(&replay(&disk).unwrap(), first..=written + 3);
+}
+
+#[tokio::test]
+async fn a_file_whose_removal_may_not_be_durable_is_not_written_over() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, small());
+    write(&wal, 1..=30).await;
+    disk.fail("sync_directory", ErrorKind::Other);
+    wal.truncate_up_to(SequenceNumber(10)).unwrap_err();
+    let start = disk.log().len();
+    write(&wal, 31..=40).await;
+    let done = done(&disk, start);
+    assert!(done.contains(&"create".to_owned()), "{done:?}");
+    assert!(!done.contains(&"reopen".to_owned()), "{done:?}");
+}
+
+#[tokio::test]
+async fn the_next_process_removes_spares_also_those_that_were_being_prepared() {
+    for failing in ["append", "sync", "rename"] {
+        let disk = FakeDisk::default();
+        let (wal, mut written) = with_spares(&disk).await;
+        for _ in 0..20 {
+            // The next segment, when it is due.
+            let reopened = done(&disk, 0)
+                .iter()
+                .filter(|entry| *entry == "reopen")
+                .count();
+            write(&wal, written + 1..=written + 1).await;
+            written += 1;
+            if reopened > 0 {
+                break;
+            }
+        }
+        loop {
+            disk.fail(failing, ErrorKind::Other);
+            if wal
+                .append(append(written + 1), Box::new(|_| {}))
+                .await
+                .is_err()
+            {
+                break;
+            }
+            written += 1;
+        }
+        drop(wal);
+        let killed = disk.copy();
+        let first = replay(&killed).unwrap()[0].sequence.0;
+        let wal = open(&killed, small());
+        assert_eq!(spares(&killed), [""; 0], "{failing}");
+        write(&wal, written + 1..=written + 1).await;
+        drop(wal);
+        assert_records(&replay(&killed).unwrap(), first..=written + 1);
+    }
+}
+
+#[tokio::test]
+async fn spares_make_room_on_a_full_volume_before_a_write_is_refused() {
+    let disk = FakeDisk::default();
+    let (wal, written) = with_spares(&disk).await;
+    let (before, used) = (spares(&disk).len(), disk.used_bytes());
+    // A sixteenth is kept free: there is room for one record when all spares are gone.
+    disk.set_volume((used - 300) / 15 * 16);
+    write(&wal, written + 1..=written + 1).await;
+    assert!(spares(&disk).len() < before);
+    disk.set_volume(used / 10);
+    let error = wal
+        .append(append(written + 2), Box::new(|_| {}))
+        .await
+        .unwrap_err();
+    assert_eq!(error.category(), "full");
+    assert_eq!(spares(&disk), [""; 0]);
+}
+
+#[tokio::test]
+async fn log_and_spares_together_stay_below_the_limit() {
+    let disk = FakeDisk::default();
+    let options = WalOptions {
+        segment_bytes: 400,
+        budget_bytes: 4000,
+        ..options()
+    };
+    let wal = open(&disk, options);
+    let mut written = 0;
+    for _ in 0..3 {
+        // As much as it takes.
+        while wal
+            .append(append(written + 1), Box::new(|_| {}))
+            .await
+            .is_ok()
+        {
+            written += 1;
+            assert!(disk.used_bytes() <= 4500, "{}", disk.used_bytes());
+        }
+        assert!(written > 5);
+        wal.truncate_up_to(SequenceNumber(written)).unwrap();
+        assert_eq!(spares(&disk).len(), 1, "an eighth of the limit");
+    }
+}
+
+#[test]
+fn the_real_disk_writes_over_a_file_and_cuts_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    std::fs::write(&old, vec![7; 10_000]).unwrap();
+    let mut file = RealDisk.reopen(&old).unwrap();
+    let write = |file: &mut Box<dyn SegmentFile>, byte: u8, bytes: usize| {
+        file.append(&mut [IoSlice::new(&[]), IoSlice::new(&vec![byte; bytes])])
+            .unwrap();
+        file.sync().unwrap();
+    };
+    write(&mut file, 1, 100);
+    RealDisk.rename(&old, &new).unwrap();
+    write(&mut file, 2, 5000);
+    let content = std::fs::read(&new).unwrap();
+    let expected = [(1, 100), (2, 5000), (0, 8192 - 5100), (7, 10_000 - 8192)];
+    assert_eq!(
+        content,
+        bytes_of(&expected),
+        "up to the end of the page there are zeros"
+    );
+    write(&mut file, 3, 4000);
+    let expected = [(1, 100), (2, 5000), (3, 4000), (0, 900)];
+    assert_eq!(
+        std::fs::read(&new).unwrap(),
+        bytes_of(&expected),
+        "the file does not grow"
+    );
+    file.truncate(5100).unwrap();
+    write(&mut file, 4, 1);
+    let expected = [(1, 100), (2, 5000), (4, 1)];
+    assert_eq!(std::fs::read(&new).unwrap(), bytes_of(&expected));
+}
+
+fn bytes_of(parts: &[(u8, usize)]) -> Vec<u8> {
+    parts
+        .iter()
+        .flat_map(|(byte, bytes)| vec![*byte; *bytes])
+        .collect()
+}
+
+#[tokio::test]
+async fn the_real_disk_keeps_records_over_restarts_and_truncations() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut written = 0;
+    let mut truncated = 0;
+    for _ in 0..4 {
+        let locked = WalDirectory::lock(directory.path(), Arc::new(RealDisk)).unwrap();
+        let mut recovery = locked.recover(identity()).unwrap();
+        let mut records = Vec::new();
+        while let Some(record) = recovery.next_record().unwrap() {
+            records.push(record);
+        }
+        let first = records
+            .first()
+            .map_or(written + 1, |record| record.sequence.0);
+        assert!(first <= truncated + 1);
+        assert_records(&records, first..=written);
+        let large = WalOptions {
+            segment_bytes: 2000,
+            ..options()
+        };
+        let wal = recovery.finish(large, Arc::new(NoObserver)).unwrap();
+        for _ in 0..4 {
+            write(&wal, written + 1..=written + 20).await;
+            written += 20;
+            truncated = written - 5;
+            wal.truncate_up_to(SequenceNumber(truncated)).unwrap();
+        }
+        let names = std::fs::read_dir(directory.path()).unwrap();
+        let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+        assert!(names.into_iter().any(|name| name.starts_with("spare-")));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// As with new files: what was acknowledged is there and nothing that was not written, although the
+    /// pages that were lost hold an older segment.
+    #[test]
+    fn a_power_cut_keeps_what_was_acknowledged_over_older_segments(
+        old in 5_u64..30,
+        acknowledged in 0_u64..12,
+        unsynced in 0_u64..6,
+        segment_bytes in 100_u64..1000,
+        pages in proptest::collection::vec(any::<bool>(), 1..200),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let disk = FakeDisk::default();
+        let last = old + acknowledged;
+        let after = runtime.block_on(async {
+            let wal = open(&disk, WalOptions { segment_bytes, ..options() });
+            write(&wal, 1..=old).await;
+            wal.truncate_up_to(SequenceNumber(old)).unwrap();
+            write(&wal, old + 1..=last).await;
+            disk.hold_syncs(true);
+            let mut pending = Vec::new();
+            let before = disk.log().len();
+            for number in last + 1..=last + unsynced {
+                let record = append(number);
+                let reservation = wal.reserve(&record).await.unwrap();
+                pending.push(wal.enqueue(reservation, record, Box::new(|_| {})).unwrap());
+            }
+            if unsynced > 0 {
+                disk.wait_for(|log| log[before..].iter().any(|entry| entry.starts_with("sync ")));
+            }
+            let mut kept = pages.iter().cycle();
+            let after = disk.after_power_cut(|| *kept.next().unwrap());
+            disk.hold_syncs(false);
+            after
+        });
+        let records = replay(&after).unwrap();
+        let first = records.first().map_or(last + 1, |record| record.sequence.0);
+        prop_assert!(first <= old + 1);
+        let end = records.last().map_or(last, |record| record.sequence.0);
+        prop_assert!(end >= last);
+        assert_records(&records, first..=end);
+
+        runtime.block_on(async {
+            let wal = open(&after, options());
+            write(&wal, end + 1..=end + 3).await;
+        });
+        assert_records(&replay(&after.after_power_cut(|| false)).unwrap(), first..=end + 3);
+    }
+}
