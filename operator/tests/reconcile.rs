@@ -103,14 +103,28 @@ impl World {
     /// Plays the part of Kubernetes: all pods are ready.
     fn make_pods_ready(&self) {
         for role in ["catalog", "ingester", "querier"] {
-            self.server.change(&format!("{SETS}/weather-{role}"), |set| {
+            self.make_ready(role);
+        }
+    }
+
+    fn make_ready(&self, role: &str) {
+        self.server
+            .change(&format!("{SETS}/weather-{role}"), |set| {
                 let replicas = set["spec"]["replicas"].clone();
                 set["status"] = json!({
                     "replicas": replicas, "readyReplicas": replicas, "updatedReplicas": replicas,
                     "observedGeneration": set["metadata"]["generation"],
                 });
             });
-        }
+    }
+
+    /// The images of catalog, querier and ingester.
+    fn images(&self) -> [String; 3] {
+        ["catalog", "querier", "ingester"].map(|role| {
+            let set = self.server.get(&format!("{SETS}/weather-{role}")).unwrap();
+            let container = &set["spec"]["template"]["spec"]["containers"][0];
+            container["image"].as_str().unwrap().to_owned()
+        })
     }
 }
 
@@ -227,15 +241,63 @@ async fn an_operator_with_another_default_image_restarts_no_pod() {
 
         world.set_spec(json!({"image": {"repository": "x", "tag": "2"}}));
         world.settle().await;
-        let set = world
-            .server
-            .get(&format!("{SETS}/weather-querier"))
-            .unwrap();
-        assert_eq!(
-            set["spec"]["template"]["spec"]["containers"][0]["image"],
-            "x:2"
-        );
+        assert_eq!(world.images()[0], "x:2");
     }
+}
+
+#[tokio::test]
+async fn an_upgrade_goes_from_role_to_role_and_says_who_waits_for_whom() {
+    let mut world = World::new(json!({"image": {"tag": "1"}}));
+    world.settle().await;
+    world.make_pods_ready();
+    world.settle().await;
+    assert!(!world.server.events().contains(&"HeldBack".to_owned()));
+
+    world.set_spec(json!({"image": {"tag": "2"}}));
+    world.settle().await;
+    assert_eq!(world.images(), ["x:2", "x:1", "x:1"]);
+    for type_ in ["Ready", "Reconciling"] {
+        let condition = world.condition(type_);
+        assert_eq!(condition["reason"], "RollingOut");
+        let message = condition["message"].as_str().unwrap();
+        let waits = "querier: stays at x:1 until every catalog pod has the new image and is ready";
+        assert!(message.contains(waits), "{message}");
+    }
+    assert!(world.server.events().contains(&"HeldBack".to_owned()));
+    // All there is to remember stands in the objects.
+    world.restart();
+    world.settle().await;
+    assert_eq!(world.images(), ["x:2", "x:1", "x:1"]);
+    world.make_ready("catalog");
+    world.settle().await;
+    assert_eq!(world.images(), ["x:2", "x:2", "x:1"]);
+    world.make_ready("querier");
+    world.settle().await;
+    assert_eq!(world.images(), ["x:2", "x:2", "x:2"]);
+    world.make_ready("ingester");
+    world.settle().await;
+    assert_eq!(world.condition("Ready")["status"], "True");
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_stuck_is_taken_back_at_once() {
+    let mut world = World::new(json!({"image": {"tag": "1"}}));
+    world.settle().await;
+    world.make_pods_ready();
+    world.settle().await;
+    let before = shape(&world.server.objects());
+    world.set_spec(json!({"image": {"tag": "2"}}));
+    world.settle().await;
+    world.make_ready("catalog");
+    world.settle().await;
+    assert_eq!(world.images(), ["x:2", "x:2", "x:1"]);
+    world.restart();
+    world.set_spec(json!({"image": {"tag": "1"}}));
+    world.pass().await.unwrap();
+    assert_eq!(world.images(), ["x:1", "x:1", "x:1"]);
+    world.make_pods_ready();
+    world.settle().await;
+    assert_eq!(shape(&world.server.objects()), before);
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ pub const BUSYBOX: &str = "localhost/busybox:1";
 pub const COREDNS: &str = "localhost/coredns:1";
 /// The product: both binaries, the data plane's as entry point.
 pub const PRODUCT: &str = "localhost/flightcluster:dev";
+/// The same image under another name, for tests of upgrades.
+pub const PRODUCT_NEXT: &str = "localhost/flightcluster:next";
 
 /// The names of the product's binaries.
 pub const PRODUCT_BINARIES: [&str; 2] = ["flightcluster", "flightcluster-operator"];

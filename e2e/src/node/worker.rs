@@ -53,17 +53,31 @@ pub(super) async fn import_images(
     containerd
         .wait_until("answering", START_LIMIT, answers)
         .await?;
+    let images = || {
+        let mut images = Command::new(&ctr);
+        images.args([
+            "--address",
+            CONTAINERD_SOCKET,
+            "--namespace",
+            "k8s.io",
+            "images",
+        ]);
+        images
+    };
     for entry in fs::read_dir(folder.images()).context("listing the images")? {
         let archive = entry.context("listing the images")?.path();
-        let mut import = Command::new(&ctr);
-        import
-            .args(["--address", CONTAINERD_SOCKET, "--namespace", "k8s.io"])
-            .args(["images", "import", "--no-unpack=false"])
-            .arg(&archive);
+        let mut import = images();
+        import.args(["import", "--no-unpack=false"]).arg(&archive);
         command::run(&mut import)
             .with_context(|| format!("importing the image {}", archive.display()))?;
         // The runtime has its own copy now.
         fs::remove_file(&archive).context("removing an imported archive")?;
+    }
+    let listed = command::run(images().args(["list", "--quiet"]))?;
+    if listed.lines().any(|name| name == catalogue::PRODUCT) {
+        let mut tag = images();
+        tag.args(["tag", catalogue::PRODUCT, catalogue::PRODUCT_NEXT]);
+        command::run(&mut tag).context("giving the product's image another name")?;
     }
     Ok(())
 }

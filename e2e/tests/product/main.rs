@@ -22,4 +22,5 @@ mod several;
 mod specs;
 mod steady;
 mod tokens;
+mod upgrades;
 mod versions;

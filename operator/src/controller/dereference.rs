@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use flightcluster_config::Role;
 use flightcluster_crds::v1alpha1::{FlightCluster, FlightClusterSpec, TlsSpec};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::build::names::Names;
+use super::rollout::RunningRole;
 
 /// The roles of a cluster in the order in which their objects are written: the catalog first,
 /// because the others wait for it.
@@ -35,6 +36,8 @@ pub struct Referenced {
     pub kept: KeptSecrets,
     /// What can't be changed, or not in every direction, in StatefulSets that exist.
     pub existing: BTreeMap<Role, ExistingRole>,
+    /// What runs of the roles that have a StatefulSet.
+    pub running: BTreeMap<Role, RunningRole>,
     /// The volume claims of each role, in the order of their pods. They outlive StatefulSets.
     pub claims: BTreeMap<Role, Vec<ExistingClaim>>,
 }
@@ -114,6 +117,15 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// A ConfigMap could not be read; nothing was changed, a retry is safe.
+    #[error("reading ConfigMap {name}")]
+    ReadConfigMap {
+        /// Its name.
+        name: String,
+        /// What the API server said.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// The volume claims could not be listed; nothing was changed, a retry is safe.
     #[error("listing PersistentVolumeClaims")]
     ListClaims(#[source] Box<kube::Error>),
@@ -126,6 +138,7 @@ impl Error {
         match self {
             Self::ReadSecret { .. } => "read_secret",
             Self::ReadStatefulSet { .. } => "read_stateful_set",
+            Self::ReadConfigMap { .. } => "read_config_map",
             Self::ListClaims(_) => "list_claims",
         }
     }
@@ -185,25 +198,30 @@ pub async fn dereference(client: &Client, cluster: &FlightCluster) -> Result<Ref
         signing_key: read_secret(&secrets, &names.signing_key_secret()).await?,
         admin_token: read_secret(&secrets, &names.admin_token_secret()).await?,
     };
+    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
     let mut existing = BTreeMap::new();
+    let mut running = BTreeMap::new();
     for role in ROLES {
         let name = names.role(role);
-        let stateful_set =
-            stateful_sets
-                .get_opt(&name)
-                .await
-                .map_err(|source| Error::ReadStatefulSet {
-                    name,
-                    source: Box::new(source),
-                })?;
-        if let Some(stateful_set) = stateful_set {
-            existing.insert(role, existing_role(&stateful_set));
-        }
+        let found = stateful_sets.get_opt(&name).await;
+        let found = found.map_err(|source| Error::ReadStatefulSet {
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
+        let Some(stateful_set) = found else { continue };
+        existing.insert(role, existing_role(&stateful_set));
+        let config = config_maps.get_opt(&name).await;
+        let config = config.map_err(|source| Error::ReadConfigMap {
+            name,
+            source: Box::new(source),
+        })?;
+        running.insert(role, RunningRole::of(&stateful_set, config));
     }
     Ok(Referenced {
         named: NamedSecrets::Read(named),
         kept,
         existing,
+        running,
         claims: read_claims(client, &namespace, &names).await?,
     })
 }

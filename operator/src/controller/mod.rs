@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! FlightCluster -dereference-> Referenced -validate-> ValidatedCluster -build-> Resources<Desired>
-//!   -apply-> Resources<Applied> -observe-> Observed -status-> FlightClusterStatus
+//!   -hold back-> Resources<Desired> -apply-> Resources<Applied> -observe-> Observed -status-> FlightClusterStatus
 //! ```
 //!
-//! `validate`, `build` and `status` are pure: no client, no clock, no randomness. What must be
+//! `validate`, `build`, [`rollout`] (which holds back) and `status` are pure: no client, no clock, no randomness. What must be
 //! random or depends on the time (keys, certificates) is made by [`material`] between `validate`
 //! and `build`, once, and kept in Secrets.
 
@@ -17,5 +17,6 @@ pub mod observe;
 pub mod quantity;
 pub mod reconcile;
 pub mod resources;
+pub mod rollout;
 pub mod status;
 pub mod validate;

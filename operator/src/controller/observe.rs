@@ -133,7 +133,8 @@ pub async fn observe(
     })
 }
 
-fn observe_role(stateful_set: &StatefulSet) -> ObservedRole {
+/// How far the pods of a StatefulSet have come.
+pub(super) fn observe_role(stateful_set: &StatefulSet) -> ObservedRole {
     let replicas = stateful_set
         .spec
         .as_ref()

@@ -21,6 +21,7 @@ use super::dereference::{self, dereference, wanted_roles};
 use super::material::{self, Material, provide};
 use super::observe::{self, observe};
 use super::resources::{Applied, Resources};
+use super::rollout::{HeldBack, hold_back};
 use super::status::{Failure, Input, Outcome, Success, build_status};
 use super::validate::{Defaults, Problem, ValidatedCluster, validate};
 use crate::observed::{News, Observer, PassOutcome, Step, chain, news_of};
@@ -142,6 +143,7 @@ struct Done {
     cluster: ValidatedCluster,
     material: Material,
     resources: Resources<Applied>,
+    held_back: HeldBack,
     changes: Changes,
 }
 
@@ -246,6 +248,7 @@ async fn pass(
             cluster: &done.cluster,
             material: &done.material,
             resources: &done.resources,
+            held_back: &done.held_back,
         }),
         Err(error) => Outcome::Failed(Failure {
             message: failure.as_deref().unwrap_or_default(),
@@ -263,7 +266,7 @@ async fn pass(
     let written = context.observer.step(Step::Status, writing).await;
     let mut news = news_of(cluster.status.as_ref(), &status);
     if let Ok(Carried::Applied(done)) = &carried {
-        news.extend(changes_as_news(&done.material, &done.changes));
+        news.extend(changes_as_news(done));
     }
     context.observer.tell(reference, &news).await;
     let carried = carried?;
@@ -291,7 +294,11 @@ async fn carry_out(
         Err(problems) => return Ok(Carried::Invalid(problems)),
     };
     let material = provide(&validated, &referenced.kept, now)?;
-    let desired = observer.pure_step(Step::Build, || build(&validated, &material));
+    let (desired, held_back) = observer.pure_step(Step::Build, || {
+        let mut desired = build(&validated, &material);
+        let held_back = hold_back(&mut desired, &validated.names, &referenced.running);
+        (desired, held_back)
+    });
     let owner = Owner {
         namespace: &validated.namespace,
         name: validated.names.cluster(),
@@ -303,6 +310,7 @@ async fn carry_out(
         cluster: validated,
         material,
         resources,
+        held_back,
         changes,
     })))
 }
@@ -350,8 +358,14 @@ fn next(carried: &Carried, status: &FlightClusterStatus, now: Timestamp) -> (Pas
     }
 }
 
-fn changes_as_news(material: &Material, changes: &Changes) -> Vec<News> {
-    let Changes { written, deleted } = changes;
+fn changes_as_news(done: &Done) -> Vec<News> {
+    let Done {
+        cluster: _,
+        material,
+        resources: _,
+        held_back,
+        changes: Changes { written, deleted },
+    } = done;
     let mut news = Vec::new();
     if !material.made.is_empty() {
         news.push(News::normal(
@@ -364,6 +378,9 @@ fn changes_as_news(material: &Material, changes: &Changes) -> Vec<News> {
             "Applied",
             format!("wrote {}", written.join(", ")),
         ));
+    }
+    if let Some(waiting) = held_back.message().filter(|_| !written.is_empty()) {
+        news.push(News::normal("HeldBack", waiting));
     }
     if !deleted.is_empty() {
         news.push(News::normal(

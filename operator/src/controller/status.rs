@@ -15,6 +15,7 @@ use super::dereference::ROLES;
 use super::material::{Material, Validity, validity};
 use super::observe::{Observed, ObservedRole};
 use super::resources::{Applied, Resources};
+use super::rollout::HeldBack;
 use super::validate::{Problem, Tls, ValidatedCluster};
 
 /// Characters of a message that are kept: Kubernetes allows 32,768, people read far less.
@@ -51,6 +52,8 @@ pub struct Success<'a> {
     pub material: &'a Material,
     /// The proof that every object has been written.
     pub resources: &'a Resources<Applied>,
+    /// The roles that were left as they are for now.
+    pub held_back: &'a HeldBack,
 }
 
 /// What a status is made from.
@@ -84,6 +87,7 @@ pub fn build_status(input: &Input<'_>) -> FlightClusterStatus {
         cluster,
         material,
         resources: _,
+        held_back: _,
     }) = input.outcome
     {
         status.template_revision = Some(cluster.template_revision);
@@ -168,7 +172,7 @@ fn ready(input: &Input<'_>, status: &FlightClusterStatus) -> Finding {
                 // Pods that answer are of no use to clients that refuse their certificate.
                 return not(tls.reason, tls.message);
             }
-            let rollout = rollout(input.observed);
+            let rollout = rollout(input);
             if rollout.is_true == Some(true) {
                 return not(rollout.reason, rollout.message);
             }
@@ -220,13 +224,13 @@ fn reconciling(input: &Input<'_>) -> Finding {
             reason: reason::APPLY_FAILED,
             message: format!("trying again: {message}"),
         },
-        Outcome::Applied(_) => rollout(input.observed),
+        Outcome::Applied(_) => rollout(input),
     }
 }
 
 /// True while pods are still to be created or replaced.
-fn rollout(observed: Option<&Observed>) -> Finding {
-    let waiting: Vec<String> = roles(observed)
+fn rollout(input: &Input<'_>) -> Finding {
+    let mut waiting: Vec<String> = roles(input.observed)
         .filter(|(_, role)| !role.is_some_and(|role| role.rolled_out))
         .map(|(name, role)| {
             let ObservedRole {
@@ -238,6 +242,9 @@ fn rollout(observed: Option<&Observed>) -> Finding {
             format!("{name}: {ready} of {replicas} pods ready, {updated} of them up to date")
         })
         .collect();
+    if let Outcome::Applied(Success { held_back, .. }) = input.outcome {
+        waiting.extend(held_back.message());
+    }
     if waiting.is_empty() {
         let message = "every pod is up to date and ready".to_owned();
         return Finding {

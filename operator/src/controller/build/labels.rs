@@ -34,6 +34,9 @@ pub const CONFIG_DIGEST: &str = "flightcluster.io/config-digest";
 /// The annotation of pods with the revision of their template.
 pub const TEMPLATE_REVISION: &str = "flightcluster.io/template-revision";
 
+/// The annotation of StatefulSets with the image their pods had before an upgrade that is not finished.
+pub const IMAGE_BEFORE: &str = "flightcluster.io/image-before";
+
 /// Returns the selector of all objects of the cluster `name`, as text for the API server.
 #[must_use]
 pub fn selector(name: &str) -> String {

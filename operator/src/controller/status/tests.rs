@@ -17,6 +17,7 @@ struct Case {
     cluster: ValidatedCluster,
     material: Material,
     resources: Resources<Applied>,
+    held_back: HeldBack,
 }
 
 fn time(text: &str) -> Timestamp {
@@ -41,6 +42,7 @@ fn case_of(spec: FlightClusterSpec) -> Case {
         cluster,
         material,
         resources,
+        held_back: HeldBack::default(),
     }
 }
 
@@ -50,6 +52,7 @@ impl Case {
             cluster: &self.cluster,
             material: &self.material,
             resources: &self.resources,
+            held_back: &self.held_back,
         })
     }
 }
