@@ -22,7 +22,8 @@ use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFacto
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExecBuilder;
@@ -32,6 +33,7 @@ use flightcluster_keys::{Key, storage_schema};
 use object_store::path::Path;
 
 use crate::Error;
+use crate::newest::sort_keys;
 use crate::overlap::{FreshTimes, Split, split};
 use crate::past::Past;
 use crate::recent::{FreshRows, View};
@@ -85,6 +87,15 @@ impl Keyed {
             })
         });
         keyed.transpose()
+    }
+
+    /// The order of rows in files that are sorted: by key and, within a key, newest first.
+    pub(crate) fn ordering(&self) -> Option<LexOrdering> {
+        let column = |at: usize| -> Arc<dyn PhysicalExpr> {
+            Arc::new(Column::new(self.schema.field(at).name(), at))
+        };
+        let keys = self.columns.iter().map(|at| column(*at));
+        sort_keys(keys, column(self.order))
     }
 }
 

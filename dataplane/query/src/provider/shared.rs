@@ -7,8 +7,8 @@ use datafusion::catalog::Session;
 use datafusion::common::internal_datafusion_err;
 use datafusion::datasource::memory::DataSourceExec;
 use datafusion::error::DataFusionError;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -16,7 +16,7 @@ use flightcluster_catalog::File;
 
 use super::lanes::Lanes;
 use super::{Keyed, StoredTable, union};
-use crate::newest::{NewestExec, sort_keys};
+use crate::newest::NewestExec;
 use crate::recent::FreshRows;
 use crate::times::TimeRange;
 
@@ -39,16 +39,6 @@ impl Reading<'_> {
     fn keys(&self) -> Result<Vec<usize>, DataFusionError> {
         let keys = self.keyed.columns.iter();
         keys.map(|column| self.place(*column)).collect()
-    }
-
-    /// The order of rows in sorted files.
-    fn order(&self) -> Option<LexOrdering> {
-        let schema = &self.keyed.schema;
-        let column = |at: usize| -> Arc<dyn PhysicalExpr> {
-            Arc::new(Column::new(schema.field(at).name(), at))
-        };
-        let keys = self.keyed.columns.iter().map(|at| column(*at));
-        sort_keys(keys, column(self.keyed.order))
     }
 }
 
@@ -146,7 +136,7 @@ impl StoredTable {
         };
         let files = (&[file][..], schema, skipped);
         let scan = self.scan_of(reading.state, files, Some(&reading.columns), None)?;
-        let scan = scan.with_output_ordering(Vec::from_iter(reading.order()));
+        let scan = scan.with_output_ordering(Vec::from_iter(reading.keyed.ordering()));
         Ok(DataSourceExec::from_data_source(scan.build()))
     }
 

@@ -10,13 +10,12 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use flightcluster_catalog::File;
 use object_store::path::Path;
 
-use crate::newest;
 use crate::provider::Keyed;
 use crate::session::store_url;
 
@@ -42,13 +41,8 @@ pub(super) fn rows(
         .with_file_groups(vec![FileGroup::new(parts)])
         .build();
     let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
-    let column =
-        |at: usize| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new(schema.field(at).name(), at)) };
     let order = match keyed {
-        Some(keyed) => {
-            let keys = keyed.columns.iter().map(|at| column(*at));
-            newest::sort_keys(keys, column(keyed.order))
-        }
+        Some(keyed) => keyed.ordering(),
         None => LexOrdering::new(sort_keys(schema)),
     };
     let sorted = match order {
