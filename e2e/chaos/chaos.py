@@ -28,7 +28,15 @@ from faults import Faults, idle
 from history import History
 from links import Network
 from processes import cluster, standalone
-from registers import RegisterReader, Registers, RegisterWriter, all_values
+from registers import (
+    KEYS,
+    RegisterDeleter,
+    RegisterReader,
+    Registers,
+    RegisterWriter,
+    all_values,
+    delete_keys,
+)
 from uploads import Uploader, UploadReader, Uploads, all_uploaded
 from workload import TROUBLE, Reader, Writer, all_rows, compactions
 
@@ -83,7 +91,7 @@ class Run:
         flushes = ingest["flush_interval"] != "1h" or ingest["flush_bytes"] != "128MiB"
         self.faults = Faults(seed, self.processes, self.history, flushes)
         self.writers, self.readers = [], []
-        self.register_writers, self.register_readers = [], []
+        self.register_changers, self.register_readers = [], []
         self.uploaders = []
         self.compactions = 0
 
@@ -102,10 +110,12 @@ class Run:
             # One writes through ingesters, the other through any process.
             targets = [ingesters, ingesters + queriers][number]
             common = (self.history, self.stop, f"register {self.seed} {number}")
-            self.register_writers.append(RegisterWriter(number, targets, self.registers, *common))
+            self.register_changers.append(RegisterWriter(number, targets, self.registers, *common))
             common = (self.history, self.stop, f"register reader {self.seed} {number}")
             self.register_readers.append(RegisterReader(number, queriers, self.registers, *common))
 
+        common = (self.history, self.stop, f"register deleter {self.seed}")
+        self.register_changers.append(RegisterDeleter(queriers, self.registers, *common))
         common = (self.history, self.stop, f"uploads {self.seed}")
         self.uploaders.append(Uploader(0, ingesters + queriers, self.uploads, *common))
         self.uploaders.append(UploadReader(queriers, self.uploads, *common))
@@ -113,7 +123,7 @@ class Run:
     def run(self):
         self.processes.start()
         self.make_workers()
-        workers = self.writers + self.readers + self.register_writers + self.register_readers
+        workers = self.writers + self.readers + self.register_changers + self.register_readers
         workers += self.uploaders
         for worker in workers:
             worker.start()
@@ -132,6 +142,7 @@ class Run:
         self.compactions = self.ask_until_answered(
             self.processes.of("querier", "standalone")[0], compactions
         )
+        self.delete_some()
         self.processes.restart()
         self.check_all("after a restart of everything")
         self.processes.stop()
@@ -150,6 +161,15 @@ class Run:
             answers.append((set(keys.tolist()), self.check_registers(querier, when)))
         if any(answer != answers[0] for answer in answers):
             raise AssertionError(f"queriers differ {when}")
+
+    def delete_some(self):
+        """Deletes half of the keys: what is in logs and replaced files must not bring them back."""
+        if self.registers.any_acknowledged():
+            querier = self.chance.choice(self.processes.of("querier", "standalone"))
+            keys = self.chance.sample(range(KEYS), KEYS // 2)
+            self.ask_until_answered(
+                querier, lambda client: delete_keys(client, self.registers, keys, 0)
+            )
 
     def check_registers(self, querier, when):
         """The values a querier sees, which must be the last ones."""
@@ -190,7 +210,8 @@ class Run:
         faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.counts.items()))
         return (
             f"{rows} rows acknowledged, {answers} answers checked, "
-            f"{self.registers.acknowledged} values of keys acknowledged, "
+            f"{self.registers.acknowledged} values of keys and {self.registers.deleted} of "
+            f"{len(self.registers.deletions)} deletions of them acknowledged, "
             f"{sum(reader.answers for reader in self.register_readers)} answers of them checked, "
             f"{len(self.uploads.ask())} uploads seen or finished, "
             f"{self.compactions} compactions remembered, faults: {faults}"

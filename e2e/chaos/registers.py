@@ -1,17 +1,21 @@
 """A table with a primary key: of two writes to a key the later one is read, whoever took them.
 
-Writers put new values under a few keys through any process; readers ask for all of them.
-`Registers` keeps when each write began and was acknowledged, counted in one sequence with the
-questions. Each answer is checked against that:
+Writers put new values under a few keys through any process, somebody deletes some of them through
+any querier, and readers ask for all. `Registers` keeps when each write and each deletion began and
+was acknowledged, counted in one sequence with the questions. Each answer is checked against that:
 
 - several: a key is there twice;
 - invented: a value that nobody wrote under this key;
-- missing: a key that was acknowledged before the question is not there;
+- missing: a key that was acknowledged before the question is not there, and no deletion that had
+  begun can have met what was its last value then;
 - outdated: a write of the key was acknowledged before the question and began after the write of the
   value that is read was acknowledged;
-- back: a value that had given way to another one for the same reader is read again.
+- deleted: a deletion that meets the value that is read was acknowledged before the question and
+  began after the write of the value was acknowledged;
+- back: a value that had given way to another one, or to none, for the same reader is read again.
 
-A write that was never answered may be there or not, and may become visible at any time.
+A write that was never answered may be there or not, and may become visible at any time. A deletion
+that was never answered may take effect at any time, or not at all.
 """
 
 import json
@@ -28,6 +32,8 @@ KEY = {"flightcluster.primary_key": json.dumps(["id", "time"])}
 COLUMNS = [("id", pa.int64()), ("time", pa.timestamp("us")), ("value", pa.int64())]
 SCHEMA = pa.schema(COLUMNS, metadata=KEY)
 LAST_FAULTS = 8
+# A deletion has all ingesters flush: not all the time.
+DELETE_SECONDS = (0.0, 0.3)
 
 
 class Write:
@@ -40,15 +46,39 @@ class Write:
         return f"{self.started}-{self.ended or '?'}"
 
 
+class Deletion:
+    """Of some keys, if their value is not above a limit."""
+
+    def __init__(self, keys, highest, started):
+        self.keys, self.highest = keys, highest
+        self.started, self.ended = started, None
+
+    def __repr__(self):
+        return f"{self.keys} <= {self.highest}: {self.started}-{self.ended or '?'}"
+
+    def meets(self, key, value):
+        return key in self.keys and value <= self.highest
+
+    def may_see(self, write):
+        """Whether the write may have been before it."""
+        return self.ended is None or write.started < self.ended
+
+
+def surely_before(one, other):
+    """Whether a write or deletion was over when the other began."""
+    return one.ended is not None and one.ended < other.started
+
+
 class Registers:
-    """All writes of a run. Safe to use from many threads."""
+    """All writes and deletions of a run. Safe to use from many threads."""
 
     def __init__(self, history):
         self.lock = threading.Lock()
         self.history = history
         self.now, self.next = 0, 0
         self.writes = {key: {} for key in range(KEYS)}
-        self.acknowledged, self.overwritten = 0, 0
+        self.deletions = []
+        self.acknowledged, self.overwritten, self.deleted = 0, 0, 0
 
     def begin(self, keys):
         """New values for these keys, by key."""
@@ -68,6 +98,19 @@ class Registers:
                 self.writes[key][value].ended = self.now
                 self.acknowledged += 1
 
+    def begin_deletion(self, keys, beyond):
+        """A deletion of these keys, if they have values up to `beyond` after the last one."""
+        with self.lock:
+            self.now += 1
+            self.deletions.append(Deletion(keys, self.next + beyond, self.now))
+            return self.deletions[-1]
+
+    def end_deletion(self, deletion):
+        with self.lock:
+            self.now += 1
+            deletion.ended = self.now
+            self.deleted += 1
+
     def ask(self):
         with self.lock:
             self.now += 1
@@ -83,34 +126,67 @@ class Registers:
             for key, writes in self.writes.items():
                 values = [value for of, value in answer if of == key]
                 self.check_key(asked, key, writes, values, where)
-                if not values:
-                    continue
-                (value,), before = values, seen.setdefault(key, [])
-                if value in before[:-1]:
-                    self.violated("back", key, f"{value} after {before[-5:]}", where)
-                if not before or before[-1] != value:
-                    before.append(value)
+                self.check_order(key, values[0] if values else None, seen, where)
+
+    def check_order(self, key, value, seen, where):
+        """What a reader saw of a key before it gave way to `value`, None for nothing, is over."""
+        before = seen.setdefault(key, [])
+        if value is not None and value in before[:-1]:
+            self.violated("back", key, f"{value} after {before[-5:]}", where)
+        if before[-1:] != [value]:
+            before.append(value)
 
     def check_key(self, asked, key, writes, values, where):
         if len(values) > 1:
             self.violated("several", key, f"{values}", where)
         known = [write for write in writes.values() if write.ended and write.ended < asked]
         if not values:
-            if known:
-                self.violated("missing", key, "it was acknowledged", where)
+            for write in known:
+                if not self.may_be_gone(key, write, known):
+                    self.violated("missing", key, f"{write} was acknowledged", where)
             return
         read = writes.get(values[0])
         if read is None:
             self.violated("invented", key, f"{values[0]}", where)
-        later = [write for write in known if read.ended and write.started > read.ended]
+        later = [write for write in known if surely_before(read, write)]
         if later:
             self.violated("outdated", key, f"{values[0]} of {read}, later is {later[-1]}", where)
+        gone = [each for each in self.deletions if each.ended and each.ended < asked]
+        gone = [each for each in gone if each.meets(key, values[0]) and surely_before(read, each)]
+        if gone:
+            self.violated("deleted", key, f"{values[0]} of {read} by {gone[-1]}", where)
         self.overwritten += len(known) > 1
+
+    def may_be_gone(self, key, write, known):
+        """Whether a deletion can have met the last value, when that was this write or a later one.
+
+        It takes all rows of a key when the newest one meets it.
+        """
+        writes = self.writes[key].items()
+        for deletion in self.deletions:
+            if not deletion.may_see(write):
+                continue
+            # What it met was not older than the write, and was not overwritten for sure before.
+            met = [each for value, each in writes if deletion.meets(key, value)]
+            met = [each for each in met if deletion.may_see(each)]
+            met = [each for each in met if not surely_before(each, write)]
+            lasting = [
+                each
+                for each in met
+                if not any(
+                    surely_before(each, other) and surely_before(other, deletion) for other in known
+                )
+            ]
+            if lasting:
+                return True
+        return False
 
     def violated(self, kind, key, what, where):
         faults = [text for _, text in self.history.notes if is_fault(text)][-LAST_FAULTS:]
         last = list(self.writes[key].items())[-12:]
-        raise Violation(kind, f"key {key} at {where}: {what}\n  writes: {last}\n  {faults}")
+        deletions = [each for each in self.deletions if key in each.keys][-6:]
+        story = f"writes: {last}\n  deletions: {deletions}\n  {faults}"
+        raise Violation(kind, f"key {key} at {where}: {what}\n  {story}")
 
 
 class RegisterWriter(Worker):
@@ -156,6 +232,24 @@ class RegisterWriter(Worker):
             self.registers.end(values)
 
 
+class RegisterDeleter(Worker):
+    """Deletes keys, also while they are overwritten."""
+
+    def __init__(self, targets, registers, *common):
+        super().__init__("register-deleter", *common)
+        self.targets, self.registers = targets, registers
+
+    def work(self):
+        self.stop.wait(self.chance.uniform(*DELETE_SECONDS))
+        if self.stop.is_set() or not self.registers.any_acknowledged():
+            return
+        keys = self.chance.sample(range(KEYS), self.chance.choice([1, 1, 2, KEYS]))
+        # Not the last values, or all there are, or also some that come while it runs.
+        beyond = self.chance.choice([-4, 0, 0, 3])
+        with self.chance.choice(self.targets).connect() as client:
+            delete_keys(client, self.registers, keys, beyond)
+
+
 class RegisterReader(Worker):
     """Asks for all keys, again and again, and checks every answer."""
 
@@ -178,6 +272,14 @@ class RegisterReader(Worker):
                 answer = all_values(client)
                 self.registers.check(asked, answer, self.seen, f"{self.name}@{target.name}")
                 self.answers += 1
+
+
+def delete_keys(client, registers, keys, beyond):
+    """Deletes keys whose values are not above the last one that was begun, and `beyond` more."""
+    deletion = registers.begin_deletion(keys, beyond)
+    any_of = ", ".join(map(str, keys))
+    select(client, f"DELETE FROM {TABLE} WHERE id IN ({any_of}) AND value <= {deletion.highest}")
+    registers.end_deletion(deletion)
 
 
 def all_values(client):

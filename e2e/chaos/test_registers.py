@@ -50,3 +50,119 @@ def test_a_value_that_gave_way_does_not_come_back_for_a_reader(registers):
     with pytest.raises(Violation) as caught:
         registers.check(registers.ask(), [(0, 3)], seen, "reader")
     assert caught.value.kind == "back"
+
+
+def written(registers, key):
+    """A value that is acknowledged."""
+    values = registers.begin([key])
+    registers.end(values)
+    return values[key]
+
+
+def deleted(registers, keys, beyond=0):
+    registers.end_deletion(registers.begin_deletion(keys, beyond))
+
+
+def kind_of(registers, answer):
+    """The promise that an answer to a question that is asked now breaks."""
+    try:
+        registers.check(registers.ask(), answer, {}, "reader")
+    except Violation as violation:
+        return violation.kind
+    return None
+
+
+@pytest.fixture
+def nothing():
+    return Registers(History())
+
+
+def test_a_key_that_was_deleted_is_absent_until_it_is_written_again(nothing):
+    first = written(nothing, 0)
+    deleted(nothing, [0])
+    assert kind_of(nothing, []) is None
+    assert kind_of(nothing, [(0, first)]) == "deleted"
+    second = written(nothing, 0)
+    assert kind_of(nothing, []) == "missing"
+    assert kind_of(nothing, [(0, first)]) == "outdated"
+    assert kind_of(nothing, [(0, second)]) is None
+
+
+def test_a_deletion_that_does_not_bring_the_older_value_back(nothing):
+    older, newer = written(nothing, 0), written(nothing, 0)
+    deleted(nothing, [0])
+    assert kind_of(nothing, [(0, older)]) == "outdated"
+    assert kind_of(nothing, [(0, newer)]) == "deleted"
+
+
+def test_a_deletion_takes_no_key_it_does_not_meet(nothing):
+    values = [(key, written(nothing, key)) for key in (0, 1)]
+    deleted(nothing, [0], beyond=-2)
+    deleted(nothing, [2])
+    assert kind_of(nothing, values) is None
+    assert kind_of(nothing, values[1:]) == "missing"
+    # The newest value decides: the older one, which it meets, is overwritten.
+    newest = written(nothing, 0)
+    deleted(nothing, [0], beyond=-1)
+    assert kind_of(nothing, [values[1], (0, newest)]) is None
+    assert kind_of(nothing, [values[1]]) == "missing"
+
+
+def test_a_write_and_a_deletion_at_the_same_time_come_in_any_order(nothing):
+    values = nothing.begin([0])
+    deletion = nothing.begin_deletion([0], 0)
+    nothing.end(values)
+    nothing.end_deletion(deletion)
+    assert kind_of(nothing, list(values.items())) is None
+    assert kind_of(nothing, []) is None
+    # A write that began while the deletion ran, and that it meets.
+    deletion = nothing.begin_deletion([0], 5)
+    values = nothing.begin([0])
+    nothing.end_deletion(deletion)
+    assert kind_of(nothing, []) is None
+    nothing.end(values)
+    assert kind_of(nothing, []) is None
+    assert kind_of(nothing, list(values.items())) is None
+    # One that it does not meet, though it takes what was there before.
+    deletion = nothing.begin_deletion([0], 0)
+    value = written(nothing, 0)
+    nothing.end_deletion(deletion)
+    assert kind_of(nothing, []) == "missing"
+    assert kind_of(nothing, [(0, value)]) is None
+
+
+def test_a_deletion_that_was_never_answered_took_place_or_not(nothing):
+    first = written(nothing, 0)
+    nothing.begin_deletion([0], 0)
+    assert kind_of(nothing, [(0, first)]) is None
+    assert kind_of(nothing, []) is None
+    # It may come late; but it does not meet what was written since.
+    second = written(nothing, 0)
+    assert kind_of(nothing, []) == "missing"
+    assert kind_of(nothing, [(0, second)]) is None
+
+
+def test_a_write_that_was_never_answered_may_come_after_a_deletion(nothing):
+    (value,) = nothing.begin([0]).values()
+    deleted(nothing, [0])
+    assert kind_of(nothing, [(0, value)]) is None
+    assert kind_of(nothing, []) is None
+
+
+def test_a_deletion_acknowledged_after_the_question_may_show_or_not(nothing):
+    value = written(nothing, 0)
+    asked = nothing.ask()
+    deleted(nothing, [0])
+    for answer in ([], [(0, value)]):
+        nothing.check(asked, answer, {}, "reader")
+
+
+def test_a_value_that_was_absent_does_not_come_back_for_a_reader(nothing):
+    value = written(nothing, 0)
+    nothing.begin_deletion([0], 0)
+    seen = {}
+    for answer in ([], [(0, value)], [], []):
+        nothing.check(nothing.ask(), answer, seen, "reader")
+    with pytest.raises(Violation) as caught:
+        nothing.check(nothing.ask(), [(0, value)], seen, "reader")
+    assert caught.value.kind == "back"
