@@ -41,6 +41,7 @@ mod told;
 mod troubles;
 mod upkeep;
 mod uploads;
+mod watch;
 mod world;
 
 use std::io::Write as _;

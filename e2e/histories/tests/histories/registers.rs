@@ -140,7 +140,7 @@ fn run(bench: &Bench, seed: u64, broken: Option<Broken>) -> Sum {
         leases_end: chance.random(),
         luck: chance.random(),
     };
-    bench.in_world(settings, broken, async |world, reader| {
+    let ended = bench.in_world(settings, broken, async |world, reader| {
         let mut history = Registers {
             world,
             reader,
@@ -150,6 +150,10 @@ fn run(bench: &Bench, seed: u64, broken: Option<Broken>) -> Sum {
         };
         history.sum.bad = history.all().await.err();
         history.sum
+    });
+    ended.unwrap_or_else(|stuck| Sum {
+        bad: Some(stuck.to_owned()),
+        ..Sum::default()
     })
 }
 

@@ -9,18 +9,20 @@ use flightcluster_catalog::sql::SqlCatalog;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
 
 use crate::broken::Broken;
 use crate::history::{Kind, Violation, name};
 use crate::life::Counts;
 use crate::program::{Program, Settings};
 use crate::reader::Reader;
+use crate::watch::within;
 use crate::world::{CATALOG, World};
 
-/// A history takes well under a second; one that takes this long, also on a machine with much else to
-/// do, waits for something that never happens.
+/// A history takes well under a second; one that is let run for so long waits for something that never
+/// happens.
 const HANGS: Duration = Duration::from_secs(180);
+/// What is said of it.
+const STUCK: &str = "the history does not end";
 /// An empty catalog.
 const TEMPLATE: &str = "template.sqlite";
 /// Time to look for a shorter history.
@@ -42,10 +44,16 @@ pub(crate) struct Bench {
     reader: Reader,
     folder: TempDir,
     runs: AtomicU64,
+    hangs: Duration,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with_limit(HANGS)
+    }
+
+    /// Whose histories count as stuck when they could run for so long.
+    fn with_limit(hangs: Duration) -> Self {
         let folder = tempfile::tempdir_in(place()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_all().build().unwrap();
@@ -63,6 +71,7 @@ impl Bench {
             reader,
             folder,
             runs: AtomicU64::new(0),
+            hangs,
         }
     }
 
@@ -89,10 +98,10 @@ impl Bench {
             }
             world.finish(&self.reader).await
         };
-        let ended = timeout(HANGS, all).await.unwrap_or_else(|_| {
+        let ended = within(self.hangs, all).await.unwrap_or_else(|| {
             Err(Violation {
                 kind: Kind::Stuck,
-                text: "the history does not end".to_owned(),
+                text: STUCK.to_owned(),
                 key: None,
             })
         });
@@ -108,22 +117,22 @@ impl Bench {
         }
     }
 
-    /// Does something in a fresh world.
+    /// Does something in a fresh world; [`STUCK`] when it does not end.
     pub(crate) fn in_world<T>(
         &self,
         settings: Settings,
         broken: Option<Broken>,
         work: impl AsyncFnOnce(&World, &Reader) -> T,
-    ) -> T {
+    ) -> Result<T, &'static str> {
         let number = self.runs.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.path().join(number.to_string());
         std::fs::create_dir(&folder).unwrap();
         std::fs::copy(self.folder.path().join(TEMPLATE), folder.join(CATALOG)).unwrap();
         let done = self.runtime.block_on(async {
             let world = World::new(settings, broken, &folder, &self.reader).await;
-            let done = timeout(HANGS, work(&world, &self.reader)).await;
+            let done = within(self.hangs, work(&world, &self.reader)).await;
             world.close().await;
-            done.expect("the history ends")
+            done.ok_or(STUCK)
         });
         std::fs::remove_dir_all(folder).unwrap();
         done
@@ -280,4 +289,15 @@ pub(crate) fn report(bad: &Bad, broken: Option<Broken>) -> String {
         line(&format!("  {note}"));
     }
     text
+}
+
+#[test]
+fn a_history_that_hangs_is_reported() {
+    let bench = Bench::with_limit(Duration::from_millis(300));
+    let settings = Program::of(0).settings;
+    let stuck = bench.in_world(settings.clone(), None, async |_, _| {
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(stuck, Err(STUCK));
+    assert_eq!(bench.in_world(settings, None, async |_, _| 7), Ok(7));
 }

@@ -10,7 +10,8 @@ use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{Catalog, TableName};
 use flightcluster_config::{ByteSize, IngestConfig};
 use flightcluster_ingest::{
-    Clock, Ingest, IngestOptions, ManualClock, NoObserver, TableMode, TableWriter,
+    Clock, Fault as IngestFault, Ingest, IngestOptions, ManualClock, NoObserver, TableMode,
+    TableWriter,
 };
 use object_store::memory::InMemory;
 use parking_lot::Mutex;
@@ -79,6 +80,10 @@ pub(crate) struct World {
     lives: Mutex<Vec<Arc<Life>>>,
     directory: PathBuf,
 }
+
+/// A process waits some seconds for an answer of the catalog, which takes longer on a busy machine: so
+/// often it is started again before that counts.
+const STARTS_AGAIN: usize = 5;
 
 /// How to start a process.
 pub(crate) struct Start<'a> {
@@ -175,6 +180,20 @@ impl World {
 
     /// Starts a process on a node where none runs.
     pub(crate) async fn start(&self, start: Start<'_>) -> Result<(), Violation> {
+        let mut again = STARTS_AGAIN;
+        loop {
+            match self.started(&start).await {
+                Err((_, IngestFault::Unavailable)) if again > 0 => {
+                    self.note(format!("node {} starts again", start.node));
+                    again -= 1;
+                }
+                ended => return ended.map_err(|(stuck, _)| stuck),
+            }
+        }
+    }
+
+    /// Starts a process once; says why it can't though nothing is in its way.
+    async fn started(&self, start: &Start<'_>) -> Result<(), (Violation, IngestFault)> {
         self.bury();
         let node = &self.nodes[start.node];
         if node.lock().running.is_some() {
@@ -219,11 +238,15 @@ impl World {
                 });
                 Ok(())
             }
-            Some(Err(error)) if troubles == 0 => Err(Violation {
-                kind: Kind::Stuck,
-                text: format!("node {} can't start: {error:?}", start.node),
-                key: None,
-            }),
+            Some(Err(error)) if troubles == 0 => {
+                life.die();
+                let stuck = Violation {
+                    kind: Kind::Stuck,
+                    text: format!("node {} can't start: {error:?}", start.node),
+                    key: None,
+                };
+                Err((stuck, error.fault()))
+            }
             _ => {
                 life.die();
                 self.note(format!("node {} failed to start", start.node));
