@@ -89,6 +89,7 @@ impl Bench {
             first_sequence: SequenceNumber(n),
             last_sequence: SequenceNumber(n),
             time_range_nanos: Some((second(n), second(n + 1) - 1)),
+            sorted: false,
         };
         let commit = FlushCommit {
             ingester: self.ingester.id,

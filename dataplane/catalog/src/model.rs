@@ -142,6 +142,10 @@ pub struct NewFile {
     pub last_sequence: SequenceNumber,
     /// Smallest and largest value of the time column, nanoseconds since the Unix epoch, if known.
     pub time_range_nanos: Option<(i64, i64)>,
+    /// Its rows are sorted by the primary key of its table. Nobody says so of files written before this
+    /// was said, nor a catalog of an older release; files made from other files are sorted all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sorted: bool,
 }
 
 /// A Parquet file visible in a snapshot.
@@ -367,6 +371,14 @@ pub struct FlushCommitted {
     /// Tables that had been dropped meanwhile: their files were not added (and are queued for
     /// deletion); the ingester forgets their rows.
     pub dropped_tables: Vec<TableId>,
+}
+
+impl File {
+    /// Whether its rows are sorted by the primary key of its table, if that has one.
+    #[must_use]
+    pub fn is_sorted(&self) -> bool {
+        self.file.sorted || self.ingester.is_none()
+    }
 }
 
 impl FlushCommitted {

@@ -77,6 +77,7 @@ async fn fill(place: &Place) -> (Table, flightcluster_catalog::Ingester) {
     catalog.drop_table(&dropped.name, false).await.unwrap();
     let mut timed = file(table.id, "a", 2, 3);
     timed.time_range_nanos = Some((i64::MIN, i64::MAX));
+    timed.sorted = true;
     let flush = FlushCommit {
         producers: vec![ProducerPosition {
             table: table.id,

@@ -38,11 +38,14 @@ use crate::table::failed;
 const TABLES_AT_ONCE: usize = 2;
 /// What flushing may use of the limit of the buffer, beside the rows themselves.
 const PERSIST_SHARE: u64 = 2;
-/// Memory a file takes per byte of its rows: those of a table with a key in order, encoded pages that wait
-/// for the end of their row group, and the file.
+/// Memory a file takes per byte of its rows: those of a table with a key once more, encoded pages that wait
+/// for the end of their row group, and the file. While there are keys to be sorted, there are no pages.
 const PERSIST_FACTOR: u64 = 3;
 /// That memory is counted in pieces of this many bytes, because a semaphore counts in 32 bits.
 const PERSIST_UNIT_BYTES: u64 = 1024;
+
+/// Most bytes of rows that are sorted at once: together, the texts of a column are counted in 31 bits.
+const SORTED_BYTES: u64 = 1 << 30;
 
 /// What a round is to flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,8 +249,12 @@ impl Core {
             .last()
             .map_or(SequenceNumber(0), |row| row.sequence);
         let producers = positions(table.id, &unflushed.rows);
+        let mut bytes = self.config.flush_bytes.as_u64();
+        if Key::of(&table.options).map_err(Error::Key)?.is_some() {
+            bytes = bytes.min(SORTED_BYTES);
+        }
         let mut files = Vec::new();
-        for rows in split(unflushed.rows, self.config.flush_bytes.as_u64()) {
+        for rows in split(unflushed.rows, bytes) {
             let _memory = self.persist.take(&rows).await;
             let encoded = self.encode(table, rows).await?;
             files.push(self.store_file(table, encoded).await?);
@@ -303,6 +310,7 @@ impl Core {
             first_sequence: file.first_sequence,
             last_sequence: file.last_sequence,
             time_range_nanos: file.time_range_nanos,
+            sorted: file.sorted,
         })
     }
 

@@ -1,7 +1,8 @@
 //! Rows of one table as one Parquet file.
 //!
-//! ZSTD, rows in sequence order, row groups of bounded size, the Arrow schema embedded. The
-//! key-value metadata says whose rows they are, so that a file explains itself without the catalog.
+//! ZSTD, rows in sequence order or, of a table with a primary key, sorted by it, row groups of bounded
+//! size, the Arrow schema embedded. The key-value metadata says whose rows they are, so that a file
+//! explains itself without the catalog.
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{
@@ -9,11 +10,10 @@ use arrow_array::types::{
     TimestampSecondType,
 };
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
-use arrow_select::filter::filter_record_batch;
+use arrow_schema::{ArrowError, DataType, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use flightcluster_catalog::{IngesterId, SchemaVersion, SequenceNumber, Table, TableId};
-use flightcluster_keys::{Key, newest_of, storage_schema};
+use flightcluster_keys::{Key, NewestSorted, storage_schema};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -33,6 +33,9 @@ const TIMESTAMP_COLUMN: &str = "iox::column_type::timestamp";
 /// The time column of tables that don't say.
 const TIME_COLUMN: &str = "time";
 
+/// Sorted rows are put together so many at a time.
+const SORTED_ROWS: usize = 8192;
+
 /// An encoded file, not stored yet.
 #[derive(Debug)]
 pub(crate) struct EncodedFile {
@@ -43,12 +46,15 @@ pub(crate) struct EncodedFile {
     pub(crate) last_sequence: SequenceNumber,
     pub(crate) schema_version: SchemaVersion,
     pub(crate) time_range_nanos: Option<(i64, i64)>,
+    /// By the primary key of the table.
+    pub(crate) sorted: bool,
 }
 
 /// Encodes rows (at least one, in sequence order) in the current schema of their table. CPU-bound.
 ///
 /// Of a table with a primary key the file has the orders too, and of each key only the newest row: the
-/// others are of no use to anybody once a file holds a newer one. So a file holds a key once.
+/// others are of no use to anybody once a file holds a newer one. So a file holds a key once. Its rows are
+/// sorted by key, so that queries need only merge it with others.
 ///
 /// # Errors
 /// [`Error::EncodeFile`], [`Error::Key`]. A panic of the encoder is the caller's to catch.
@@ -63,7 +69,7 @@ pub(crate) fn encode(
         table: table.name.clone(),
         source,
     };
-    let (schema, batches) = contents(table, (schema, key), rows)?;
+    let (schema, contents) = contents(table, (schema, key), rows)?;
     let sequences = rows.iter().map(|row| row.sequence);
     let first_sequence = sequences.clone().min().unwrap_or_default();
     let last_sequence = sequences.max().unwrap_or_default();
@@ -90,7 +96,8 @@ pub(crate) fn encode(
     let time_column = time_column(&schema);
     let mut time_range = Some((i64::MAX, i64::MIN));
     let mut count = 0;
-    for batch in batches {
+    for batch in contents.batches() {
+        let batch = batch.map_err(|source| Error::EncodeBatch { source })?;
         writer.write(&batch).map_err(failed)?;
         count += batch.num_rows() as u64;
         time_range = time_column.and_then(|at| widen_range(time_range?, &batch, at));
@@ -102,7 +109,23 @@ pub(crate) fn encode(
         last_sequence,
         schema_version: table.schema_version,
         time_range_nanos: time_range.filter(|(low, high)| low <= high),
+        sorted: matches!(contents, Contents::Sorted(_)),
     })
+}
+
+/// What goes into a file.
+enum Contents {
+    AsTheyCame(Vec<RecordBatch>),
+    Sorted(NewestSorted),
+}
+
+impl Contents {
+    fn batches(&self) -> Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + '_> {
+        match self {
+            Self::AsTheyCame(batches) => Box::new(batches.iter().cloned().map(Ok)),
+            Self::Sorted(rows) => Box::new(rows.batches(SORTED_ROWS)),
+        }
+    }
 }
 
 /// What goes into the file, and its schema.
@@ -110,7 +133,7 @@ fn contents(
     table: &Table,
     (schema, key): (&SchemaRef, Option<&Key>),
     rows: &[Row],
-) -> Result<(SchemaRef, Vec<RecordBatch>), Error> {
+) -> Result<(SchemaRef, Contents), Error> {
     let schema = match key {
         Some(_) => SchemaRef::new(storage_schema(schema)),
         None => SchemaRef::clone(schema),
@@ -120,19 +143,14 @@ fn contents(
         .map(|row| complete(&table.name, &row.batch, &schema))
         .collect::<Result<Vec<_>, _>>()?;
     let Some(key) = key else {
-        return Ok((schema, batches));
+        return Ok((schema, Contents::AsTheyCame(batches)));
     };
     let keys = key.places(&schema).map_err(Error::Key)?;
     // The last column of the storage schema.
     let order = schema.fields().len() - 1;
-    let newest = newest_of(&batches, &keys, order).and_then(|newest| {
-        let kept = batches.iter().zip(&newest);
-        let kept = kept.map(|(batch, newest)| filter_record_batch(batch, newest));
-        kept.collect::<Result<Vec<_>, _>>()
-    });
-    let mut batches = newest.map_err(|source| Error::EncodeBatch { source })?;
-    batches.retain(|batch| batch.num_rows() > 0);
-    Ok((schema, batches))
+    let sorted = NewestSorted::of(&batches, &keys, order);
+    let sorted = sorted.map_err(|source| Error::EncodeBatch { source })?;
+    Ok((schema, Contents::Sorted(sorted)))
 }
 
 /// Where a file goes: `<database>/<table id>/<uuid>.parquet`; the uuid sorts by time.

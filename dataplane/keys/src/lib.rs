@@ -19,7 +19,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema};
 
 pub use key::{Key, KeyError, check_names};
 pub use merge::{Merge, Repeats};
-pub use newest::{KeySet, Newest, newest_of};
+pub use newest::{KeySet, Newest, NewestSorted};
 
 /// The column of the orders in buffers and files.
 pub const ORDER_COLUMN: &str = "__fc_order";

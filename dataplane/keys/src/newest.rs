@@ -1,16 +1,18 @@
 //! Which rows are the newest of their key.
 //!
-//! [`Newest`] for rows that come sorted, in constant memory, see also [`crate::Merge`]; [`newest_of`] for a few batches in any
-//! order; [`KeySet`] for rows of given keys. All compare keys by the row format of Arrow, which gives
-//! equal bytes for equal values, also of different dictionaries.
+//! [`Newest`] for rows that come sorted, in constant memory, see also [`crate::Merge`];
+//! [`NewestSorted`] for a few batches in any order; [`KeySet`] for rows of given keys. All compare
+//! keys by the row format of Arrow, which gives equal bytes for equal values, also of different
+//! dictionaries.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array};
 use arrow_row::{OwnedRow, RowConverter, Rows, SortField};
 use arrow_schema::{ArrowError, Schema};
+use arrow_select::concat::concat_batches;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::take::take_record_batch;
 
@@ -67,62 +69,68 @@ impl Newest {
         order: usize,
     ) -> Result<RecordBatch, ArrowError> {
         let rows = rows(&self.converter, batch, &self.keys)?;
-        let orders = batch.column(order).as_primitive::<Int64Type>().values();
-        let mut sorted: Vec<usize> = (0..batch.num_rows()).collect();
-        // Stable: it is made for stretches that are sorted already.
-        sorted.sort_by(|a, b| {
-            let keys = rows.row(*a).cmp(&rows.row(*b));
-            keys.then_with(|| orders[*b].cmp(&orders[*a]))
-        });
-        let end = sorted.last().map(|at| rows.row(*at).owned());
-        sorted.dedup_by(|next, kept| rows.row(*next) == rows.row(*kept));
+        let mut sorted = sorted(&rows, batch, order);
+        let row = |at: u64| rows.row(at as usize);
+        let end = sorted.last().map(|at| row(*at).owned());
+        sorted.dedup_by(|next, kept| row(*next) == row(*kept));
         if let (Some(last), Some(first)) = (&self.last, sorted.first())
-            && last.row() == rows.row(*first)
+            && last.row() == row(*first)
         {
             sorted.remove(0);
         }
         self.last = end.or_else(|| self.last.take());
-        let sorted = sorted.into_iter().map(|at| at as u64);
-        take_record_batch(batch, &UInt64Array::from_iter_values(sorted))
+        take_record_batch(batch, &UInt64Array::from(sorted))
     }
 }
 
-/// For each batch, which of its rows are the newest of their key among all. All batches are of one
-/// schema; `order` is the place of the orders. Takes the memory of the keys.
-///
-/// # Errors
-/// Batches of several schemas, a type that can't be part of a key.
-pub fn newest_of(
-    batches: &[RecordBatch],
-    keys: &[usize],
-    order: usize,
-) -> Result<Vec<BooleanArray>, ArrowError> {
-    let Some(first) = batches.first() else {
-        return Ok(Vec::new());
-    };
-    let converter = converter(first.schema_ref(), keys)?;
-    let mut newest: HashMap<Box<[u8]>, (i64, usize, usize)> = HashMap::new();
-    for (number, batch) in batches.iter().enumerate() {
-        let rows = rows(&converter, batch, keys)?;
-        let orders = batch.column(order).as_primitive::<Int64Type>().values();
-        for (at, (row, order)) in rows.iter().zip(orders).enumerate() {
-            let found = (*order, number, at);
-            match newest.get_mut(row.as_ref()) {
-                Some(known) => *known = found.max(*known),
-                None => {
-                    newest.insert(row.as_ref().into(), found);
-                }
-            }
-        }
+/// The newest row of each key among some batches, sorted by key.
+#[derive(Debug)]
+pub struct NewestSorted {
+    rows: RecordBatch,
+    /// Which of the rows, and in which order.
+    places: Vec<u64>,
+}
+
+impl NewestSorted {
+    /// All batches are of one schema, in which `keys` are the places of the key's columns and `order` is
+    /// that of the orders. Takes the memory of the rows, and of their keys until it returns.
+    ///
+    /// # Errors
+    /// Batches of several schemas, none at all, a type that can't be part of a key, more text in a column
+    /// than its type can count.
+    pub fn of(batches: &[RecordBatch], keys: &[usize], order: usize) -> Result<Self, ArrowError> {
+        let first = batches.first().ok_or_else(|| {
+            ArrowError::InvalidArgumentError("there are no rows to be sorted".to_owned())
+        })?;
+        let converter = converter(first.schema_ref(), keys)?;
+        let rows = concat_batches(first.schema_ref(), batches)?;
+        let keys = self::rows(&converter, &rows, keys)?;
+        let mut places = sorted(&keys, &rows, order);
+        places.dedup_by(|next, kept| keys.row(*next as usize) == keys.row(*kept as usize));
+        Ok(Self { rows, places })
     }
-    let mut marks: Vec<Vec<bool>> = batches
-        .iter()
-        .map(|batch| vec![false; batch.num_rows()])
-        .collect();
-    for (_, number, at) in newest.into_values() {
-        marks[number][at] = true;
+
+    /// The rows in batches of this many, the last one maybe of less.
+    pub fn batches(
+        &self,
+        rows: usize,
+    ) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> + '_ {
+        let chunks = self.places.chunks(rows.max(1));
+        chunks.map(|places| take_record_batch(&self.rows, &UInt64Array::from(places.to_vec())))
     }
-    Ok(marks.into_iter().map(BooleanArray::from).collect())
+}
+
+/// The places of all rows, sorted by key and, within a key, newest first.
+fn sorted(keys: &Rows, batch: &RecordBatch, order: usize) -> Vec<u64> {
+    let orders = batch.column(order).as_primitive::<Int64Type>().values();
+    let mut places: Vec<u64> = (0..batch.num_rows() as u64).collect();
+    // Stable: it is made for stretches that are sorted already.
+    places.sort_by(|a, b| {
+        let (a, b) = (*a as usize, *b as usize);
+        let by_key = keys.row(a).cmp(&keys.row(b));
+        by_key.then_with(|| orders[b].cmp(&orders[a]))
+    });
+    places
 }
 
 /// A set of keys.
@@ -304,19 +312,18 @@ mod tests {
             let model: Vec<Seen> = model.into_iter().map(|((h, i), o)| (h, i, o)).collect();
 
             let batches = cut(&rows, seed);
-            let marks = newest_of(&batches, &[1, 0], 2).unwrap();
-            let kept = batches.iter().zip(&marks);
-            let kept = kept.flat_map(|(b, marks)| seen(&filter_record_batch(b, marks).unwrap()));
-            let mut kept: Vec<Seen> = kept.collect();
-            kept.sort();
+            if batches.is_empty() {
+                NewestSorted::of(&batches, &[0, 1], 2).unwrap_err();
+                continue;
+            }
+            let sorted = NewestSorted::of(&batches, &[0, 1], 2).unwrap();
+            let kept: Result<Vec<_>, _> = sorted.batches(1 + seed as usize % 7).collect();
+            let kept: Vec<Seen> = kept.unwrap().iter().flat_map(seen).collect();
             assert_eq!(kept, model, "seed {seed}");
 
             rows.sort_by(|a, b| (&a.0, a.1, b.2).cmp(&(&b.0, b.1, a.2)));
             let batches = cut(&rows, seed);
-            let Some(first) = batches.first() else {
-                continue;
-            };
-            let mut newest = Newest::new(first.schema_ref(), vec![0, 1]).unwrap();
+            let mut newest = Newest::new(batches[0].schema_ref(), vec![0, 1]).unwrap();
             let kept = batches.iter().flat_map(|b| seen(&newest.take(b).unwrap()));
             assert_eq!(kept.collect::<Vec<_>>(), model, "seed {seed}");
         }

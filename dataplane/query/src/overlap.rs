@@ -96,6 +96,7 @@ mod tests {
                 first_sequence: SequenceNumber(1),
                 last_sequence: SequenceNumber(1),
                 time_range_nanos: range,
+                sorted: false,
             },
             begin_snapshot: SnapshotId(1),
         }

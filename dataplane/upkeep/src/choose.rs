@@ -104,6 +104,7 @@ mod tests {
                 first_sequence: SequenceNumber(id),
                 last_sequence: SequenceNumber(id),
                 time_range_nanos: None,
+                sorted: false,
             },
             begin_snapshot: SnapshotId(id),
         }

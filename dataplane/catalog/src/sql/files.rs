@@ -20,14 +20,14 @@ const RECORD: char = '\n';
 
 /// The columns of a selection for [`joined`].
 pub(super) const COLUMNS: &str = "id, ingester_id, size_bytes, row_count, schema_version, \
-     first_sequence, last_sequence, begin_snapshot, path, time_min_nanos, time_max_nanos";
+     first_sequence, last_sequence, begin_snapshot, sorted, path, time_min_nanos, time_max_nanos";
 
 /// A statement for [`fetch`] of the files that `selection` gives with the [`COLUMNS`]. A text has at
 /// most 65,536 of them. Ids of ingesters begin at 1; times that are not known are left out.
 pub(super) fn joined(selection: &str) -> String {
     format!(
         "SELECT string_agg(concat_ws('{FIELD}', id, COALESCE(ingester_id, 0), size_bytes, row_count, \
-         schema_version, first_sequence, last_sequence, begin_snapshot, path, time_min_nanos, \
+         schema_version, first_sequence, last_sequence, begin_snapshot, sorted, path, time_min_nanos, \
          time_max_nanos), '{RECORD}') AS files \
          FROM ({selection}) AS found GROUP BY id / 65536"
     )
@@ -70,6 +70,7 @@ fn file(table: TableId, record: &str) -> Option<File> {
     let first_sequence = SequenceNumber(number(&mut fields)?);
     let last_sequence = SequenceNumber(number(&mut fields)?);
     let begin_snapshot = SnapshotId(number(&mut fields)?);
+    let sorted = number::<u8>(&mut fields)? == 1;
     let path = fields.next()?.to_owned();
     let time_range_nanos = match fields.next() {
         None => None,
@@ -87,6 +88,7 @@ fn file(table: TableId, record: &str) -> Option<File> {
         first_sequence,
         last_sequence,
         time_range_nanos,
+        sorted,
     };
     Some(File {
         id,
@@ -116,7 +118,7 @@ mod tests {
     #[test]
     fn a_file_is_read_with_and_without_times_and_ingester() {
         let read = |record: &str| file(TableId(7), record).unwrap();
-        let whole = read("1\t2\t3\t4\t5\t6\t8\t9\td, é/7/x.parquet\t-10\t11");
+        let whole = read("1\t2\t3\t4\t5\t6\t8\t9\t1\td, é/7/x.parquet\t-10\t11");
         assert_eq!((whole.id, whole.ingester), (1, Some(IngesterId(2))));
         assert_eq!((whole.file.size_bytes, whole.file.rows), (3, 4));
         assert_eq!(whole.file.schema_version, SchemaVersion(5));
@@ -126,8 +128,9 @@ mod tests {
         assert_eq!(whole.file.path, "d, é/7/x.parquet");
         assert_eq!(whole.file.table, TableId(7));
         assert_eq!(whole.file.time_range_nanos, Some((-10, 11)));
-        let bare = read("1\t0\t3\t4\t5\t6\t8\t9\tpath");
+        let bare = read("1\t0\t3\t4\t5\t6\t8\t9\t0\tpath");
         assert_eq!((bare.ingester, bare.file.time_range_nanos), (None, None));
+        assert_eq!((whole.file.sorted, bare.file.sorted), (true, false));
     }
 
     #[test]

@@ -289,8 +289,8 @@ async fn add_file(
     let added = sqlx::query(
         "INSERT INTO files (id, table_id, ingester_id, path, size_bytes, row_count, schema_version,
                             first_sequence, last_sequence, time_min_nanos, time_max_nanos,
-                            time_class, begin_snapshot)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                            time_class, begin_snapshot, sorted)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          ON CONFLICT (path) DO NOTHING",
     )
     .bind(id)
@@ -306,6 +306,7 @@ async fn add_file(
     .bind(file.time_range_nanos.map(|(_, max)| max))
     .bind(file.time_range_nanos.map(spans::class))
     .bind(snapshot)
+    .bind(i64::from(file.sorted))
     .execute(&mut *c)
     .await?;
     if added.rows_affected() == 0 {

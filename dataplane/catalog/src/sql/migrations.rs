@@ -77,6 +77,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "statements",
         statements: include_str!("migrations/0012_statements.sql"),
     },
+    Migration {
+        version: 13,
+        name: "sorted_files",
+        statements: include_str!("migrations/0013_sorted_files.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

@@ -56,6 +56,7 @@ pub async fn a_file_comes_back_as_it_was_committed(catalog: Subject) {
         first_sequence: SequenceNumber(11),
         last_sequence: SequenceNumber(13),
         time_range_nanos: Some((i64::MIN, -1)),
+        sorted: true,
     };
     let committed = commit(&catalog, &ingester, new.clone()).await;
     let snapshot = catalog.snapshot(&[table.name]).await.unwrap();

@@ -247,6 +247,7 @@ pub fn file(table: TableId, path: &str, first: u64, last: u64) -> NewFile {
         first_sequence: SequenceNumber(first),
         last_sequence: SequenceNumber(last),
         time_range_nanos: None,
+        sorted: false,
     }
 }
 

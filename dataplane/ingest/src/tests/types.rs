@@ -13,11 +13,12 @@ use arrow_array::{
     Array as _, BinaryViewArray, BooleanArray, Decimal128Array, DictionaryArray,
     FixedSizeBinaryArray, Int32RunArray, IntervalDayTimeArray, IntervalMonthDayNanoArray,
     IntervalYearMonthArray, LargeListViewArray, ListViewArray, NullArray, StringArray,
-    StringViewArray, StructArray, UnionArray, new_null_array,
+    StringViewArray, StructArray, TimestampMicrosecondArray, UnionArray, new_null_array,
 };
 use arrow_buffer::{IntervalDayTime, IntervalMonthDayNano, ScalarBuffer};
 use arrow_cast::cast;
 use arrow_schema::{Fields, IntervalUnit, TimeUnit, UnionFields};
+use flightcluster_keys::METADATA_KEY;
 
 use super::*;
 
@@ -399,6 +400,55 @@ async fn every_type_is_kept_normalised_or_refused_as_documented() {
     ingest.flush().await.unwrap();
     assert_eq!(ingest.statistics().buffered_rows, 0);
     check(&ingest, "file").await;
+}
+
+/// Rows that come twice, first in another order: the file has the later ones, by key.
+#[tokio::test]
+async fn every_type_is_sorted_into_the_files_of_tables_with_a_key() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let name = |at: usize| TableName::public("demo", format!("t{at}"));
+    let key = (METADATA_KEY.to_owned(), r#"["id", "time"]"#.to_owned());
+    let (mut cases, mut kept) = (all_types(), 0);
+    cases.retain(|(_, fate)| !matches!(fate, Fate::Refused));
+    for (at, (column, _)) in cases.iter().enumerate() {
+        let batch = |ids: Vec<i64>| {
+            let times = TimestampMicrosecondArray::from_iter_values(ids.iter().map(|id| id * 10));
+            let columns = [
+                ("v", Arc::clone(column), true),
+                ("id", Arc::new(Int64Array::from(ids)) as ArrayRef, false),
+                ("time", Arc::new(times) as ArrayRef, false),
+            ];
+            let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+            let schema = Schema::clone(batch.schema_ref()).with_metadata([key.clone()].into());
+            batch.with_schema(Arc::new(schema)).unwrap()
+        };
+        let mode = TableMode::CreateOrAppend;
+        let schema = batch(vec![1, 2, 3]).schema();
+        let writer = ingest.writer(&name(at), &schema, mode, true).await.unwrap();
+        for ids in [vec![30, 10, 20], vec![10, 20, 30]] {
+            writer.write(batch(ids), None, None).await.unwrap();
+        }
+    }
+    ingest.flush().await.unwrap();
+    for (at, (column, fate)) in cases.iter().enumerate() {
+        let files = world.files(&name(at)).await;
+        assert!(files[0].file.sorted && files.len() == 1);
+        let rows = world.read_file(&files[0].file.path).await;
+        let Some(expected) = expected(column, fate) else {
+            continue;
+        };
+        assert_eq!(
+            rows[0].column(0),
+            expected.column(0),
+            "{}",
+            column.data_type()
+        );
+        let orders = rows[0].column(3).as_primitive::<Int64Type>();
+        assert!(orders.values().is_sorted() && rows[0].num_rows() == 3);
+        kept += 1;
+    }
+    assert!(kept > 80, "{kept}");
 }
 
 /// Each batch has few words, all batches together more than a key of 8 bits can count.

@@ -117,6 +117,47 @@ async fn rows_keep_their_order_over_a_crash_and_a_file_holds_each_key_once() {
 }
 
 #[tokio::test]
+async fn a_file_is_sorted_by_key_and_says_so() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let (writer, other) = (
+        stream(&ingest).await,
+        writer(&ingest, &TableName::public("demo", "plain")).await,
+    );
+    // More rows than are put together at a time, in many batches, some keys several times.
+    for turn in 0..40 {
+        let ids = (0..500).map(|at| (at * 7919 + turn * 31) % 12_007);
+        put(&writer, &ids.map(|id| (id, turn)).collect::<Vec<_>>())
+            .await
+            .unwrap();
+    }
+    write(&other, [3, 1, 2]).await.unwrap();
+    let mut newest = std::collections::BTreeMap::new();
+    for (id, value, order) in stored(&world.query(&ingest, &readings()).await) {
+        let known = newest.entry(id).or_insert((order, value));
+        *known = (*known).max((order, value));
+    }
+    ingest.flush().await.unwrap();
+    let files = world.files(&readings()).await;
+    assert!(files.len() == 1 && files[0].file.sorted && files[0].is_sorted());
+    let batches = world.read_file(&files[0].file.path).await;
+    let ids = batches.iter().flat_map(|batch| {
+        let ids = batch.column_by_name("id").unwrap();
+        ids.as_primitive::<Int64Type>().values().to_vec()
+    });
+    assert_eq!(
+        ids.collect::<Vec<_>>(),
+        newest.keys().copied().collect::<Vec<_>>()
+    );
+    let expected = newest
+        .into_iter()
+        .map(|(id, (order, value))| (id, value, order));
+    assert_eq!(stored(&batches), expected.collect::<Vec<_>>());
+    let plain = world.files(&TableName::public("demo", "plain")).await;
+    assert!(!plain[0].file.sorted && !plain[0].is_sorted());
+}
+
+#[tokio::test]
 async fn the_write_that_begins_after_an_acknowledgement_has_the_higher_order() {
     let world = World::new().await;
     let mut ingests = Vec::new();

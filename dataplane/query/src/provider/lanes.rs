@@ -1,7 +1,10 @@
 //! How the files that may share keys are read, so that little of them is sorted.
 //!
-//! A file made from other files is sorted by key. Such files, in lanes in which one follows the other in
-//! time, only need to be merged. The others have their rows in the order they came in. Pure.
+//! Files made from other files are sorted by key, and so are those of a flush. Sorted files, in lanes in
+//! which one follows the other in time, only need to be merged. Others, which an older release wrote,
+//! have their rows in the order they came in. Pure.
+
+use std::cmp::Reverse;
 
 use flightcluster_catalog::File;
 
@@ -31,26 +34,28 @@ impl<'a> Lanes<'a> {
         let mut ranged = Vec::new();
         let mut lanes = Self::default();
         for file in files {
-            match (file.ingester, file.file.time_range_nanos) {
-                (None, Some(range)) => ranged.push((range, file)),
+            match file.file.time_range_nanos {
+                Some(range) if file.is_sorted() => ranged.push((range, file)),
                 _ => lanes.loose.push(file),
             }
         }
-        ranged.sort_by_key(|(range, _)| *range);
-        let mut ends: Vec<i64> = Vec::new();
-        for (number, ((low, high), file)) in ranged.into_iter().enumerate() {
-            match ends.iter().position(|end| *end < low) {
+        // What was rewritten goes first: it is most of the rows, and lies one after the other. Small files of
+        // flushes, which may have all times, must not take the lanes from it.
+        ranged.sort_by_key(|(range, file)| match file.ingester {
+            None => (false, Reverse(0), *range),
+            Some(_) => (true, Reverse(file.file.size_bytes), *range),
+        });
+        for (number, (range, file)) in ranged.into_iter().enumerate() {
+            let free = lanes.sorted.iter().position(|lane| is_free(lane, range));
+            match free {
                 _ if number >= MAX_FILES => lanes.loose.push(file),
-                Some(at) => {
-                    ends[at] = high;
-                    lanes.sorted[at].push(file);
-                }
-                None if ends.len() < MAX_LANES => {
-                    ends.push(high);
-                    lanes.sorted.push(vec![file]);
-                }
+                Some(at) => lanes.sorted[at].push(file),
+                None if lanes.sorted.len() < MAX_LANES => lanes.sorted.push(vec![file]),
                 None => lanes.loose.push(file),
             }
+        }
+        for lane in &mut lanes.sorted {
+            lane.sort_by_key(|file| file.file.time_range_nanos);
         }
         // Many threads sort faster than one merges.
         if bytes(lanes.sorted.iter().flatten()) < bytes(&lanes.loose) {
@@ -94,6 +99,12 @@ impl<'a> Lanes<'a> {
         }
         parts
     }
+}
+
+/// Whether no file of a lane has one of these times.
+fn is_free(lane: &[&File], (low, high): (i64, i64)) -> bool {
+    let mut ranges = lane.iter().filter_map(|file| file.file.time_range_nanos);
+    ranges.all(|range| range.1 < low || high < range.0)
 }
 
 fn bytes<'a>(files: impl IntoIterator<Item = &'a &'a File>) -> u64 {
@@ -145,9 +156,17 @@ mod tests {
                 first_sequence: SequenceNumber(1),
                 last_sequence: SequenceNumber(1),
                 time_range_nanos: range,
+                sorted: false,
             },
             begin_snapshot: SnapshotId(1),
         }
+    }
+
+    /// A file of a flush that sorted it.
+    fn flushed(id: u64, range: (i64, i64), size_bytes: u64) -> File {
+        let mut file = file(id, Some(1), Some(range), size_bytes);
+        file.file.sorted = true;
+        file
     }
 
     fn ids(files: &[&File]) -> Vec<u64> {
@@ -169,6 +188,32 @@ mod tests {
         // Files 2 and 3 have a time in common.
         assert_eq!(sorted, [vec![2, 1], vec![4], vec![3]]);
         assert_eq!(ids(&lanes.loose), [5, 6]);
+    }
+
+    #[test]
+    fn files_of_flushes_take_what_rewritten_ones_leave_the_largest_first() {
+        let mut files = vec![
+            file(1, None, Some((10, 19)), 9000),
+            file(2, None, Some((30, 39)), 9000),
+        ];
+        files.push(flushed(3, (20, 29), 10));
+        files.push(flushed(4, (0, 99), 20));
+        files.push(flushed(5, (25, 26), 5));
+        let lanes = Lanes::of(files.iter().collect());
+        let sorted: Vec<_> = lanes.sorted.iter().map(|lane| ids(lane)).collect();
+        assert_eq!(sorted, [vec![1, 3, 2], vec![4], vec![5]]);
+        assert!(lanes.loose.is_empty());
+        // However many there are, and though they begin before it.
+        let mut files: Vec<File> = (2..40).map(|id| flushed(id, (0, 99), id)).collect();
+        files.push(file(1, None, Some((10, 19)), 9000));
+        let lanes = Lanes::of(files.iter().collect());
+        assert_eq!(ids(&lanes.sorted[0]), [1]);
+        let others = lanes.sorted[1..].iter().map(|lane| ids(lane)[0]);
+        assert_eq!(
+            others.collect::<Vec<_>>(),
+            (25..40).rev().collect::<Vec<_>>()
+        );
+        assert_eq!(lanes.loose.len(), 23);
     }
 
     #[test]

@@ -199,6 +199,7 @@ impl<'a> Outputs<'a> {
             first_sequence: self.sequences.0,
             last_sequence: self.sequences.1,
             time_range_nanos: output.time_range.filter(|(low, high)| low <= high),
+            sorted: self.apart,
         });
         Ok(())
     }

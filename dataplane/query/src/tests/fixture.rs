@@ -18,6 +18,7 @@ use flightcluster_catalog::{
     RegisterIngester, Registration, SequenceNumber, Table, TableId, TableName,
 };
 use flightcluster_config::{ByteSize, QueryConfig};
+use flightcluster_keys::Key;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -147,7 +148,10 @@ impl Ingesters {
             table.name.table, ingester, table.id
         );
         let schema = decode_schema(&table.schema).unwrap();
-        let (schema, batches) = upserts::kept(&table, schema, rows.iter().map(|row| &row.1));
+        // The other ingester is of an older release.
+        let sorted = ingester == "a" && Key::of(&table.options).unwrap().is_some();
+        let rows_of = rows.iter().map(|row| &row.1);
+        let (schema, batches) = upserts::kept(&table, (schema, sorted), rows_of);
         let mut bytes = Vec::new();
         let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), None).unwrap();
         let mut count = 0;
@@ -170,6 +174,7 @@ impl Ingesters {
             first_sequence: rows[0].0,
             last_sequence: *last,
             time_range_nanos: time_range(&rows),
+            sorted,
         };
         let commit = FlushCommit {
             seen: None,

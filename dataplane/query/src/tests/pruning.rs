@@ -113,6 +113,7 @@ async fn add_files(cluster: &Cluster, table: &Table, count: i64) {
             BEGIN_NANOS + hour * HOUR_NANOS,
             BEGIN_NANOS + hour * HOUR_NANOS,
         )),
+        sorted: false,
     });
     let commit = flightcluster_catalog::FlushCommit {
         ingester: ingester.id,
@@ -386,6 +387,7 @@ fn a_file_without_a_known_time_is_never_skipped() {
             first_sequence: SequenceNumber(1),
             last_sequence: SequenceNumber(1),
             time_range_nanos,
+            sorted: false,
         },
         begin_snapshot: SnapshotId(1),
     };

@@ -96,6 +96,7 @@ impl Place {
                 first_sequence: SequenceNumber(10 * n),
                 last_sequence: SequenceNumber(10 * n + 5),
                 time_range_nanos: None,
+                sorted: false,
             },
             begin_snapshot: SnapshotId(n),
         }

@@ -77,6 +77,7 @@ impl Rewriter for Lines {
             first_sequence: files[0].file.first_sequence,
             last_sequence: files[0].file.last_sequence,
             time_range_nanos: None,
+            sorted: false,
         };
         let path = Path::parse(path)?;
         self.store.put(&path, text.into()).await?;

@@ -115,6 +115,7 @@ async fn orphans_are_deleted_when_a_setting_says_so_and_never_become_files() {
             first_sequence: SequenceNumber(9),
             last_sequence: SequenceNumber(9),
             time_range_nanos: None,
+            sorted: false,
         }],
         watermarks: Vec::new(),
         producers: Vec::new(),

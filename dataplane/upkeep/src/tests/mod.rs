@@ -128,6 +128,7 @@ impl World {
             first_sequence: SequenceNumber(n),
             last_sequence: SequenceNumber(n),
             time_range_nanos,
+            sorted: false,
         };
         self.objects
             .put(&Path::parse(path).unwrap(), text.into())

@@ -44,6 +44,8 @@ pub(crate) enum Broken {
     OrdersByClock,
     /// Files say that they have no time in common with any other.
     FilesLookApart,
+    /// Files of tables with a key say that they are sorted, and are not.
+    FilesUnsorted,
     /// A compaction keeps the older rows of keys that are in several files.
     CompactsToOlder,
     /// A deletion also judges rows of writes that began after it.
@@ -56,10 +58,11 @@ pub(crate) enum Broken {
 
 impl Broken {
     /// Those that histories of keys catch.
-    pub(crate) const OF_KEYS: [Self; 7] = [
+    pub(crate) const OF_KEYS: [Self; 8] = [
         Self::OrdersInBlocks,
         Self::OrdersByClock,
         Self::FilesLookApart,
+        Self::FilesUnsorted,
         Self::CompactsToOlder,
         Self::DeletesWhatCameLater,
         Self::OpensNothing,

@@ -3,7 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow_array::{RecordBatch, UInt64Array};
+use arrow_select::concat::concat_batches;
+use arrow_select::take::take_record_batch;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -15,6 +19,9 @@ use object_store::{
 };
 
 use parking_lot::Mutex;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 
 use crate::broken::Broken;
 use crate::life::{Life, Port};
@@ -71,6 +78,10 @@ impl ObjectStore for LossyStore {
             let (e_tag, version) = (None, None);
             return Ok(PutResult { e_tag, version });
         }
+        let payload = match line.broken {
+            Some(Broken::FilesUnsorted) => upside_down(payload),
+            _ => payload,
+        };
         let call = line.inner.put_opts(location, payload, options);
         line.life.pass(Port::Put, lost, call).await
     }
@@ -122,4 +133,30 @@ impl ObjectStore for LossyStore {
         let line = self.line();
         line.inner.copy_opts(from, to, options).await
     }
+}
+
+/// The same file, as long as it was, with its last row first.
+fn upside_down(payload: PutPayload) -> PutPayload {
+    let size = payload.content_length();
+    let bytes = Bytes::from(payload.clone());
+    let Ok(reader) = ParquetRecordBatchReaderBuilder::try_new(bytes) else {
+        return payload;
+    };
+    let schema = Arc::clone(reader.schema());
+    let rows: Vec<RecordBatch> = reader.build().unwrap().map(|rows| rows.unwrap()).collect();
+    let rows = concat_batches(&schema, &rows).unwrap();
+    let places = UInt64Array::from_iter_values((0..rows.num_rows() as u64).rev());
+    let rows = take_record_batch(&rows, &places).unwrap();
+    // Without what a file says of itself there is room to fill.
+    let options = ArrowWriterOptions::new().with_skip_arrow_metadata(true);
+    let mut turned = Vec::new();
+    let mut writer = ArrowWriter::try_new_with_options(&mut turned, schema, options).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+    let footer = u32::from_le_bytes(turned[turned.len() - 8..][..4].try_into().unwrap());
+    let data = turned.len() - 8 - footer as usize;
+    assert!(turned.len() <= size, "{} of {size} bytes", turned.len());
+    let filling = vec![0; size - turned.len()];
+    turned.splice(data..data, filling);
+    PutPayload::from(turned)
 }
