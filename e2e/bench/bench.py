@@ -18,7 +18,9 @@ Against DataFusion in this process, over the very same Parquet files, read once 
 - filter: a sum over the rows that have one of its texts;
 - fetch: every row of the table, here through DoGet and there without leaving the process.
 By itself:
-- 4 writers: bytes a second of four streams against those of one;
+- 4 writers: bytes a second of four streams against those of one, of large batches that are sent
+  without waiting, and of small ones of which each is sent when the one before is acknowledged; the
+  same for pyarrow's server, which shows what this machine has left for three more clients;
 - small puts: the latency of one row in a call of its own; and, under a steady load of such calls,
   the time from sending a row until a query counts it;
 - files: how many a table has under that load, while compaction goes on;
@@ -59,6 +61,8 @@ VERSITYGW = os.environ.get("VERSITYGW", "versitygw")
 DATABASE = "bench"
 BATCH_ROWS = 65_536
 SMALL_CALLS = 200
+# What a writer that waits sends at once, and how often.
+SMALL_ROWS, SMALL_BATCHES = 1000, 400
 # The steady load of small writes: calls a second, from this many clients, for this long.
 LOAD_PER_SECOND, LOAD_CLIENTS, LOAD_SECONDS = 1000, 8, 10
 # For the number of files: how long, and how often it is looked at.
@@ -144,11 +148,10 @@ class Ours:
 
 @contextlib.contextmanager
 def theirs():
-    """A client of pyarrow's server."""
+    """The address of pyarrow's server."""
     with InMemory() as server:
         threading.Thread(target=server.serve, daemon=True).start()
-        with flight.connect(f"grpc://127.0.0.1:{server.port}") as client:
-            yield client
+        yield f"grpc://127.0.0.1:{server.port}"
         server.shutdown()
 
 
@@ -182,6 +185,17 @@ def put(client, table, name):
             writer.write_batch(batch)
         writer.done_writing()
         acknowledgements.join()
+
+
+def put_waiting(client, table, name):
+    """Sends a batch when the one before is acknowledged."""
+    descriptor = flight.FlightDescriptor.for_path(DATABASE, name)
+    writer, reader = client.do_put(descriptor, table.schema)
+    with writer:
+        for batch in table.to_batches(max_chunksize=SMALL_ROWS):
+            writer.write_batch(batch)
+            reader.read()
+        writer.done_writing()
 
 
 def get(client, sql):
@@ -258,24 +272,35 @@ def puts_without_disk(table, other, rounds):
     return found
 
 
-def four_writers(table, server, rounds):
-    """Bytes a second of four streams, and of one."""
-    size = table.nbytes / 2**20
-    quarter = table.slice(0, table.num_rows // 4)
-    found = []
+def four_writers(table, server, peer_url, rounds):
+    """Bytes a second of four streams, and of one, by what is written to whom."""
+    small = table.slice(0, SMALL_ROWS * SMALL_BATCHES)
+    found = {}
     with concurrent.futures.ThreadPoolExecutor(4) as pool, contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(server.connect()) for _ in range(4)]
-        for number in range(rounds):
+
+        def clients(url):
+            return [stack.enter_context(flight.connect(url)) for _ in range(4)]
+
+        def compare(label, writers, write, rows, number):
+            quarter = rows.slice(0, rows.num_rows // 4)
             names = [f"four_{number}_{each}" for each in range(4)]
+            whole = f"one_{number}"
 
-            def four(names=names):
-                list(pool.map(lambda at: put(clients[at], quarter, names[at]), range(4)))
+            def four():
+                list(pool.map(write, writers, [quarter] * 4, names))
 
+            size = rows.nbytes / 2**20
             many = size / seconds(four)
-            one = size / seconds(lambda name=f"one_{number}": put(clients[0], table, name))
-            found.append((many, one))
-            for name in [*names, f"one_{number}"]:
-                drop(server, name)
+            one = size / seconds(lambda: write(writers[0], rows, whole))
+            found.setdefault(label, []).append((many, one))
+            return [*names, whole]
+
+        mine, peers = clients(server.url), clients(peer_url)
+        for number in range(rounds):
+            for label, write, rows in (("large", put, table), ("waiting", put_waiting, small)):
+                for name in compare(label, mine, write, rows, number):
+                    drop(server, name)
+                compare(f"{label}, peer", peers, write, rows, number)
     return found
 
 
@@ -489,11 +514,13 @@ def percentiles(values):
 
 def measure(rounds, megabytes):
     table = table_of(megabytes)
-    with tempfile.TemporaryDirectory() as folder, Ours(folder) as server, theirs() as other:
-        pairs = rates(table, server, other, rounds)
-        pairs["put MB/s, no disk"] = puts_without_disk(table, other, rounds)
-        pairs["4 writers : 1"] = four_writers(table, server, rounds)
+    with tempfile.TemporaryDirectory() as folder, Ours(folder) as server, theirs() as peer_url:
+        with flight.connect(peer_url) as other:
+            pairs = rates(table, server, other, rounds)
+            pairs["put MB/s, no disk"] = puts_without_disk(table, other, rounds)
         print_pairs(pairs)
+        print("MB/s of four writers and of one:")
+        print_pairs(four_writers(table, server, peer_url, rounds), ("four", "one"))
         print(f"one row, one call: {percentiles(small_puts(table, server))}")
         calls, samples = visibility(table, server)
         print(f"write to visible at {calls:.0f} calls/s: {percentiles(samples)}")
