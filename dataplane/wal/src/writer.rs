@@ -481,7 +481,12 @@ fn create_segment(
     .encode();
     let disk = shared.directory.disk.as_ref();
     let (file, reused_bytes) = match shared.take_spare() {
-        Some(spare) => (reuse(disk, &spare, &header, &path)?, spare.bytes),
+        Some(spare) => {
+            let reused = reuse(disk, &spare, &header, &path);
+            // What is left of a spare that failed would take room that nobody counts.
+            let file = reused.inspect_err(|_| drop(disk.remove(&spare.path)))?;
+            (file, spare.bytes)
+        }
         None => (create(shared, &header, &path)?, 0),
     };
     let synced = shared.directory.sync();
@@ -506,8 +511,7 @@ fn create(shared: &Shared, header: &[u8], path: &Path) -> io::Result<Box<dyn Seg
     Ok(file)
 }
 
-/// A spare with this header. It gets the name of a segment when it begins like one; after an error it is
-/// left to the next process.
+/// A spare with this header. It gets the name of a segment when it begins like one.
 fn reuse(
     disk: &dyn Disk,
     spare: &Spare,

@@ -11,6 +11,9 @@ use crate::record::{Append, Message, Producer, SequenceNumber};
 /// Bytes in front of every record's head.
 pub(crate) const FRAME_BYTES: usize = 16;
 
+/// No head has more: it would be that of a batch with a hundred thousand dictionaries.
+const MOST_HEAD_BYTES: u32 = 1 << 20;
+
 const KIND_SCHEMA: u8 = 1;
 const KIND_BATCH: u8 = 2;
 const KIND_MARK: u8 = 3;
@@ -310,10 +313,21 @@ fn decode_messages(rest: &mut Reader<'_>, body: &Bytes) -> Option<Vec<Message>> 
 /// Only heads are checked: a head with the right salted checksum was written by us, whole or not.
 pub(crate) fn was_synced(segment: &[u8], offset: usize, salt: u64) -> bool {
     (offset + 1..segment.len().saturating_sub(FRAME_BYTES)).any(|at| {
-        // Cheap test first: this runs for every byte of the tail.
+        // Cheap tests first: this runs for every byte of the tail, which may be all of an older segment.
         matches!(
             segment.get(at + FRAME_BYTES..at + FRAME_BYTES + 4),
             Some([1..=3, 0, 0, 0])
-        ) && read_head(segment, at, salt).is_ok_and(|head| head.synced_up_to > offset as u64)
+        ) && may_tell_of(segment, at, offset)
+            && read_head(segment, at, salt).is_ok_and(|head| head.synced_up_to > offset as u64)
     })
+}
+
+/// Whether the bytes at `at` could be the frame of a record that tells of `offset`: without this, data that
+/// looks like frames of long heads would have their checksums computed, each over megabytes.
+fn may_tell_of(segment: &[u8], at: usize, offset: usize) -> bool {
+    let head_bytes = segment.get(at + 4..).and_then(|rest| Reader(rest).u32());
+    let told = segment.get(at + FRAME_BYTES + 8..);
+    let synced_up_to = told.and_then(|rest| Reader(rest).u64());
+    head_bytes.is_some_and(|bytes| bytes <= MOST_HEAD_BYTES)
+        && synced_up_to.is_some_and(|up_to| (offset as u64 + 1..=at as u64).contains(&up_to))
 }

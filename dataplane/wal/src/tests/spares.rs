@@ -261,6 +261,28 @@ async fn the_real_disk_keeps_records_over_restarts_and_truncations() {
     }
 }
 
+/// Without a look at what a head tells before its checksum is computed, this takes minutes.
+#[tokio::test]
+async fn data_that_looks_like_long_heads_does_not_hold_up_a_start() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, options());
+    write(&wal, 1..=3).await;
+    let killed = disk.copy();
+    drop(wal);
+    let mut data = killed.content(&segment(1));
+    let whole = data.len();
+    let numbers = [16_000_000_u32, 16_000_000, 0, 0, 1, 0, 0, 0];
+    let frame: Vec<u8> = numbers
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    data.extend(frame.repeat((32 << 20) / frame.len()));
+    let tail = killed.with(&segment(1), data);
+    assert_records(&replay(&tail).unwrap(), 1..=3);
+    drop(open(&tail, options()));
+    assert_eq!(tail.content(&segment(1)).len(), whole);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
