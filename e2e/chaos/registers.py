@@ -33,7 +33,9 @@ COLUMNS = [("id", pa.int64()), ("time", pa.timestamp("us")), ("value", pa.int64(
 SCHEMA = pa.schema(COLUMNS, metadata=KEY)
 LAST_FAULTS = 8
 # A deletion has all ingesters flush: not all the time.
-DELETE_SECONDS = (0.0, 0.3)
+BETWEEN_DELETIONS = (0.0, 0.3)
+# It waits for the lease of one whose querier was killed, longer than a run takes.
+DELETE_SECONDS = 4
 
 
 class Write:
@@ -240,7 +242,7 @@ class RegisterDeleter(Worker):
         self.targets, self.registers = targets, registers
 
     def work(self):
-        self.stop.wait(self.chance.uniform(*DELETE_SECONDS))
+        self.stop.wait(self.chance.uniform(*BETWEEN_DELETIONS))
         if self.stop.is_set() or not self.registers.any_acknowledged():
             return
         keys = self.chance.sample(range(KEYS), self.chance.choice([1, 1, 2, KEYS]))
@@ -278,7 +280,8 @@ def delete_keys(client, registers, keys, beyond):
     """Deletes keys whose values are not above the last one that was begun, and `beyond` more."""
     deletion = registers.begin_deletion(keys, beyond)
     any_of = ", ".join(map(str, keys))
-    select(client, f"DELETE FROM {TABLE} WHERE id IN ({any_of}) AND value <= {deletion.highest}")
+    sql = f"DELETE FROM {TABLE} WHERE id IN ({any_of}) AND value <= {deletion.highest}"
+    select(client, sql, DELETE_SECONDS)
     registers.end_deletion(deletion)
 
 

@@ -208,10 +208,10 @@ def compactions(client):
     return select(client, "SELECT count(*) AS n FROM system.compactions")["n"][0].as_py()
 
 
-def select(client, sql):
+def select(client, sql, seconds=CALL_SECONDS):
     """The answer to a JSON ticket, as a table."""
     ticket = flight.Ticket(json.dumps({"database": DATABASE, "sql_query": sql}).encode())
-    options = flight.FlightCallOptions(timeout=CALL_SECONDS)
+    options = flight.FlightCallOptions(timeout=seconds)
     return client.do_get(ticket, options).read_all()
 
 
