@@ -19,6 +19,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::files::{self, Contents, Error, Files};
 
+/// Certificate and key are two files, and whoever replaces them one after the other leaves a moment in which they
+/// do not fit. So a new problem counts, and is told, only when it is still there after a second; this often the
+/// files are looked at meanwhile.
+const SECOND_LOOKS: u32 = 10;
+const SECOND_LOOK_PAUSE: Duration = Duration::from_millis(100);
+
 /// Certificate, key and CA of this process, always the current ones.
 ///
 /// - Reload: [`reload`](Self::reload) reads the files again; new material takes effect as a whole,
@@ -117,8 +123,9 @@ impl Identity {
     /// Reloads every `interval` until `shutdown` is ready. Changes of the files are found by
     /// content, so it does not matter how they are replaced.
     ///
-    /// - A failure is logged once, not at every look, and kept in
-    ///   [`last_reload_error`](Self::last_reload_error) until a reload succeeds.
+    /// - A failure that lasts is logged once, not at every look, and kept in
+    ///   [`last_reload_error`](Self::last_reload_error) until a reload succeeds. Files that are wrong for a
+    ///   moment, while they are being replaced, are no failure: they are looked at again soon.
     /// - Cancellation: may be dropped at any time.
     pub async fn watch(self: Arc<Self>, interval: Duration, shutdown: impl Future<Output = ()>) {
         let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(1)));
@@ -130,13 +137,36 @@ impl Identity {
                 () = &mut shutdown => return,
                 _ = ticks.tick() => {}
             }
-            let identity = Arc::clone(&self);
-            // A file system that hangs must not stall the runtime.
-            let result = tokio::task::spawn_blocking(move || identity.reload()).await;
-            if let Ok(result) = result {
-                self.report(result);
+            tokio::select! {
+                () = &mut shutdown => return,
+                result = self.look() => if let Some(result) = result { self.report(result) },
             }
         }
+    }
+
+    /// Reloads, and does so again for a while when that meets a problem nobody was told of yet; `None` when
+    /// it panicked.
+    async fn look(self: &Arc<Self>) -> Option<Result<Reload, Error>> {
+        let mut looks = 0;
+        loop {
+            let identity = Arc::clone(self);
+            // A file system that hangs must not stall the runtime.
+            let result = tokio::task::spawn_blocking(move || identity.reload()).await;
+            let result = result.ok()?;
+            let is_new = result.as_ref().is_err_and(|error| self.is_new(error));
+            if !is_new || looks == SECOND_LOOKS {
+                return Some(result);
+            }
+            looks += 1;
+            tokio::time::sleep(SECOND_LOOK_PAUSE).await;
+        }
+    }
+
+    fn is_new(&self, error: &Error) -> bool {
+        let before = self.last_error.load();
+        before
+            .as_ref()
+            .is_none_or(|before| before.to_string() != error.to_string())
     }
 
     /// Unix seconds after which peers refuse the own certificate.
@@ -207,9 +237,10 @@ impl Identity {
             }
             Err(error) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
+                let is_new = self.is_new(&error);
                 let error = Arc::new(error);
-                let before = self.last_error.swap(Some(Arc::clone(&error)));
-                if before.is_none_or(|before| before.to_string() != error.to_string()) {
+                self.last_error.store(Some(Arc::clone(&error)));
+                if is_new {
                     let cause = std::error::Error::source(&*error).map(ToString::to_string);
                     warn!(
                         %certificate, %error, cause,

@@ -201,6 +201,31 @@ async fn watching_follows_the_kubelets_symbolic_link_and_reports_failures() {
     watcher.await.unwrap();
 }
 
+/// Certificate and key are replaced one after the other, and the watch looks between the two.
+#[tokio::test(start_paused = true)]
+async fn files_that_are_replaced_one_by_one_are_no_failure() {
+    let ca = Ca::new("ca");
+    let mount = Mount::new(&ca, "first");
+    let identity = Identity::load(mount.files()).unwrap();
+    let watcher = Arc::clone(&identity).watch(Duration::from_secs(5), std::future::pending());
+    let watcher = tokio::spawn(watcher);
+    let (certificate, key) = ca.sign(&Ca::params("second"));
+    mount.write("tls.crt", &certificate);
+    // The first look is at 5 s.
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+    assert_eq!(identity.reloads(), 0);
+    mount.write("tls.key", &key);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((identity.reloads(), identity.reload_failures()), (1, 0));
+    assert!(identity.last_reload_error().is_none());
+
+    mount.write("tls.crt", &certificate.replace("CERTIFICATE", "NOTHING"));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(identity.reload_failures() >= 1);
+    assert!(identity.last_reload_error().is_some());
+    watcher.abort();
+}
+
 #[test]
 fn an_expired_certificate_is_a_warning_and_its_end_is_known() {
     let ca = Ca::new("ca");
