@@ -15,7 +15,7 @@ mod volumes;
 use std::fmt;
 use std::time::Duration;
 
-use flightcluster_config::{Config, Role};
+use flightcluster_config::{ByteSize, Config, Role};
 use flightcluster_crds::v1alpha1::{
     AuthMode, FlightCluster, FlightClusterSpec, ImagePullPolicy, MAX_NAME_LENGTH, MallocSpec,
     PodTemplate, PostgresSpec, StorageSpec,
@@ -363,26 +363,31 @@ fn validate_role(
         volumes::check_no_log_is_left_out(replicas, claims, problems);
     }
     amounts::check_resources(resources, &format!("{field}.resources"), problems);
+    let volume = match volume {
+        AskedVolume::Claim(storage) => {
+            volumes::validate_claim(storage, existing, claims, field, problems)
+        }
+        AskedVolume::Scratch(size) => {
+            let size = size.map_or(DEFAULT_SIZE, String::as_str);
+            volumes::check_size(size, &format!("{field}.scratch.size"), problems);
+            Volume::Scratch {
+                size: size.to_owned(),
+            }
+        }
+    };
+    let mut config = Config {
+        malloc: settings::validate_malloc(malloc, field, problems),
+        ..config.clone()
+    };
+    if role == Role::Ingester && config.ingest.wal_bytes == ByteSize(0) {
+        config.ingest.wal_bytes = volumes::log_bytes(replicas, &volume, claims);
+    }
     ValidatedRole {
         role,
         replicas,
         resources: resources.cloned(),
-        volume: match volume {
-            AskedVolume::Claim(storage) => {
-                volumes::validate_claim(storage, existing, claims, field, problems)
-            }
-            AskedVolume::Scratch(size) => {
-                let size = size.map_or(DEFAULT_SIZE, String::as_str);
-                volumes::check_size(size, &format!("{field}.scratch.size"), problems);
-                Volume::Scratch {
-                    size: size.to_owned(),
-                }
-            }
-        },
-        config: Config {
-            malloc: settings::validate_malloc(malloc, field, problems),
-            ..config.clone()
-        },
+        volume,
+        config,
         pod_template: pod_template::validate(pod_template, field, problems),
     }
 }

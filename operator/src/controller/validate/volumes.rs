@@ -1,10 +1,30 @@
 //! Volumes: what a spec asks for against what exists, which can't be changed or left out.
 
+use flightcluster_config::ByteSize;
 use flightcluster_crds::v1alpha1::StorageSpec;
 
 use super::{DEFAULT_SIZE, Problem, Problems, Volume};
 use crate::controller::dereference::{ExistingClaim, ExistingRole};
 use crate::controller::quantity::parse_bytes;
+
+/// What the log may take of an ingester's volume, in percent. Nothing else of size is on it; the rest is for the
+/// file system itself, the part the log leaves free, and scratch files of compaction.
+const LOG_PERCENT: u128 = 80;
+
+/// The budget of the write-ahead log: a part of the smallest volume of the role, as their claims say, which
+/// may have been enlarged since the StatefulSet was made. What a file system says of its own size can be
+/// that of the whole node, where volumes are folders on its disk.
+pub(super) fn log_bytes(replicas: i32, volume: &Volume, claims: &[ExistingClaim]) -> ByteSize {
+    let (Volume::Claim { size, .. } | Volume::Scratch { size }) = volume;
+    let volumes = (0..replicas).map(|ordinal| {
+        let claim = claims.iter().find(|claim| claim.ordinal == ordinal);
+        let claimed = claim.and_then(|claim| claim.size.as_deref());
+        parse_bytes(claimed.unwrap_or(size)).unwrap_or_default()
+    });
+    let bytes = volumes.min().unwrap_or_default() * LOG_PERCENT / 100;
+    // In whole MiB: it is read by people.
+    ByteSize(u64::try_from(bytes >> 20 << 20).unwrap_or(u64::MAX))
+}
 
 /// Checks that every volume with a write-ahead log gets its pod. The volumes of a deleted cluster
 /// stay, and one of the same name goes on with them: rows that are only in the log of a volume
@@ -113,5 +133,34 @@ pub(super) fn check_size(size: &str, field: &str, problems: &mut Problems) {
     if parse_bytes(size).is_none_or(|bytes| bytes == 0) {
         let message = format!("{size:?} is no size; write for example 20Gi");
         problems.push(Problem::new(field, message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_gets_a_part_of_the_smallest_volume_that_is_there_or_will_be() {
+        let volume = Volume::Claim {
+            size: "10Gi".to_owned(),
+            storage_class_name: None,
+        };
+        let claim = |ordinal, size: &str| ExistingClaim {
+            ordinal,
+            name: format!("data-weather-ingester-{ordinal}"),
+            size: Some(size.to_owned()),
+        };
+        let check = |replicas, claims: &[ExistingClaim], gib: u64| {
+            assert_eq!(log_bytes(replicas, &volume, claims), ByteSize(gib << 30));
+        };
+        check(2, &[], 8);
+        check(2, &[claim(0, "10Gi")], 8);
+        // All were enlarged by hand, then one more pod comes with a new volume.
+        let enlarged = [claim(0, "30Gi"), claim(1, "20Gi")];
+        check(2, &enlarged, 16);
+        check(3, &enlarged, 8);
+        // What is left of a pod that is no more is no measure.
+        check(1, &[claim(0, "30Gi"), claim(1, "1Gi")], 24);
     }
 }
