@@ -60,6 +60,12 @@ class Link:
         """Keeps connections and delivers nothing, like a network that drops packets."""
         self.network.run(self.set(flows=False, refuses=False))
 
+    def strand(self):
+        """Delivers nothing on open connections, as when a machine vanishes; new ones are well."""
+        self.network.run(self.set(flows=False, refuses=False))
+        self.flows = asyncio.Event()
+        self.heal()
+
     def heal(self):
         self.network.run(self.set(flows=True, refuses=False))
 
@@ -75,8 +81,9 @@ class Link:
 
     async def accept(self, reader, writer):
         self.connections.add(writer)
+        flows = self.flows
         try:
-            await self.flows.wait()
+            await flows.wait()
             port = self.target()
             if self.refuses or port is None:
                 return
@@ -84,7 +91,7 @@ class Link:
                 onward = await asyncio.open_connection("127.0.0.1", port)
                 self.connections.add(onward[1])
                 try:
-                    await self.join(reader, writer, *onward)
+                    await self.join(flows, reader, writer, *onward)
                 finally:
                     self.connections.discard(onward[1])
                     onward[1].close()
@@ -92,10 +99,10 @@ class Link:
             self.connections.discard(writer)
             writer.close()
 
-    async def join(self, reader, writer, onward_reader, onward_writer):
+    async def join(self, flows, reader, writer, onward_reader, onward_writer):
         ways = [
-            asyncio.ensure_future(self.pump(reader, onward_writer)),
-            asyncio.ensure_future(self.pump(onward_reader, writer)),
+            asyncio.ensure_future(self.pump(flows, reader, onward_writer)),
+            asyncio.ensure_future(self.pump(flows, onward_reader, writer)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -104,8 +111,10 @@ class Link:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
 
-    async def pump(self, reader, writer):
+    async def pump(self, flows, reader, writer):
         while data := await reader.read(CHUNK_BYTES):
-            await self.flows.wait()
+            await flows.wait()
             writer.write(data)
             await writer.drain()
+        # The end of a connection waits as its data does.
+        await flows.wait()

@@ -9,7 +9,10 @@ use tracing::error;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fatal {
     /// A younger process registered under the same name.
-    #[error("another process has taken over this ingester; give each process its own node name")]
+    #[error(
+        "another process has taken over this ingester (give each process its own node name), or the \
+         catalog lost commits and every ingester has to register anew"
+    )]
     Fenced(#[source] Arc<flightcluster_catalog::Error>),
     /// The catalog lost states that this process relied on.
     #[error("the catalog was restored from a backup or exchanged under this ingester")]

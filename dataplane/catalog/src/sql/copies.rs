@@ -25,11 +25,14 @@ impl SqlCatalog {
     ///   newer program wrote it; nothing was changed then.
     pub async fn restore(&self, backup: Vec<u8>) -> Result<Restored, Error> {
         let (dialect, bytes): (_, Arc<[u8]>) = (self.store.dialect, backup.into());
-        self.store
-            .long("restoring a backup", true, move |c| {
-                Box::pin(restore::restore(c, dialect, bytes))
-            })
-            .await
+        let restored = self.store.long("restoring a backup", true, move |c| {
+            Box::pin(restore::restore(c, dialect, bytes))
+        });
+        let restored = restored.await?;
+        if let Some(watch) = &self.store.watch {
+            watch.forget();
+        }
+        Ok(restored)
     }
 
     /// Looks for contradictions in the whole catalog and lists its objects.

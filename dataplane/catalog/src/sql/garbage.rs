@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use super::clock::{is_settled, now_millis};
 use super::dialect::{Connection, Row};
 use super::value::{stored, unsigned};
-use super::{Failure, past, snapshot};
+use super::{Failure, past, snapshot, watch};
 use crate::{Garbage, GarbageQueue, HistoryForgotten, Lease};
 
 /// Snapshots forgotten in one call: one call must not keep the others waiting for long.
@@ -195,6 +195,8 @@ pub(super) async fn forget_history(
     ] {
         forgotten.records += delete(c, statement, before).await?;
     }
+    let old = now_millis().saturating_sub(watch::FORGOTTEN_MILLIS);
+    forgotten.records += delete(c, "DELETE FROM writers WHERE at_millis < $1", old).await?;
     // The state at `newest` is the oldest that can still be asked for.
     let Some(newest) = newest else {
         return Ok(forgotten);

@@ -82,6 +82,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "sorted_files",
         statements: include_str!("migrations/0013_sorted_files.sql"),
     },
+    Migration {
+        version: 14,
+        name: "writers",
+        statements: include_str!("migrations/0014_writers.sql"),
+    },
 ];
 
 /// The newest layout this program knows.

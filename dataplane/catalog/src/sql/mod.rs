@@ -9,7 +9,9 @@
 //! A call that returned is on disk (SQLite: `synchronous = FULL`, directories synced when created;
 //! Postgres: `synchronous_commit`). A crash in the middle of a call leaves all or nothing of it.
 //! While Postgres restarts or another server takes its place, calls wait up to their time-out. A
-//! call that breaks off during its commit answers [`Error::Unavailable`] and may have taken effect.
+//! call that breaks off during its commit answers [`Error::Unavailable`] and may have taken effect. A
+//! server that lost commits which were answered is noticed before anything else is done on it
+//! (`watch`, `set_back`).
 //!
 //! # Cancellation
 //! The transaction runs in its own task: a caller that goes away stops waiting, the call is still
@@ -38,6 +40,7 @@ mod postgres;
 mod producer;
 mod replace;
 mod restore;
+mod set_back;
 mod snapshot;
 mod spans;
 mod sqlite;
@@ -47,6 +50,7 @@ mod table;
 mod tables;
 mod upload;
 mod value;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,6 +121,7 @@ impl SqlCatalog {
             readers,
             clock: Arc::new(clock::Clock::new(sqlite::DIALECT.time)),
             postgres: None,
+            watch: None,
         })
         .await
     }
@@ -147,7 +152,8 @@ impl SqlCatalog {
             .await
             .map_err(|error| store_error(DOING, error))?;
         drop(connection);
-        let (writer, readers) = postgres::pools(&connect, options.max_connections, options.timeout);
+        let watch = Arc::new(watch::Watch::new());
+        let (writer, readers) = postgres::pools(&connect, &options, &watch);
         Self::new(Store {
             place,
             dialect: &postgres::DIALECT,
@@ -155,6 +161,7 @@ impl SqlCatalog {
             readers,
             clock: Arc::new(clock::Clock::new(postgres::DIALECT.time)),
             postgres: Some(options),
+            watch: Some(watch),
         })
         .await
     }

@@ -12,12 +12,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, Connection as _};
 
 use super::dialect::{Dialect, Pool, Verdict};
+use super::watch::Watch;
 
 /// The limits end what a frozen process or a lost network left behind; the locks of others are
 /// waited for within the time a caller waits. A commit is on disk when it returns, whatever the
@@ -301,29 +303,44 @@ fn cure(problem: &rustls::CertificateError) -> &'static str {
     }
 }
 
-async fn is_standby(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+pub(super) async fn is_standby(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT pg_is_in_recovery()")
         .fetch_one(connection)
         .await
 }
 
 /// One connection that writes and some that read. They connect when they are needed.
-pub(super) fn pools(options: &AnyConnectOptions, max: u32, timeout: Duration) -> (Pool, Pool) {
+pub(super) fn pools(
+    connect: &AnyConnectOptions,
+    options: &PostgresOptions,
+    watch: &Arc<Watch>,
+) -> (Pool, Pool) {
     let pool = |connections| {
+        let (new, used) = (Arc::clone(watch), Arc::clone(watch));
         AnyPoolOptions::new()
             .max_connections(connections)
-            .acquire_timeout(timeout)
-            .after_connect(|connection, _| {
+            .acquire_timeout(options.timeout)
+            // The watch asks in its own way.
+            .test_before_acquire(false)
+            .after_connect(move |connection, _| {
+                let watch = Arc::clone(&new);
                 Box::pin(async move {
-                    match is_standby(connection).await? {
+                    match watch.look(connection).await? {
                         true => Err(sqlx::Error::Configuration(Box::new(Error::Standby))),
                         false => Ok(()),
                     }
                 })
             })
-            .connect_lazy_with(options.clone())
+            .before_acquire(move |connection, of| {
+                let watch = Arc::clone(&used);
+                Box::pin(async move {
+                    Ok(watch.is_usable(connection, of.age, of.idle_for).await)
+                })
+            })
+            .connect_lazy_with(connect.clone())
     };
-    (pool(1), pool(max.saturating_sub(1).max(1)))
+    let readers = options.max_connections.saturating_sub(1).max(1);
+    (pool(1), pool(readers))
 }
 
 /// A call that took too long.
@@ -331,10 +348,25 @@ pub(super) fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut))
 }
 
+/// Whether the server is gone or no longer the one to ask: other connections to it are as useless.
+pub(super) fn is_gone(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::BeginFailed | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(database) => match database.code().as_deref() {
+            Some("57P01" | "57P02" | "57P03" | "25006") => true,
+            Some(code) => code.starts_with("08"),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
 /// Error codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn judge(error: &sqlx::Error) -> Verdict {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::BeginFailed => Verdict::Repeat,
+        // The last: a proxy without a server behind it accepts and closes, which the driver takes for
+        // an answer.
+        sqlx::Error::Io(_) | sqlx::Error::BeginFailed | sqlx::Error::Protocol(_) => Verdict::Repeat,
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Verdict::Passes,
         sqlx::Error::Database(database) => match database.code().as_deref() {
             // Another writer was first, or a deadlock with somebody who is not us.

@@ -88,6 +88,18 @@ pub(super) async fn restore(
     }
     fill(c, &bytes).await?;
     migrations::apply_until(c, dialect, migrations::NEWEST).await?;
+    jump(c, "restore").await?;
+    let uploads = wait_for_uploads(c).await?;
+    Ok(Restored {
+        header,
+        rows,
+        uploads,
+        snapshot: snapshot::newest(c).await?,
+    })
+}
+
+/// Jumps over all numbers that may have been given after the state the catalog is in now.
+pub(super) async fn jump(c: &mut Connection, cause: &'static str) -> Result<(), Failure> {
     let last_table = stored(snapshot::last_id(c, "table").await?)?;
     run(c, format!("UPDATE counters SET value = value + {JUMP}")).await?;
     run(
@@ -96,15 +108,9 @@ pub(super) async fn restore(
     )
     .await?;
     run(c, format!("UPDATE ingesters SET epoch = epoch + {JUMP}")).await?;
-    let state = snapshot::next(c, "restore").await?;
+    let state = snapshot::next(c, cause).await?;
     note(c, state, last_table).await?;
-    let uploads = wait_for_uploads(c).await?;
-    Ok(Restored {
-        header,
-        rows,
-        uploads,
-        snapshot: snapshot::newest(c).await?,
-    })
+    Ok(())
 }
 
 /// Notes which tables may have been made since the backup.

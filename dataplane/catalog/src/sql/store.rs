@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection as _;
+use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -12,6 +12,8 @@ use tracing::Instrument as _;
 use super::clock::Clock;
 use super::dialect::{Connection, Dialect, Pool, Verdict};
 use super::postgres::{self, PostgresOptions};
+use super::set_back;
+use super::watch::Watch;
 use crate::Error;
 
 /// Time that a statement for one row may take on top of the limit of a call: many of them are one
@@ -50,6 +52,8 @@ enum Ended {
     Undone(Failure),
     /// The commit had begun: it may have taken effect or not.
     Unknown(sqlx::Error),
+    /// Nothing was done: the database lost commits that this process was told of.
+    SetBack,
 }
 
 impl<E: Into<Failure>> From<E> for Ended {
@@ -69,6 +73,29 @@ pub(super) struct Store {
     pub(super) clock: Arc<Clock>,
     /// Where the credentials come from, if the database asks for some.
     pub(super) postgres: Option<PostgresOptions>,
+    /// What is remembered of the server, if there is one.
+    pub(super) watch: Option<Arc<Watch>>,
+}
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Write,
+    Number,
+    Read,
+}
+
+/// One try of a transaction.
+struct Attempt {
+    pool: Pool,
+    clock: Arc<Clock>,
+    begin: &'static str,
+    deadline: Option<Instant>,
+    watch: Option<Arc<Watch>>,
+    /// Whether it leaves its number in the database.
+    leaves_number: bool,
+    /// Whether it may work on a database that was set back.
+    on_any_state: bool,
 }
 
 impl Store {
@@ -94,8 +121,7 @@ impl Store {
     {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
         let extra = TIME_OF_ROW.saturating_mul(rows);
-        self.run(doing, &self.writer, self.dialect.begin_write, extra, work)
-            .await
+        self.run(doing, Purpose::Write, extra, work).await
     }
 
     /// Runs `work` in a transaction that takes numbers, and waits for no other kind of writer where
@@ -105,14 +131,7 @@ impl Store {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
     {
-        self.run(
-            doing,
-            &self.writer,
-            self.dialect.begin_number,
-            Duration::ZERO,
-            work,
-        )
-        .await
+        self.run(doing, Purpose::Number, Duration::ZERO, work).await
     }
 
     /// Runs `work` in a transaction that reads.
@@ -121,9 +140,7 @@ impl Store {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Clone + Send + 'static,
     {
-        let begin = self.dialect.begin_read;
-        self.run(doing, &self.readers, begin, Duration::ZERO, work)
-            .await
+        self.run(doing, Purpose::Read, Duration::ZERO, work).await
     }
 
     /// Runs work on the whole catalog, which may take long, once: in the layout's own transaction if
@@ -143,7 +160,16 @@ impl Store {
             false => (self.readers.clone(), self.dialect.begin_read),
         };
         let unhurried = self.dialect.unhurried;
-        let attempt = transact(pool, Arc::clone(&self.clock), begin, None, move |c| {
+        let attempt = Attempt {
+            pool,
+            clock: Arc::clone(&self.clock),
+            begin,
+            deadline: None,
+            watch: self.watch.clone(),
+            leaves_number: false,
+            on_any_state: true,
+        };
+        let attempt = transact(attempt, move |c| {
             Box::pin(async move {
                 sqlx::raw_sql(unhurried).execute(&mut *c).await?;
                 work(c).await
@@ -155,6 +181,7 @@ impl Store {
             Ok(Err(Ended::Unknown(error) | Ended::Undone(Failure::Sql(error)))) => {
                 Err(self.error(doing, error))
             }
+            Ok(Err(Ended::SetBack)) => Err(self.error(doing, sqlx::Error::BeginFailed)),
             Err(error) => Err(unfinished(&self.place, doing, error)),
         }
     }
@@ -162,8 +189,7 @@ impl Store {
     async fn run<T, W>(
         &self,
         doing: &'static str,
-        pool: &Pool,
-        begin: &'static str,
+        purpose: Purpose,
         extra: Duration,
         work: W,
     ) -> Result<T, Error>
@@ -178,13 +204,17 @@ impl Store {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut pause = PAUSES.0;
         loop {
-            let clock = Arc::clone(&self.clock);
-            let attempt = transact(pool.clone(), clock, begin, deadline, work.clone());
+            let attempt = transact(self.attempt(purpose, deadline), work.clone());
             let failed = match tokio::spawn(attempt.in_current_span()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(Ended::Undone(Failure::Refused(error)))) => return Err(error),
                 Ok(Err(Ended::Unknown(error))) => return Err(self.error(doing, error)),
                 Ok(Err(Ended::Undone(Failure::Sql(error)))) => error,
+                Ok(Err(Ended::SetBack)) => match self.mend().await {
+                    Ok(()) => continue,
+                    Err(Failure::Refused(error)) => return Err(error),
+                    Err(Failure::Sql(error)) => error,
+                },
                 Err(error) => return Err(unfinished(&self.place, doing, error)),
             };
             match (self.dialect.judge)(&failed) {
@@ -200,12 +230,71 @@ impl Store {
         }
     }
 
+    fn attempt(&self, purpose: Purpose, deadline: Option<Instant>) -> Attempt {
+        let (pool, begin) = match purpose {
+            Purpose::Write => (&self.writer, self.dialect.begin_write),
+            Purpose::Number => (&self.writer, self.dialect.begin_number),
+            Purpose::Read => (&self.readers, self.dialect.begin_read),
+        };
+        Attempt {
+            pool: pool.clone(),
+            clock: Arc::clone(&self.clock),
+            begin,
+            deadline,
+            watch: self.watch.clone(),
+            leaves_number: purpose != Purpose::Read,
+            on_any_state: false,
+        }
+    }
+
+    /// Deals with a database that was set back, once for all calls that wait for it.
+    /// May be repeated whatever came of it.
+    async fn mend(&self) -> Result<(), Failure> {
+        let (Some(watch), Some(options)) = (&self.watch, &self.postgres) else {
+            return Ok(());
+        };
+        let mut attempt = self.attempt(Purpose::Write, Some(Instant::now() + options.timeout));
+        attempt.on_any_state = true;
+        let (watch, place) = (Arc::clone(watch), self.place.clone());
+        let work = async move {
+            let _one = watch.mending.lock().await;
+            if !watch.is_set_back() {
+                return Ok(());
+            }
+            let snapshot = transact(attempt, |c| Box::pin(set_back::recover(c))).await?;
+            watch.mended();
+            tracing::error!(
+                place,
+                snapshot = snapshot.0,
+                "the catalog lost commits that were answered: a standby without them took over, or an \
+                 older copy of the database was put in its place; every ingester has to compare its \
+                 log with it, see docs/operations.md"
+            );
+            Ok(())
+        };
+        match tokio::spawn(work.in_current_span()).await {
+            Ok(Ok(())) | Ok(Err(Ended::SetBack)) => Ok(()),
+            Ok(Err(Ended::Undone(failure))) => Err(failure),
+            Ok(Err(Ended::Unknown(error))) => Err(Failure::Sql(error)),
+            Err(error) => {
+                const DOING: &str = "fencing everybody who may rely on lost commits";
+                Err(unfinished(&self.place, DOING, error).into())
+            }
+        }
+    }
+
     fn error(&self, doing: &'static str, error: sqlx::Error) -> Error {
         match (self.dialect.judge)(&error) {
             Verdict::Broken => store_error(doing, error),
             Verdict::Repeat | Verdict::Reconnect | Verdict::Passes => Error::Unavailable {
                 place: self.place.clone(),
-                source: postgres::explained(error),
+                source: match (&error, &self.watch) {
+                    // What the pool does not tell.
+                    (sqlx::Error::PoolTimedOut, Some(watch)) if watch.is_standby() => {
+                        Box::new(postgres::Error::Standby)
+                    }
+                    _ => postgres::explained(error),
+                },
             },
         }
     }
@@ -224,33 +313,51 @@ impl Store {
     }
 }
 
-/// Runs `work` in one transaction, until `deadline`. A connection that saw the database fail is not
+/// Runs `work` in one transaction, until its deadline. A connection that saw the database fail is not
 /// used again.
-async fn transact<T, W>(
-    pool: Pool,
-    clock: Arc<Clock>,
-    begin: &'static str,
-    deadline: Option<Instant>,
-    work: W,
-) -> Result<T, Ended>
+async fn transact<T, W>(attempt: Attempt, work: W) -> Result<T, Ended>
 where
     W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send,
 {
-    let mut connection = pool.acquire().await?;
+    let watch = attempt.watch.as_deref();
+    let mut connection = attempt.pool.acquire().await.inspect_err(|error| {
+        note(watch, error);
+    })?;
+    if !attempt.on_any_state && watch.is_some_and(Watch::is_set_back) {
+        return Err(Ended::SetBack);
+    }
     let mut committing = false;
-    let attempt = begin_and_end(&mut connection, &clock, begin, &mut committing, work);
-    let result = match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, attempt)
+    // The writer's connection is one: from here on the numbers are in the order of the commits.
+    let (number, begin) = match watch.filter(|_| attempt.leaves_number) {
+        Some(watch) => watch.number(attempt.begin),
+        None => (0, attempt.begin.to_owned()),
+    };
+    let work = begin_and_end(
+        &mut connection,
+        &attempt.clock,
+        begin,
+        &mut committing,
+        work,
+    );
+    let result = match attempt.deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, work)
             .await
             .unwrap_or_else(|_| Err(Failure::Sql(postgres::timed_out()))),
-        None => attempt.await,
+        None => work.await,
     };
     match result {
-        Ok(value) => Ok(value),
+        Ok(value) => {
+            if let Some(watch) = watch.filter(|_| attempt.leaves_number) {
+                watch.answered(number);
+            }
+            Ok(value)
+        }
         Err(Failure::Refused(error)) => Err(Ended::Undone(Failure::Refused(error))),
         Err(Failure::Sql(error)) => {
+            note(watch, &error);
             connection.close_on_drop();
-            Err(match committing {
+            // Work that only reads is done again, wherever it ended.
+            Err(match committing && attempt.leaves_number {
                 true => Ended::Unknown(error),
                 false => Ended::Undone(Failure::Sql(error)),
             })
@@ -258,17 +365,24 @@ where
     }
 }
 
+/// Remembers that the server is gone, if the error says so.
+fn note(watch: Option<&Watch>, error: &sqlx::Error) {
+    if let Some(watch) = watch.filter(|_| postgres::is_gone(error)) {
+        watch.failed();
+    }
+}
+
 async fn begin_and_end<T, W>(
     connection: &mut Connection,
     clock: &Clock,
-    begin: &'static str,
+    begin: String,
     committing: &mut bool,
     work: W,
 ) -> Result<T, Failure>
 where
     W: for<'c> FnOnce(&'c mut Connection) -> Work<'c, T> + Send,
 {
-    let mut transaction = connection.begin_with(begin).await?;
+    let mut transaction = connection.begin_with(AssertSqlSafe(begin)).await?;
     let now = clock.read(&mut transaction).await?;
     match now.scope(work(&mut transaction)).await {
         Ok(value) => {

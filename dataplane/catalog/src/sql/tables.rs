@@ -26,6 +26,7 @@ pub(super) const TABLES: &[&str] = &[
     "restores",
     "open_tables",
     "statements",
+    "writers",
 ];
 
 /// What a column holds.

@@ -202,6 +202,37 @@ impl Server {
         }
     }
 
+    /// Keeps a copy of the data of a server that was killed.
+    pub fn copy(&self) {
+        self.copy_folder("data", "copy");
+    }
+
+    /// Puts the copy in the place of the data of a server that was killed.
+    pub fn set_back(&self) {
+        std::fs::remove_dir_all(self.data()).unwrap();
+        self.copy_folder("copy", "data");
+    }
+
+    fn copy_folder(&self, from: &str, to: &str) {
+        let folder = |name| self.directory.path().join(name);
+        let copied = Command::new("cp")
+            .arg("--archive")
+            .args([folder(from), folder(to)])
+            .status()
+            .unwrap();
+        assert!(copied.success());
+    }
+
+    /// Makes the server a standby at its next start, or no longer one.
+    pub fn be_standby(&self, standby: bool) {
+        let signal = self.data().join("standby.signal");
+        if standby {
+            std::fs::write(signal, "").unwrap();
+        } else {
+            std::fs::remove_file(signal).unwrap();
+        }
+    }
+
     fn wait_until_ready(&mut self) {
         assert!(self.is_ready_in_time(), "{}", self.log());
     }
