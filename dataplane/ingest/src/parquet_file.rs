@@ -4,16 +4,11 @@
 //! size, the Arrow schema embedded. The key-value metadata says whose rows they are, so that a file
 //! explains itself without the catalog.
 
-use arrow_array::cast::AsArray as _;
-use arrow_array::types::{
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType,
-};
-use arrow_array::{Array as _, ArrayRef, RecordBatch};
-use arrow_schema::{ArrowError, DataType, Schema, SchemaRef, TimeUnit};
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 use bytes::Bytes;
 use flightcluster_catalog::{IngesterId, SchemaVersion, SequenceNumber, Table, TableId};
-use flightcluster_keys::{Key, NewestSorted, storage_schema};
+use flightcluster_keys::{Key, NewestSorted, storage_schema, time_column, widen_range};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -27,11 +22,6 @@ use crate::parts::Parts;
 
 /// Version of the key-value metadata and of what they promise.
 const FORMAT: &str = "1";
-/// Field metadata that says what a column is, as InfluxDB clients know it.
-const COLUMN_TYPE_KEY: &str = "iox::column::type";
-const TIMESTAMP_COLUMN: &str = "iox::column_type::timestamp";
-/// The time column of tables that don't say.
-const TIME_COLUMN: &str = "time";
 
 /// Sorted rows are put together so many at a time.
 const SORTED_ROWS: usize = 8192;
@@ -100,7 +90,7 @@ pub(crate) fn encode(
         let batch = batch.map_err(|source| Error::EncodeBatch { source })?;
         writer.write(&batch).map_err(failed)?;
         count += batch.num_rows() as u64;
-        time_range = time_column.and_then(|at| widen_range(time_range?, &batch, at));
+        time_range = time_column.and_then(|at| widen_range(time_range?, batch.column(at)));
     }
     Ok(EncodedFile {
         pieces: writer.into_inner().map_err(failed)?.into_pieces(),
@@ -192,52 +182,4 @@ pub fn file_properties(
         };
     }
     Ok(properties.build())
-}
-
-/// The column by whose range queries skip files: one marked as timestamp, else one called `time`.
-pub(crate) fn time_column(schema: &Schema) -> Option<usize> {
-    let timestamp = |at: &usize| matches!(schema.field(*at).data_type(), DataType::Timestamp(..));
-    let marked = |at: &usize| {
-        let mark = schema.field(*at).metadata().get(COLUMN_TYPE_KEY);
-        mark.is_some_and(|mark| mark == TIMESTAMP_COLUMN)
-    };
-    let mut columns = (0..schema.fields().len()).filter(timestamp);
-    let named = || schema.index_of(TIME_COLUMN).ok().filter(timestamp);
-    columns.find(marked).or_else(named)
-}
-
-/// Takes the times of a batch into the range; `None` when one is null or out of range, because such
-/// a row must not be skipped.
-fn widen_range(range: (i64, i64), batch: &RecordBatch, at: usize) -> Option<(i64, i64)> {
-    let column = batch.column(at);
-    if column.null_count() > 0 {
-        return None;
-    }
-    let (values, nanos) = timestamps(column)?;
-    values.iter().try_fold(range, |(low, high), value| {
-        let value = value.checked_mul(nanos)?;
-        Some((low.min(value), high.max(value)))
-    })
-}
-
-/// The values of a timestamp column and the nanoseconds of one unit.
-fn timestamps(column: &ArrayRef) -> Option<(&[i64], i64)> {
-    let DataType::Timestamp(unit, _) = column.data_type() else {
-        return None;
-    };
-    Some(match unit {
-        TimeUnit::Second => (
-            column.as_primitive::<TimestampSecondType>().values(),
-            1_000_000_000,
-        ),
-        TimeUnit::Millisecond => (
-            column.as_primitive::<TimestampMillisecondType>().values(),
-            1_000_000,
-        ),
-        TimeUnit::Microsecond => (
-            column.as_primitive::<TimestampMicrosecondType>().values(),
-            1_000,
-        ),
-        TimeUnit::Nanosecond => (column.as_primitive::<TimestampNanosecondType>().values(), 1),
-    })
 }

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use arrow_schema::Schema;
 use flightcluster_catalog::{self as catalog, Catalog, CreateTable, IfExists, Table, TableName};
-use flightcluster_keys::Key;
+use flightcluster_keys::{Key, time_column};
 use tracing::info;
 
 use crate::adapt::{Plan, evolved};
 use crate::error::Error;
-use crate::parquet_file::time_column;
 use crate::schema::{decode_schema, encode_schema};
 
 /// Attempts to evolve a table that others evolve at the same time.

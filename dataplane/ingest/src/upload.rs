@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::{Field, Schema};
 use flightcluster_catalog::{Epoch, JoinUpload, SchemaBytes, TableId, TableName};
-use flightcluster_keys::take_declared;
+use flightcluster_keys::{take_declared, time_column};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +26,6 @@ use crate::error::Error;
 use crate::flush::Scope;
 use crate::gate::normalise_schema;
 use crate::ingest::{Core, Ingest};
-use crate::parquet_file::time_column;
 use crate::schema::{decode_schema, encode_schema};
 use crate::table::{check_key, evolve, failed};
 use crate::writer::TableWriter;

@@ -9,10 +9,7 @@ use arrow_schema::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::is_reserved;
-
-/// Field metadata that says what a column is, as InfluxDB clients know it.
-const COLUMN_TYPE_KEY: &str = "iox::column::type";
-const TIMESTAMP_COLUMN: &str = "iox::column_type::timestamp";
+use crate::times::{COLUMN_TYPE_KEY, TIMESTAMP_COLUMN, is_marked};
 
 /// Option of a table that holds its key.
 const OPTION: &str = "primary_key";
@@ -237,10 +234,6 @@ fn time_of(schema: &Schema, key: &[usize], time: Option<usize>) -> Result<usize,
 }
 
 fn keyed(schema: &Schema, key: &[usize], time: usize) -> Schema {
-    let is_marked = |field: &Field| {
-        let mark = field.metadata().get(COLUMN_TYPE_KEY);
-        mark.is_some_and(|mark| mark == TIMESTAMP_COLUMN)
-    };
     let unmarked = !schema.fields().iter().any(|field| is_marked(field));
     let field = |(at, field): (usize, &std::sync::Arc<Field>)| {
         let mut field = Field::clone(field);

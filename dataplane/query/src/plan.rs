@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, WriteOp,
 };
 use flightcluster_catalog::{IfExists, SchemaVersion, SetOptions, SnapshotId, TableName};
-use flightcluster_keys::{Key, take_declared};
+use flightcluster_keys::{Key, take_declared, time_column};
 
 use crate::Error;
 use crate::access::Access;
@@ -28,7 +28,6 @@ use crate::options;
 use crate::parameters::Parameters;
 use crate::past::{AsOf, Past};
 use crate::recent::Views;
-use crate::rewrite::time_column;
 use crate::schema::check_storable;
 use crate::session::session;
 use crate::sort::Sorter;

@@ -5,11 +5,6 @@
 
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray as _;
-use arrow_array::types::{
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType,
-};
 use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema, TimeUnit};
 use arrow_select::filter::filter_record_batch;
@@ -21,14 +16,9 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, binary, is_null, lit};
 use flightcluster_catalog::{File, FileChoice, SchemaVersion, Table};
+use flightcluster_keys::{nanos_of, time_columns, timestamps};
 
 use crate::schema::decode_schema;
-
-/// Field metadata that says what a column is, as InfluxDB clients know it.
-const COLUMN_TYPE_KEY: &str = "iox::column::type";
-const TIMESTAMP_COLUMN: &str = "iox::column_type::timestamp";
-/// The time column of tables that don't say.
-const TIME_COLUMN: &str = "time";
 
 /// The column whose range the catalog keeps for every file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,15 +37,7 @@ impl TimeColumn {
     /// by. Tables only get more columns, so the first marked one stays the first; but a table whose
     /// marked column was added beside an unmarked `time` may have older files with the range of that.
     pub(crate) fn of(schema: &Schema, version: SchemaVersion) -> Option<Self> {
-        let timestamp =
-            |at: &usize| matches!(schema.field(*at).data_type(), DataType::Timestamp(..));
-        let marked = |at: &usize| {
-            let mark = schema.field(*at).metadata().get(COLUMN_TYPE_KEY);
-            mark.is_some_and(|mark| mark == TIMESTAMP_COLUMN)
-        };
-        let marked = (0..schema.fields().len()).filter(timestamp).find(marked);
-        let named = schema.index_of(TIME_COLUMN).ok().filter(timestamp);
-        let at = match (marked, named) {
+        let at = match time_columns(schema) {
             (Some(marked), Some(named)) if marked != named && version.0 > 1 => return None,
             (marked, named) => marked.or(named)?,
         };
@@ -259,15 +241,6 @@ fn units_from(from: i64, unit: i64) -> i64 {
     from.div_euclid(unit) + i64::from(from.rem_euclid(unit) > 0)
 }
 
-fn nanos_of(unit: TimeUnit) -> i64 {
-    match unit {
-        TimeUnit::Second => 1_000_000_000,
-        TimeUnit::Millisecond => 1_000_000,
-        TimeUnit::Microsecond => 1_000,
-        TimeUnit::Nanosecond => 1,
-    }
-}
-
 /// Whether the times the catalog keeps of the files of a table are those of its time column: whether a
 /// file may be judged by them.
 #[must_use]
@@ -283,20 +256,6 @@ pub(crate) fn nanos_in(column: &ArrayRef) -> Option<Vec<i64>> {
     }
     let (values, unit) = timestamps(column)?;
     values.iter().map(|value| value.checked_mul(unit)).collect()
-}
-
-/// The values of a timestamp column and the nanoseconds of one unit.
-pub(crate) fn timestamps(column: &ArrayRef) -> Option<(&[i64], i64)> {
-    let DataType::Timestamp(unit, _) = column.data_type() else {
-        return None;
-    };
-    let values = match unit {
-        TimeUnit::Second => column.as_primitive::<TimestampSecondType>().values(),
-        TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().values(),
-        TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().values(),
-        TimeUnit::Nanosecond => column.as_primitive::<TimestampNanosecondType>().values(),
-    };
-    Some((values, nanos_of(*unit)))
 }
 
 /// The rows whose time in column `at` is not before `from`, nanoseconds since the Unix epoch, and those

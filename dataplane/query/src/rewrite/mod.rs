@@ -39,7 +39,6 @@ use crate::schema::decode_schema;
 use crate::session::{SessionOptions, create_spill_dir, template};
 use crate::sort::Sorter;
 use output::Outputs;
-pub(crate) use scan::time_column;
 
 /// Rows of a batch while rewriting.
 const BATCH_ROWS: usize = 8192;

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
-use arrow_array::{Array as _, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow_array::{BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use bytes::Bytes;
 use datafusion::physical_expr::PhysicalExpr;
 use flightcluster_catalog::{NewFile, SequenceNumber, Table};
+use flightcluster_keys::{time_column, timestamps, widen_range};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
 use parquet::arrow::ArrowWriter;
@@ -17,9 +18,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use tracing::debug;
 
-use super::scan::time_column;
 use super::{Inner, RewriteError, RewriteRequest};
-use crate::times::{rows_from, timestamps};
+use crate::times::rows_from;
 
 /// Size of a part: object stores take parts from 5 MiB, and want them all of one size.
 const PART_BYTES: usize = 8 << 20;
@@ -371,17 +371,4 @@ fn encode_error(table: &Table, source: ParquetError) -> RewriteError {
         table: table.name.to_string(),
         source,
     }
-}
-
-/// Takes the times of a column into the range; `None` when one is null or out of range, because such
-/// a row must not be skipped.
-fn widen_range(range: (i64, i64), column: &ArrayRef) -> Option<(i64, i64)> {
-    if column.null_count() > 0 {
-        return None;
-    }
-    let (values, nanos) = timestamps(column)?;
-    values.iter().try_fold(range, |(low, high), value| {
-        let value = value.checked_mul(nanos)?;
-        Some((low.min(value), high.max(value)))
-    })
 }

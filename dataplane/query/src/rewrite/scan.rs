@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::DataSourceExec;
@@ -14,17 +14,14 @@ use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use flightcluster_catalog::File;
+use flightcluster_keys::{COLUMN_TYPE_KEY, time_column};
 use object_store::path::Path;
 
 use crate::provider::Keyed;
 use crate::session::store_url;
 
-/// Field metadata that says what a column is, as InfluxDB clients know it.
-const COLUMN_TYPE_KEY: &str = "iox::column::type";
-const TIMESTAMP_COLUMN: &str = "iox::column_type::timestamp";
+/// What [`COLUMN_TYPE_KEY`] says of a tag.
 const TAG_COLUMN: &str = "iox::column_type::tag";
-/// The time column of tables that don't say.
-const TIME_COLUMN: &str = "time";
 
 /// All rows of the files in the schema given: of a table with a primary key by time, the rest of the
 /// key, and newest first; else by tags and time where the table has them, by time where it has no tags,
@@ -64,13 +61,17 @@ fn sort_keys(schema: &Schema) -> Vec<PhysicalSortExpr> {
     let Some(time) = time_column(schema) else {
         return Vec::new();
     };
-    let tags = (0..schema.fields().len())
-        .filter(|at| is_marked(schema, *at, TAG_COLUMN) && is_text(schema.field(*at).data_type()));
+    let tags = (0..schema.fields().len()).filter(|at| is_tag(schema.field(*at)));
     let key = |at: usize| {
         let column = Arc::new(Column::new(schema.field(at).name(), at));
         PhysicalSortExpr::new(column, SortOptions::default())
     };
     tags.chain([time]).map(key).collect()
+}
+
+fn is_tag(field: &Field) -> bool {
+    let mark = field.metadata().get(COLUMN_TYPE_KEY);
+    mark.is_some_and(|mark| mark == TAG_COLUMN) && is_text(field.data_type())
 }
 
 /// What tags are; nobody gains from an order by a list or a struct.
@@ -80,20 +81,4 @@ fn is_text(data_type: &DataType) -> bool {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         _ => false,
     }
-}
-
-fn is_marked(schema: &Schema, at: usize, mark: &str) -> bool {
-    let found = schema.field(at).metadata().get(COLUMN_TYPE_KEY);
-    found.is_some_and(|found| found == mark)
-}
-
-/// The column by whose range queries skip files: one marked as timestamp, else one called `time`.
-/// Flushes choose it the same way.
-pub(crate) fn time_column(schema: &Schema) -> Option<usize> {
-    let timestamp = |at: &usize| matches!(schema.field(*at).data_type(), DataType::Timestamp(..));
-    let mut columns = (0..schema.fields().len()).filter(timestamp);
-    let named = || schema.index_of(TIME_COLUMN).ok().filter(timestamp);
-    columns
-        .find(|at| is_marked(schema, *at, TIMESTAMP_COLUMN))
-        .or_else(named)
 }
