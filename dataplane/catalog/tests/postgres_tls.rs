@@ -53,6 +53,8 @@ struct Fixture {
 
 impl Fixture {
     fn start(expired: bool) -> Self {
+        // As the program does; another test of this process may have been first.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let authority = Authority::new("authority");
         let (certificate, key) = authority.issue(expired);
         let ca = authority.0.pem();

@@ -20,7 +20,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
 use kube::ResourceExt;
 
-use super::build::labels::IMAGE_BEFORE;
+use super::build::labels::{IMAGE, IMAGE_BEFORE};
 use super::build::names::Names;
 use super::build::pod::CONTAINER;
 use super::observe::observe_role;
@@ -35,6 +35,8 @@ pub const ORDER: [Role; 3] = [Role::Catalog, Role::Querier, Role::Ingester];
 pub struct RunningRole {
     /// The template of its pods.
     pub template: PodTemplateSpec,
+    /// The image they were given.
+    pub image: Option<String>,
     /// Its configuration, by file.
     pub config: Option<BTreeMap<String, String>>,
     /// The image before an upgrade that was not finished when this was last written.
@@ -48,8 +50,11 @@ impl RunningRole {
     #[must_use]
     pub fn of(stateful_set: &StatefulSet, config: Option<ConfigMap>) -> Self {
         let spec = stateful_set.spec.as_ref();
+        let template = spec.map(|spec| spec.template.clone()).unwrap_or_default();
+        let given = stateful_set.annotations().get(IMAGE).cloned();
         Self {
-            template: spec.map(|spec| spec.template.clone()).unwrap_or_default(),
+            image: given.or_else(|| image_of(&template).map(str::to_owned)),
+            template,
             config: config.and_then(|config| config.data),
             image_before: stateful_set.annotations().get(IMAGE_BEFORE).cloned(),
             rolled_out: observe_role(stateful_set).rolled_out,
@@ -94,7 +99,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn image(&self) -> Option<&str> {
-        self.running.and_then(|running| image_of(&running.template))
+        self.running.and_then(|running| running.image.as_deref())
     }
 
     /// Every pod is ready, and has the image it is to have.
@@ -140,18 +145,23 @@ pub fn hold_back(
         let name = names.role(place.role);
         if let Some((running, image, waits_for)) = place.waits(&places[..at]) {
             keep(desired, &name, running);
-            note(desired, &name, running.image_before.clone());
+            note(desired, &name, IMAGE, Some(image.to_owned()));
+            note(desired, &name, IMAGE_BEFORE, running.image_before.clone());
             held_back.0.push(Held {
                 role: place.role,
                 waits_for,
                 image: image.to_owned(),
             });
-        } else if !all_arrived {
+            continue;
+        }
+        note(desired, &name, IMAGE, Some(place.wanted.clone()));
+        if !all_arrived {
             let before = place
                 .running
                 .and_then(|running| running.image_before.clone());
             let given_up = place.image().filter(|image| *image != place.wanted);
-            note(desired, &name, before.or(given_up.map(str::to_owned)));
+            let before = before.or(given_up.map(str::to_owned));
+            note(desired, &name, IMAGE_BEFORE, before);
         }
     }
     held_back
@@ -169,10 +179,10 @@ fn keep(desired: &mut Resources<Desired>, name: &str, running: &RunningRole) {
     }
 }
 
-fn note(desired: &mut Resources<Desired>, name: &str, image_before: Option<String>) {
+fn note(desired: &mut Resources<Desired>, name: &str, what: &str, image: Option<String>) {
     let set = named_mut(&mut desired.stateful_sets, name);
-    if let (Some(set), Some(image)) = (set, image_before) {
-        set.annotations_mut().insert(IMAGE_BEFORE.to_owned(), image);
+    if let (Some(set), Some(image)) = (set, image) {
+        set.annotations_mut().insert(what.to_owned(), image);
     }
 }
 

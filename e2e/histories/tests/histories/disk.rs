@@ -292,7 +292,12 @@ impl Disk for SimulatedDisk {
             content.names.insert(name_of(to), file);
             Ok(())
         };
-        self.run(port_of(to, Port::Create), |_, _| (), rename)
+        // A segment that gets another name is removed as a segment.
+        let port = match name_of(to).starts_with("spare-") {
+            true => Port::Remove,
+            false => Port::Create,
+        };
+        self.run(port_of(to, port), |_, _| (), rename)
     }
 
     fn space(&self, _: &Path) -> io::Result<Space> {

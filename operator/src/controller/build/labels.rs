@@ -34,6 +34,10 @@ pub const CONFIG_DIGEST: &str = "flightcluster.io/config-digest";
 /// The annotation of pods with the revision of their template.
 pub const TEMPLATE_REVISION: &str = "flightcluster.io/template-revision";
 
+/// The annotation of StatefulSets with the image their pods were given. What runs may have another name for
+/// it, where somebody rewrites images on their way into the cluster.
+pub const IMAGE: &str = "flightcluster.io/image";
+
 /// The annotation of StatefulSets with the image their pods had before an upgrade that is not finished.
 pub const IMAGE_BEFORE: &str = "flightcluster.io/image-before";
 

@@ -222,3 +222,28 @@ fn without_a_pod_for_the_catalog_queriers_go_first() {
     assert_eq!(world.pass(spec("2")), None);
     assert_eq!(world.tags(), "22");
 }
+
+/// Admission webhooks put a mirror or a digest into the place of an image.
+#[test]
+fn an_image_that_is_rewritten_on_its_way_holds_nobody_back() {
+    let mut world = World::running("1");
+    let rewrite = |world: &mut World| {
+        for set in world.sets.values_mut() {
+            let template = &mut set.spec.as_mut().unwrap().template;
+            let containers = &mut template.spec.as_mut().unwrap().containers;
+            let ours = containers.iter_mut().find(|each| each.name == CONTAINER);
+            ours.unwrap().image = Some("mirror.example/x@sha256:0123".to_owned());
+        }
+        world.all_ready();
+    };
+    rewrite(&mut world);
+    assert_eq!(
+        world.pass(json!({"image": {"tag": "1"}, "ingester": {"replicas": 2}})),
+        None
+    );
+    rewrite(&mut world);
+    assert_eq!(world.pass(tag("1")), None);
+    rewrite(&mut world);
+    let waiting = world.pass(tag("2")).unwrap();
+    assert!(waiting.contains("ingester: stays at x:1 "), "{waiting}");
+}
