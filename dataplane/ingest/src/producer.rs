@@ -7,7 +7,8 @@
 //!
 //! That needs only one number per producer, if batches are stored in the order of their numbers. So
 //! when a batch is refused for a reason that a retry can mend, later ones of the same producer are
-//! refused too ([`Error::ProducerOrder`]) until it was sent again.
+//! refused too ([`Error::ProducerOrder`]) until it was sent again. All that were refused are known, not
+//! only the first: that one may have been stored by another ingester meanwhile, and the others not.
 //!
 //! # Holding
 //! A batch is stored only while this ingester holds its producer, see [`claim`](crate::claim): nobody
@@ -18,7 +19,7 @@
 //! [`MAX_PRODUCERS`] those unused for longest are forgotten, if the catalog knows all there is to
 //! know about them: they are claimed again when they come back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use flightcluster_catalog::{ProducerPosition, SequenceNumber, TableId};
@@ -75,8 +76,9 @@ struct State {
     /// The newest stored number and the log's sequence number it has.
     stored: Option<(u64, SequenceNumber)>,
     under_way: BTreeMap<u64, watch::Sender<Outcome>>,
-    /// The lowest number refused and not sent again yet.
-    refused: Option<u64>,
+    /// Numbers refused since the last one that was stored. A stream ends with the first that is refused, so
+    /// they are few.
+    refused: BTreeSet<u64>,
     /// The newest number that is in the catalog, as far as we know.
     in_catalog: Option<u64>,
     /// When the claim was asked for by which we hold the producer.
@@ -170,7 +172,7 @@ impl Producers {
         if let Some(position) = position {
             let known = (position, SequenceNumber(0));
             state.stored = state.stored.max(Some(known));
-            state.refused = state.refused.filter(|refused| *refused > position);
+            state.refused.retain(|refused| *refused > position);
         }
         true
     }
@@ -244,7 +246,7 @@ impl Producers {
             known => return Ok(Err(known)),
         }
         let enqueued = enqueue()?;
-        state.refused = None;
+        state.refused.clear();
         state
             .under_way
             .insert(producer.sequence, watch::Sender::new(None));
@@ -255,7 +257,7 @@ impl Producers {
     pub(crate) fn refused(&self, table: TableId, producer: &Producer) {
         let mut inner = self.inner.lock();
         let state = inner.state(table, &producer.id);
-        state.mark_refused(producer.sequence);
+        state.refused.insert(producer.sequence);
         if let Some(waiting) = state.under_way.remove(&producer.sequence) {
             waiting.send_replace(Some(None));
         }
@@ -265,9 +267,13 @@ impl Producers {
     pub(crate) fn turned_away(&self, table: TableId, producer: &Producer) {
         let mut inner = self.inner.lock();
         let state = inner.state(table, &producer.id);
-        if matches!(state.decide(producer), Ok(Decision::Store)) {
-            state.mark_refused(producer.sequence);
+        match state.decide(producer) {
+            Ok(Decision::Store) => {}
+            // Because of one that was refused, not of one that is ahead of it.
+            Err(Error::ProducerOrder { due, .. }) if due < producer.sequence => {}
+            _ => return,
         }
+        state.refused.insert(producer.sequence);
     }
 
     /// Forgets the producers of a dropped table.
@@ -317,11 +323,7 @@ impl State {
     /// Whether nothing is lost by forgetting it.
     fn is_in_catalog(&self) -> bool {
         let stored = self.stored.map(|(newest, _)| newest);
-        self.under_way.is_empty() && self.refused.is_none() && self.in_catalog >= stored
-    }
-
-    fn mark_refused(&mut self, sequence: u64) {
-        self.refused = Some(self.refused.map_or(sequence, |lowest| lowest.min(sequence)));
+        self.under_way.is_empty() && self.refused.is_empty() && self.in_catalog >= stored
     }
 
     fn decide(&self, producer: &Producer) -> Result<Decision, Error> {
@@ -338,7 +340,7 @@ impl State {
             .next_back()
             .copied()
             .filter(|ahead| *ahead > sequence);
-        match self.refused.filter(|refused| *refused < sequence).or(ahead) {
+        match self.refused.range(..sequence).next().copied().or(ahead) {
             Some(due) => Err(Error::ProducerOrder {
                 producer: producer.id.clone(),
                 sequence,
@@ -515,6 +517,30 @@ mod tests {
         );
         hold(&producers, TABLE, Some(5));
         begin(&producers, 6).unwrap().unwrap();
+    }
+
+    /// Found by the history checker (seed 304625): the batch was lost.
+    #[test]
+    fn a_number_that_was_refused_behind_one_that_another_ingester_stored_is_due() {
+        let producers = Producers::default();
+        for sequence in [3, 5, 7] {
+            producers.turned_away(TABLE, &batch(sequence));
+        }
+        hold(&producers, TABLE, Some(4));
+        for (later, expected) in [(6, 5), (8, 5)] {
+            let Err(Error::ProducerOrder { due, .. }) = begin(&producers, later) else {
+                panic!("{later} was taken")
+            };
+            assert_eq!(due, expected);
+        }
+        producers.release(TABLE, "p");
+        hold(&producers, TABLE, Some(5));
+        assert!(matches!(
+            begin(&producers, 8),
+            Err(Error::ProducerOrder { due: 7, .. })
+        ));
+        begin(&producers, 7).unwrap().unwrap();
+        begin(&producers, 8).unwrap().unwrap();
     }
 
     #[test]

@@ -292,9 +292,7 @@ impl TableWriter {
             Err(error) => Err(error),
         };
         // Whatever the reason: a later number that is stored must not make this one look stored.
-        if let (Err(error), Some(producer)) = (&result, producer)
-            && !matches!(error, Error::ProducerOrder { .. })
-        {
+        if let (Err(_), Some(producer)) = (&result, producer) {
             self.core.producers.turned_away(self.table.id, producer);
         }
         result
