@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod causes;
 #[allow(dead_code, reason = "the contract itself runs in other binaries")]
 mod contract;
 mod postgres_server;
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use causes::chain;
 use contract::{commit, content, create, file, flush_of, life, ready, register};
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{
@@ -51,16 +52,6 @@ impl Place {
         let names = [table.name.clone()];
         self.catalog.snapshot(&names).await.unwrap()
     }
-}
-
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Puts something into every kind of table.

@@ -3,14 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod causes;
 mod contract;
 mod postgres_server;
 
 use std::collections::BTreeSet;
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use causes::chain;
 use contract::{Subject, commit, content, create, file, flush_of, register};
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{AsOf, Catalog as _, Error};
@@ -44,17 +45,6 @@ async fn open_shared() -> Shared {
 
 mod postgres_catalog {
     crate::contract::contract!(crate::open_shared);
-}
-
-/// Every cause of an error, as a log shows it.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 async fn refusal(server: &Server) -> String {

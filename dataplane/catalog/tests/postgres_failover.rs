@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod causes;
 #[allow(dead_code, reason = "the contract itself is run elsewhere")]
 mod contract;
 mod postgres_server;
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use causes::chain;
 use contract::{Subject, commit, content, create, file, life, ready, register};
 use flightcluster_catalog::sql::{PostgresOptions, SqlCatalog};
 use flightcluster_catalog::{
@@ -19,16 +20,6 @@ use postgres_server::Server;
 
 async fn open(server: &Server) -> Subject {
     Arc::new(SqlCatalog::open_postgres(server.options()).await.unwrap())
-}
-
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// What is lost here makes no new state of the catalog: which tables are open, and numbers of rows.

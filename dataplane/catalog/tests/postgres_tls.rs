@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod causes;
 mod postgres_server;
 
-use std::error::Error as _;
 use std::path::PathBuf;
 
+use causes::chain;
 use flightcluster_catalog::sql::{PostgresOptions, SqlCatalog};
 use flightcluster_catalog::{Catalog as _, Error};
 use postgres_server::Server;
@@ -109,13 +110,7 @@ impl Fixture {
 async fn refusal(options: PostgresOptions) -> String {
     let error = SqlCatalog::open_postgres(options).await.unwrap_err();
     assert!(matches!(error, Error::Store { .. }), "{error:?}");
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    chain(&error)
 }
 
 #[tokio::test]

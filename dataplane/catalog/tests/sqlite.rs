@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod causes;
 mod contract;
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use causes::chain;
 use contract::{Subject, commit, content, create, file, flush_of, life, register, request};
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::{Catalog as _, CreateTable, Error, IfExists, TableName};
@@ -42,17 +43,6 @@ async fn open() -> Fixture {
 
 mod sqlite_catalog {
     crate::contract::contract!(crate::open);
-}
-
-/// Every cause of an error, as a log shows it.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[tokio::test]

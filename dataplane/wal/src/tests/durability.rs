@@ -379,21 +379,8 @@ proptest! {
         let after = runtime.block_on(async {
             let wal = open(&disk, WalOptions { segment_bytes, ..options() });
             write(&wal, 1..=acknowledged).await;
-            disk.hold_syncs(true);
-            let mut pending = Vec::new();
-            let before = disk.log().len();
-            for number in acknowledged + 1..=acknowledged + unsynced {
-                let record = append(number);
-                let reservation = wal.reserve(&record).await.unwrap();
-                pending.push(wal.enqueue(reservation, record, Box::new(|_| {})).unwrap());
-            }
-            if unsynced > 0 {
-                disk.wait_for(|log| log[before..].iter().any(|entry| entry.starts_with("sync ")));
-            }
-            let mut kept = pages.iter().cycle();
-            let after = disk.after_power_cut(|| *kept.next().unwrap());
-            disk.hold_syncs(false);
-            after
+            let numbers = acknowledged + 1..=acknowledged + unsynced;
+            power_cut_before_the_sync(&disk, &wal, numbers, &pages).await
         });
         let records = replay(&after).unwrap();
         prop_assert!(records.len() as u64 >= acknowledged);

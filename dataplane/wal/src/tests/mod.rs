@@ -138,6 +138,31 @@ async fn write(wal: &Wal, numbers: std::ops::RangeInclusive<u64>) {
     }
 }
 
+/// What is left when the power is cut while records are on their way to the disk; `pages` says, again and
+/// again, which of what was not synced is.
+async fn power_cut_before_the_sync(
+    disk: &FakeDisk,
+    wal: &Wal,
+    numbers: std::ops::RangeInclusive<u64>,
+    pages: &[bool],
+) -> FakeDisk {
+    disk.hold_syncs(true);
+    let mut pending = Vec::new();
+    let before = disk.log().len();
+    for number in numbers {
+        let record = append(number);
+        let reservation = wal.reserve(&record).await.unwrap();
+        pending.push(wal.enqueue(reservation, record, Box::new(|_| {})).unwrap());
+    }
+    if !pending.is_empty() {
+        disk.wait_for(|log| log[before..].iter().any(|entry| entry.starts_with("sync ")));
+    }
+    let mut kept = pages.iter().cycle();
+    let after = disk.after_power_cut(|| *kept.next().unwrap());
+    disk.hold_syncs(false);
+    after
+}
+
 fn segment(number: u64) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{number:020}.wal"))
 }

@@ -304,21 +304,7 @@ proptest! {
             write(&wal, 1..=old).await;
             wal.truncate_up_to(SequenceNumber(old)).unwrap();
             write(&wal, old + 1..=last).await;
-            disk.hold_syncs(true);
-            let mut pending = Vec::new();
-            let before = disk.log().len();
-            for number in last + 1..=last + unsynced {
-                let record = append(number);
-                let reservation = wal.reserve(&record).await.unwrap();
-                pending.push(wal.enqueue(reservation, record, Box::new(|_| {})).unwrap());
-            }
-            if unsynced > 0 {
-                disk.wait_for(|log| log[before..].iter().any(|entry| entry.starts_with("sync ")));
-            }
-            let mut kept = pages.iter().cycle();
-            let after = disk.after_power_cut(|| *kept.next().unwrap());
-            disk.hold_syncs(false);
-            after
+            power_cut_before_the_sync(&disk, &wal, last + 1..=last + unsynced, &pages).await
         });
         let records = replay(&after).unwrap();
         let first = records.first().map_or(last + 1, |record| record.sequence.0);
