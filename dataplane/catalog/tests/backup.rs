@@ -5,6 +5,7 @@
 mod causes;
 #[allow(dead_code, reason = "the contract itself runs in other binaries")]
 mod contract;
+mod later;
 mod postgres_server;
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use causes::chain;
 use contract::{commit, content, create, file, flush_of, life, ready, register};
-use flightcluster_catalog::sql::SqlCatalog;
+use flightcluster_catalog::sql::{Backup, PostgresOptions, SqlCatalog};
 use flightcluster_catalog::{
     AsOf, Catalog as _, ClaimProducer, Error, FlushCommit, NotReadable, ProducerClaim,
     ProducerPosition, SequenceNumber, Snapshot, Table, TableName,
@@ -24,8 +25,8 @@ use tempfile::TempDir;
 /// A catalog and what must stay while it is used.
 struct Place {
     catalog: SqlCatalog,
-    _directory: Option<TempDir>,
-    _server: Option<Arc<Server>>,
+    directory: Option<TempDir>,
+    server: Option<(Arc<Server>, PostgresOptions)>,
 }
 
 impl Place {
@@ -34,17 +35,29 @@ impl Place {
         let file = directory.path().join("catalog.sqlite");
         Self {
             catalog: SqlCatalog::open_sqlite(&file).await.unwrap(),
-            _directory: Some(directory),
-            _server: None,
+            directory: Some(directory),
+            server: None,
         }
     }
 
     async fn postgres() -> Self {
         let (server, options) = postgres_server::shared().await;
         Self {
-            catalog: SqlCatalog::open_postgres(options).await.unwrap(),
-            _directory: None,
-            _server: Some(server),
+            catalog: SqlCatalog::open_postgres(options.clone()).await.unwrap(),
+            directory: None,
+            server: Some((server, options)),
+        }
+    }
+
+    /// Gives the catalog the layout of a later release, which this one can use.
+    async fn grow(&self) {
+        match (&self.directory, &self.server) {
+            (_, Some((_, options))) => later::grow_postgres(options, later::READABLE).await,
+            (Some(directory), None) => {
+                let file = directory.path().join("catalog.sqlite");
+                later::grow_sqlite(&file, later::READABLE).await;
+            }
+            (None, None) => unreachable!(),
         }
     }
 
@@ -334,6 +347,7 @@ async fn stored_backups_of_older_layouts_are_restored() {
         }
     }
     let mut restored = 0;
+    let present = Place::sqlite().await.catalog.back_up().await.unwrap();
     for stored in std::fs::read_dir(folder).unwrap() {
         let bytes = std::fs::read(stored.unwrap().path()).unwrap();
         for place in [Place::sqlite().await, Place::postgres().await] {
@@ -343,6 +357,10 @@ async fn stored_backups_of_older_layouts_are_restored() {
             let files = snapshot.tables[0].files.iter();
             let paths: Vec<_> = files.map(|file| &*file.file.path).collect();
             assert_eq!(paths, ["a", "b"]);
+            // Programs find the same layout as in a new catalog.
+            let again = place.catalog.back_up().await.unwrap();
+            assert_eq!(again.header.layout, present.header.layout);
+            assert_eq!(rows_of(&again, "layouts"), rows_of(&present, "layouts"));
             restored += 1;
         }
     }
@@ -355,7 +373,7 @@ async fn every_table_of_the_layout_is_in_a_backup() {
     let backup = place.catalog.back_up().await.unwrap();
     let text = String::from_utf8(zstd::decode_all(&*backup.bytes).unwrap()).unwrap();
     let directory = place
-        ._directory
+        .directory
         .as_ref()
         .unwrap()
         .path()
@@ -370,7 +388,7 @@ async fn every_table_of_the_layout_is_in_a_backup() {
     .fetch_all(&mut connection)
     .await
     .unwrap();
-    assert!(tables.len() >= 11);
+    assert!(tables.len() >= 21);
     for table in tables {
         let line = format!("{{\"table\":\"{table}\",");
         assert!(
@@ -380,15 +398,49 @@ async fn every_table_of_the_layout_is_in_a_backup() {
     }
 }
 
+/// The rows of a table in a backup, as they are written there.
+fn rows_of(backup: &Backup, table: &str) -> Vec<String> {
+    let text = String::from_utf8(zstd::decode_all(&*backup.bytes).unwrap()).unwrap();
+    let start = format!("{{\"table\":\"{table}\",");
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(&start));
+    assert!(lines.next().is_some(), "no table {table}");
+    let rows = lines.take_while(|line| line.starts_with('['));
+    rows.map(str::to_owned).collect()
+}
+
+/// A program that works on the layout of the release after it, which is undone: what it backs up is
+/// whole for that release, and it does not mix layouts when it restores.
+#[tokio::test]
+async fn an_older_program_backs_up_all_of_a_later_layout_and_restores_nothing_into_it() {
+    for place in [Place::sqlite().await, Place::postgres().await] {
+        let own = Place::sqlite().await.catalog.back_up().await.unwrap();
+        place.grow().await;
+        let refused = place.catalog.restore(own.bytes).await.unwrap_err();
+        let text = chain(&refused);
+        assert!(text.contains("restore with the newer program"), "{text}");
+        fill(&place).await;
+
+        let backup = place.catalog.back_up().await.unwrap();
+        assert_eq!(backup.header.layout, own.header.layout + 1);
+        let text = String::from_utf8(zstd::decode_all(&*backup.bytes).unwrap()).unwrap();
+        assert_eq!(rows_of(&backup, later::TABLE), ["[\"kept\",1]"]);
+        let files = text
+            .lines()
+            .find(|line| line.starts_with("{\"table\":\"files\""));
+        assert!(files.unwrap().contains("\"of_later\""));
+
+        // Only the later program knows how to fill it.
+        let empty = Place::sqlite().await;
+        let refused = empty.catalog.restore(backup.bytes).await.unwrap_err();
+        assert!(chain(&refused).contains("use the program that wrote it"));
+    }
+}
+
 #[tokio::test]
 async fn contradictions_are_found() {
-    let (server, options) = postgres_server::shared().await;
-    let catalog = SqlCatalog::open_postgres(options.clone()).await.unwrap();
-    let place = Place {
-        catalog: catalog.clone(),
-        _directory: None,
-        _server: Some(server),
-    };
+    let place = Place::postgres().await;
+    let catalog = &place.catalog;
+    let (_, options) = place.server.as_ref().unwrap();
     fill(&place).await;
     assert_eq!(catalog.examine().await.unwrap().problems, [""; 0]);
     let url = std::fs::read_to_string(&options.url_file).unwrap();

@@ -5,6 +5,7 @@
 
 mod causes;
 mod contract;
+mod later;
 mod postgres_server;
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causes::chain;
 use contract::{Subject, commit, content, create, file, flush_of, register};
-use flightcluster_catalog::sql::SqlCatalog;
+use flightcluster_catalog::sql::{PostgresOptions, SqlCatalog};
 use flightcluster_catalog::{AsOf, Catalog as _, Error};
 use postgres_server::Server;
 
@@ -31,20 +32,42 @@ async fn open() -> Fixture {
 /// An empty catalog on the server that tests share.
 struct Shared {
     catalog: Subject,
+    options: PostgresOptions,
     _server: Arc<Server>,
 }
 
 async fn open_shared() -> Shared {
     let (server, options) = postgres_server::shared().await;
-    let catalog = Arc::new(SqlCatalog::open_postgres(options).await.unwrap());
+    let catalog = Arc::new(SqlCatalog::open_postgres(options.clone()).await.unwrap());
     Shared {
         catalog,
+        options,
         _server: server,
     }
 }
 
 mod postgres_catalog {
     crate::contract::contract!(crate::open_shared);
+}
+
+async fn open_later() -> Shared {
+    let mut shared = open_shared().await;
+    later::grow_postgres(&shared.options, later::READABLE).await;
+    let reopened = SqlCatalog::open_postgres(shared.options.clone()).await;
+    shared.catalog = Arc::new(reopened.unwrap());
+    shared
+}
+
+mod postgres_catalog_of_a_later_layout {
+    crate::contract::contract!(crate::open_later);
+}
+
+/// A newer process brings the layout up to date while this one works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_living_catalog_goes_on_when_its_layout_becomes_a_later_one() {
+    let shared = open_shared().await;
+    let later = later::grow_postgres(&shared.options, later::READABLE);
+    later::works_while(&shared.catalog, later).await;
 }
 
 async fn refusal(server: &Server) -> String {
@@ -265,13 +288,9 @@ async fn the_time_is_that_of_the_server() {
 }
 
 #[tokio::test]
-async fn a_newer_layout_is_refused_with_the_cure() {
+async fn a_layout_that_has_no_place_for_this_program_is_refused_with_the_cure() {
     let fixture = open().await;
-    let newer = "INSERT INTO migrations (version, name, applied_at_millis) VALUES (999, 'x', 0)";
-    sqlx::query(newer)
-        .execute(&mut fixture.server.connect().await)
-        .await
-        .unwrap();
+    later::grow_postgres(&fixture.server.options(), later::UNREADABLE).await;
     let text = refusal(&fixture.server).await;
     assert!(text.contains("start a newer program"), "{text}");
 }

@@ -4,6 +4,7 @@
 
 mod causes;
 mod contract;
+mod later;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +44,18 @@ async fn open() -> Fixture {
 
 mod sqlite_catalog {
     crate::contract::contract!(crate::open);
+}
+
+async fn open_later() -> Fixture {
+    let mut fixture = open().await;
+    later::grow_sqlite(&fixture.file(), later::READABLE).await;
+    let reopened = SqlCatalog::open_sqlite(&fixture.file()).await.unwrap();
+    fixture.catalog = Arc::new(reopened);
+    fixture
+}
+
+mod sqlite_catalog_of_a_later_layout {
+    crate::contract::contract!(crate::open_later);
 }
 
 #[tokio::test]
@@ -120,14 +133,20 @@ async fn commits_are_synced_and_references_are_checked() {
 }
 
 #[tokio::test]
-async fn a_newer_layout_is_refused_with_the_cure() {
+async fn a_layout_that_has_no_place_for_this_program_is_refused_with_the_cure() {
     let fixture = open().await;
     let mut connection = fixture.connect().await;
-    let count = "SELECT COUNT(*) FROM migrations";
-    let before: i64 = sqlx::query_scalar(count)
+    let newest: i64 = sqlx::query_scalar("SELECT MAX(version) FROM migrations")
         .fetch_one(&mut connection)
         .await
         .unwrap();
+    later::grow_sqlite(&fixture.file(), later::UNREADABLE).await;
+    let error = SqlCatalog::open_sqlite(&fixture.file()).await.unwrap_err();
+    let text = chain(&error);
+    assert!(text.contains(&format!("layout {}", newest + 1)), "{text}");
+    assert!(text.contains(&format!("up to {newest}:")), "{text}");
+    assert!(text.contains("start a newer program"), "{text}");
+    // Of before there was a record.
     sqlx::query("INSERT INTO migrations (version, name, applied_at_millis) VALUES (99, 'x', 0)")
         .execute(&mut connection)
         .await
@@ -135,12 +154,20 @@ async fn a_newer_layout_is_refused_with_the_cure() {
     let error = SqlCatalog::open_sqlite(&fixture.file()).await.unwrap_err();
     let text = chain(&error);
     assert!(text.contains("layout 99"), "{text}");
-    assert!(text.contains("start a newer program"), "{text}");
-    let rows: i64 = sqlx::query_scalar(count)
+    let versions: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM migrations")
         .fetch_one(&mut connection)
         .await
         .unwrap();
-    assert_eq!(rows, before + 1);
+    assert_eq!(versions, newest + 2);
+}
+
+/// A newer process brings the layout up to date while this one works.
+#[tokio::test]
+async fn a_living_catalog_goes_on_when_its_layout_becomes_a_later_one() {
+    let fixture = open().await;
+    let file = fixture.file();
+    let later = later::grow_sqlite(&file, later::READABLE);
+    later::works_while(&fixture.catalog, later).await;
 }
 
 #[tokio::test]

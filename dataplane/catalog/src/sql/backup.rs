@@ -7,7 +7,8 @@
 //! cut off or altered is refused.
 //!
 //! The header names the layout the rows are in (`migrations`): a restore makes that layout, fills it,
-//! and brings it up to date.
+//! and brings it up to date. A program that works on a newer layout than it knows backs up all of it;
+//! only a newer program restores that.
 
 use std::io::{self, BufRead as _, Read, Write};
 
@@ -162,13 +163,15 @@ pub(super) async fn read(c: &mut Connection, dialect: &Dialect) -> Result<Backup
         rows: 0,
     };
     writer.line(&header)?;
-    for table in TABLES {
-        if !tables::exists(c, dialect, table).await? {
+    let known = TABLES.iter().map(|table| (*table).to_owned());
+    let newer = migrations::newer_tables(c).await?;
+    for table in known.chain(newer) {
+        if !tables::exists(c, dialect, &table).await? {
             continue;
         }
         let start = Start {
-            table: (*table).to_owned(),
-            columns: tables::columns(c, dialect, table).await?,
+            columns: tables::columns(c, dialect, &table).await?,
+            table,
         };
         writer.line(&start)?;
         read_rows(c, &start, &mut writer).await?;

@@ -46,6 +46,17 @@ struct NotEmpty {
     ingesters: i64,
 }
 
+/// This program can't make the tables of the backup's layout here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the catalog has layout {found} of a newer program, this one knows layouts up to {known}: restore \
+     with the newer program, or into a new data directory or database"
+)]
+struct NewerLayout {
+    found: u64,
+    known: u64,
+}
+
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
@@ -72,7 +83,12 @@ pub(super) async fn restore(
     // Writers wait from here on.
     snapshot::next(c, "restore").await?;
     refuse_unless_empty(c).await?;
-    if migrations::newest(c).await? != header.layout {
+    let found = migrations::newest(c).await?;
+    if found > migrations::NEWEST {
+        let known = migrations::NEWEST;
+        return Err(store_error("restoring a backup", NewerLayout { found, known }).into());
+    }
+    if found != header.layout {
         for table in TABLES.iter().rev() {
             if tables::exists(c, dialect, table).await? {
                 run(c, format!("DROP TABLE {table}")).await?;

@@ -27,6 +27,7 @@ pub(super) const TABLES: &[&str] = &[
     "open_tables",
     "statements",
     "writers",
+    "layouts",
 ];
 
 /// What a column holds.
