@@ -9,10 +9,11 @@ killed (also in the middle of a sync or of storing a file), paused and ended, co
 and cut, disks full or failing and clocks wrong, mends everything, and asks for all rows once more,
 also after a restart of every process. What counts as broken is in history.py.
 
-FLIGHTCLUSTER_BIN is the binary. Prints a line for each seed and `N passed, N failed` at the end; a
-seed that failed leaves its folder (logs, data) and prints where, and the story of a row. Faults are
-counted when they happened; a kind that was switched on several times and never did anything counts
-as failed.
+FLIGHTCLUSTER_BIN is the binary. With FLIGHTCLUSTER_OLDER_BIN, that of the release before, processes
+begin with it, and are upgraded role by role and set back in the middle of everything. Prints a line
+for each seed and `N passed, N failed` at the end; a seed that failed leaves its folder (logs, data)
+and prints where, and the story of a row. Faults are counted when they happened; a kind that was
+switched on several times and never did anything counts as failed.
 """
 
 import argparse

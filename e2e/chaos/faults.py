@@ -4,6 +4,7 @@ import random
 import time
 
 from disk import KINDS
+from processes import BINARY, OLDER_BINARY
 
 # A fault inside a process waits this long for a call that it can break, and may wait in vain:
 # nobody writes, or the process just starts. After so many times in vain it does not work at all.
@@ -12,6 +13,7 @@ TIMES_IN_VAIN = 3
 LASTING = ("full", "store error")
 CLOCK_SECONDS = (-86_000, -3600, -2, 2, 3600, 86_000)
 PAUSE_SECONDS = (0.2, 3.0)
+UPGRADE_SECONDS = 5.0
 BETWEEN_SECONDS = (0.1, 1.2)
 
 
@@ -43,6 +45,10 @@ class Faults:
             kinds += ["full", "sync error", "kill in sync", "clock"]
             if self.flushes:
                 kinds += ["store error", "kill in store"]
+            if OLDER_BINARY:
+                kinds += ["upgrade"] * 6
+                if any(process.binary == BINARY for process in self.processes.all):
+                    kinds.append("way back")
             kind = self.chance.choice(kinds)
             if kind in KINDS:
                 self.switch(kind, stop)
@@ -78,6 +84,31 @@ class Faults:
         victim = self.victim()
         self.tell(f"terminate {victim.name}")
         victim.terminate()
+
+    def upgrade(self, stop):
+        """The next role gets the new release; when all have it, all go back."""
+        chosen = self.processes.next_to_upgrade()
+        if not chosen:
+            self.way_back(stop)
+            return
+        self.exchange(chosen, BINARY)
+        # The next role waits for this one.
+        end = time.monotonic() + UPGRADE_SECONDS
+        while time.monotonic() < end and not stop.wait(0.05):
+            if all(process.port() or process.internal_port() for process in chosen):
+                break
+
+    def way_back(self, _stop):
+        """All processes get the release before, whatever they run."""
+        self.exchange(self.processes.all, OLDER_BINARY)
+
+    def exchange(self, processes, binary):
+        end = self.chance.choice(["kill", "terminate"])
+        release = "newer" if binary == BINARY else "older"
+        for process in processes:
+            self.tell(f"{end} {process.name}, it starts with the {release} release")
+            process.binary = binary
+            getattr(process, end)()
 
     def pause(self, stop):
         victim = self.victim()

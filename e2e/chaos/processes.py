@@ -15,6 +15,8 @@ from disk import Switches
 from links import Network
 
 BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
+# The release before. Every process begins with it, if it is given.
+OLDER_BINARY = os.environ.get("FLIGHTCLUSTER_OLDER_BIN")
 START_SECONDS = 60
 STOP_SECONDS = 60
 # A supervisor waits before it starts a process again.
@@ -38,6 +40,8 @@ class Process:
         self.wanted = False
         self.paused = False
         self.starts = 0
+        # What its next start runs.
+        self.binary = OLDER_BINARY or BINARY
 
     # The ports of the running process, or None while there is none.
 
@@ -75,7 +79,7 @@ class Process:
         with self.log_path.open("ab") as log:
             self.child = subprocess.Popen(
                 [
-                    BINARY, self.role, "--config", self.folder / "config.yaml",
+                    self.binary, self.role, "--config", self.folder / "config.yaml",
                     "--data-dir", self.data, "--port-file", self.port_file,
                     "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
                 ],
@@ -190,6 +194,14 @@ class Processes:
 
     def of(self, *roles):
         return [process for process in self.all if process.role in roles]
+
+    def next_to_upgrade(self):
+        """The processes of the next role that gets the new release; none when all have it."""
+        for role in ("catalog", "querier", "ingester", "standalone"):
+            older = [process for process in self.of(role) if process.binary != BINARY]
+            if older:
+                return older
+        return []
 
     def heal(self):
         """Ends every fault and waits until all processes serve."""
