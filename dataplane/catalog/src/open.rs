@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, IngesterId, TableId};
+use crate::{Epoch, IngesterId, ProducerPosition, TableId};
 
 /// Tables of which an ingester is going to acknowledge rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,10 @@ pub struct OpenTables {
     pub number: u64,
     /// It has rows outside files of no other table; what earlier lives opened is closed.
     pub are_all: bool,
+    /// How far producers have come by its log. Those of dropped tables are ignored; a lower position than
+    /// is known changes nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub producers: Vec<ProducerPosition>,
 }
 
 /// Tables of which an ingester has no rows outside files any more.

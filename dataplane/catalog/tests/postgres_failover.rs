@@ -44,6 +44,7 @@ async fn a_database_that_lost_answered_commits_fences_every_ingester_and_gives_n
         tables: vec![table.id],
         number: 1,
         are_all: false,
+        producers: Vec::new(),
     };
     loser.open_tables(opened).await.unwrap();
     let first = loser.take_orders(id, epoch, 10).await.unwrap();

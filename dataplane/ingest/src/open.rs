@@ -18,13 +18,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use flightcluster_catalog::{self as catalog, CloseTables, OpenTables as Opening, TableId};
+use flightcluster_catalog::{
+    self as catalog, CloseTables, OpenTables as Opening, ProducerPosition, TableId,
+};
 use parking_lot::Mutex;
 use tracing::debug;
 
 use crate::error::Error;
 use crate::flusher::chain;
 use crate::ingest::Core;
+
+/// Positions of producers in one call: each is some statements, and writers wait meanwhile.
+const POSITIONS: usize = 1000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -127,17 +132,25 @@ impl Core {
     pub(crate) async fn open_table(&self, table: TableId) -> Result<OpenTable, Error> {
         let (open, number) = self.open.begin(table);
         if let Some(number) = number {
-            self.ask_to_open(vec![table], number, false).await?;
+            self.ask_to_open(vec![table], number, false, Vec::new())
+                .await?;
             self.open.opened(table);
         }
         Ok(open)
     }
 
-    /// Opens the tables the log brought rows of back, and no others: nothing is acknowledged yet.
+    /// Opens the tables the log brought rows of back, and no others: nothing is acknowledged yet. Before that
+    /// the catalog learns how far the producers of these rows came: its claims may be lost.
     pub(crate) async fn open_replayed(&self) -> Result<(), Error> {
+        let positions = self.producers.not_in_catalog();
+        for some in positions.chunks(POSITIONS) {
+            let number = self.open.all(&[]);
+            self.ask_to_open(Vec::new(), number, false, some.to_vec())
+                .await?;
+        }
         let tables = self.buffer.tables_with_unflushed();
         let number = self.open.all(&tables);
-        self.ask_to_open(tables, number, true).await
+        self.ask_to_open(tables, number, true, Vec::new()).await
     }
 
     async fn ask_to_open(
@@ -145,6 +158,7 @@ impl Core {
         tables: Vec<TableId>,
         number: u64,
         are_all: bool,
+        producers: Vec<ProducerPosition>,
     ) -> Result<(), Error> {
         let request = Opening {
             ingester: self.ingester.id,
@@ -152,6 +166,7 @@ impl Core {
             tables,
             number,
             are_all,
+            producers,
         };
         let opened = self.catalog.open_tables(request).await;
         opened.map_err(|error| self.catalog_failed("opening tables", error))

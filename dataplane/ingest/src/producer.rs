@@ -141,6 +141,23 @@ impl Producers {
         }
     }
 
+    /// Positions that the catalog may not have.
+    pub(crate) fn not_in_catalog(&self) -> Vec<ProducerPosition> {
+        let inner = self.inner.lock();
+        let newer = inner
+            .states
+            .iter()
+            .filter_map(|((table, producer), state)| {
+                let (sequence, _) = state.stored?;
+                (state.in_catalog < Some(sequence)).then(|| ProducerPosition {
+                    table: *table,
+                    producer: producer.clone(),
+                    sequence,
+                })
+            });
+        newer.collect()
+    }
+
     /// Whether a producer is held. Ask before a claim, and hand the answer to [`Self::held`] after it.
     pub(crate) fn hold(&self, table: TableId, producer: &str) -> Hold {
         let inner = self.inner.lock();

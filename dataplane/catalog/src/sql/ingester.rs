@@ -220,7 +220,7 @@ pub(super) async fn check(
     snapshot::check(c, check.seen).await?;
     let behind: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM ingesters
-         WHERE id = $1 AND (log_epoch < epoch OR seen_at_millis < $2)",
+         WHERE id = $1 AND (log_epoch < epoch OR seen_at_millis < $2 OR opens_epoch = -epoch)",
     )
     .bind(stored(check.ingester.0)?)
     .bind(now_millis().saturating_sub(NOTED_EVERY_MILLIS))

@@ -103,6 +103,15 @@ const MIGRATIONS: &[Migration] = &[
             new_tables: &["layouts"],
         }),
     },
+    Migration {
+        version: 16,
+        name: "histories",
+        statements: include_str!("migrations/0016_histories.sql"),
+        readers: Some(Readers {
+            oldest: 15,
+            new_tables: &["histories"],
+        }),
+    },
 ];
 
 /// The newest layout this program knows.

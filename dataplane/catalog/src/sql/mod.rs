@@ -30,6 +30,7 @@ mod examine;
 mod files;
 mod flush;
 mod garbage;
+mod history;
 mod ingester;
 mod migrations;
 mod open;
@@ -152,14 +153,15 @@ impl SqlCatalog {
             .await
             .map_err(|error| store_error(DOING, error))?;
         drop(connection);
-        let watch = Arc::new(watch::Watch::new());
+        let clock = Arc::new(clock::Clock::new(postgres::DIALECT.time));
+        let watch = Arc::new(watch::Watch::new(Arc::clone(&clock)));
         let (writer, readers) = postgres::pools(&connect, &options, &watch);
         Self::new(Store {
             place,
             dialect: &postgres::DIALECT,
             writer,
             readers,
-            clock: Arc::new(clock::Clock::new(postgres::DIALECT.time)),
+            clock,
             postgres: Some(options),
             watch: Some(watch),
         })
@@ -324,8 +326,14 @@ impl Catalog for SqlCatalog {
         });
         let (newest, is_to_be_noted) = checked.await?;
         if is_to_be_noted {
+            let watch = self.store.watch.clone();
             self.write("noting that an ingester goes on", move |c| {
-                Box::pin(ingester::note(c, check))
+                Box::pin(async move {
+                    ingester::note(c, check).await?;
+                    // Looked at here: on a connection that nothing this process was told of is missing on.
+                    let is_sure = watch.is_none_or(|watch| watch.saw_it_change());
+                    Ok(history::settle(c, check.ingester, is_sure).await?)
+                })
             })
             .await?;
         }
@@ -355,7 +363,9 @@ impl Catalog for SqlCatalog {
     }
 
     async fn open_tables(&self, request: OpenTables) -> Result<(), Error> {
-        self.write("opening tables", |c| Box::pin(open::open(c, request)))
+        let rows = 3 * request.producers.len();
+        self.store
+            .write_rows("opening tables", rows, |c| Box::pin(open::open(c, request)))
             .await
     }
 

@@ -12,14 +12,15 @@
 //! # Lives
 //! The list is right for the life that wrote it, and for the next one until that has read its log: it has the
 //! same rows. A life that does not keep a list (an older release, a catalog that was restored) may have rows of
-//! any table.
+//! any table. So may one whose openings may be lost, see [`history`](super::history); when the next life has listed
+//! its tables, the catalog also has how far producers came by its log.
 
 use std::collections::BTreeSet;
 
-use super::Failure;
 use super::dialect::{Connection, Row};
 use super::ingester::{fence, list_active};
 use super::value::{stored, unsigned};
+use super::{Failure, producer, table};
 use crate::{CloseTables, Ingester, IngesterId, OpenTables, TableId};
 
 /// Opens tables.
@@ -30,8 +31,14 @@ pub(super) async fn open(c: &mut Connection, request: OpenTables) -> Result<(), 
         tables,
         number,
         are_all,
+        producers,
     } = request;
     fence(c, ingester, epoch).await?;
+    for position in producers {
+        if table::find_by_id(c, position.table).await?.is_some() {
+            producer::move_forward(c, &position).await?;
+        }
+    }
     let (id, life) = (stored(ingester.0)?, stored(epoch.0)?);
     for table in tables.into_iter().collect::<BTreeSet<_>>() {
         sqlx::query(

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use super::clock::{is_settled, now_millis};
 use super::dialect::{Connection, Row};
 use super::value::{stored, unsigned};
-use super::{Failure, ingester, snapshot, table};
+use super::{Failure, history, ingester, snapshot, table};
 use crate::{
     ClaimProducer, Error, IngesterId, IngesterState, ProducerClaim, ProducerExpiry,
     ProducerPosition, TableId,
@@ -28,6 +28,16 @@ struct Owner {
     version: u64,
 }
 
+/// Nobody knows whose batches an ingester has: the catalog may lack its claims.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is not known whether the batches of producers that {ingester} took are all there: wait for \
+     {ingester}; if it never comes back, retire it"
+)]
+struct Doubted {
+    ingester: String,
+}
+
 /// Claims a producer for an ingester, or says who has it.
 pub(super) async fn claim(
     c: &mut Connection,
@@ -36,6 +46,13 @@ pub(super) async fn claim(
     ingester::fence(c, request.ingester, request.epoch).await?;
     if table::find_by_id(c, request.table).await?.is_none() {
         return Err(Error::TableNotFound(format!("id {}", request.table)).into());
+    }
+    if let Some(ingester) = history::doubted(c, request.ingester).await? {
+        return Err(Error::Unavailable {
+            place: "the new Postgres server".to_owned(),
+            source: Box::new(Doubted { ingester }),
+        }
+        .into());
     }
     // First of all: the counter's row stays locked, so claims come one after the other.
     let version = snapshot::next_id(c, "producer_claim").await?;

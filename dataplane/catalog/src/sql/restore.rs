@@ -17,7 +17,7 @@ use super::dialect::{Connection, Dialect};
 use super::store::{Failure, store_error};
 use super::tables::{self, Kind, TABLES};
 use super::value::stored;
-use super::{migrations, snapshot};
+use super::{history, migrations, snapshot};
 use crate::{Error, SnapshotId, UNPUBLISHED_SCHEMA};
 
 /// How far the numbers jump. More than are given in the time between two backups. The states that were
@@ -114,8 +114,20 @@ pub(super) async fn restore(
     })
 }
 
-/// Jumps over all numbers that may have been given after the state the catalog is in now.
-pub(super) async fn jump(c: &mut Connection, cause: &'static str) -> Result<(), Failure> {
+/// Jumps over all numbers that may have been given after the state the catalog is in now, and ends all
+/// lives of ingesters: the next ones say what their logs have.
+pub(super) async fn jump(c: &mut Connection, cause: &'static str) -> Result<(), sqlx::Error> {
+    history::doubt(c).await?;
+    run(c, format!("UPDATE ingesters SET epoch = epoch + {JUMP}")).await?;
+    skip_numbers(c, cause, true).await
+}
+
+/// Jumps over all such numbers but those of lives; `fenced` says whether these ended.
+pub(super) async fn skip_numbers(
+    c: &mut Connection,
+    cause: &'static str,
+    fenced: bool,
+) -> Result<(), sqlx::Error> {
     let last_table = stored(snapshot::last_id(c, "table").await?)?;
     run(c, format!("UPDATE counters SET value = value + {JUMP}")).await?;
     run(
@@ -123,22 +135,26 @@ pub(super) async fn jump(c: &mut Connection, cause: &'static str) -> Result<(), 
         format!("UPDATE counters SET value = value + {ORDER_JUMP} WHERE kind = 'order'"),
     )
     .await?;
-    run(c, format!("UPDATE ingesters SET epoch = epoch + {JUMP}")).await?;
     let state = snapshot::next(c, cause).await?;
-    note(c, state, last_table).await?;
-    Ok(())
+    note(c, state, last_table, fenced).await
 }
 
 /// Notes which tables may have been made since the backup.
-async fn note(c: &mut Connection, state: i64, last_table: i64) -> Result<(), sqlx::Error> {
+async fn note(
+    c: &mut Connection,
+    state: i64,
+    last_table: i64,
+    fenced: bool,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO restores (snapshot, last_table, skipped_to_table, restored_at_millis)
-         VALUES ($1, $2, $3, $4)",
+        "INSERT INTO restores (snapshot, last_table, skipped_to_table, restored_at_millis, fenced)
+         VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(state)
     .bind(last_table)
     .bind(last_table + JUMP)
     .bind(now_millis())
+    .bind(i64::from(fenced))
     .execute(c)
     .await?;
     Ok(())

@@ -28,6 +28,7 @@ pub(super) const TABLES: &[&str] = &[
     "statements",
     "writers",
     "layouts",
+    "histories",
 ];
 
 /// What a column holds.

@@ -10,7 +10,7 @@ use sqlx::Row as _;
 use super::clock::{is_settled, now_millis};
 use super::dialect::{Connection, Row};
 use super::value::{stored, unsigned};
-use super::{Failure, ingester, snapshot, table};
+use super::{Failure, ingester, open, snapshot, table};
 use crate::{
     Error, FinishUpload, Ingester, IngesterId, IngesterState, JoinUpload, Table, TableId,
     TableName, Upload, UploadState, name,
@@ -273,7 +273,7 @@ async fn discard(
 /// The present state of an upload with what its end needs.
 pub(super) async fn read(c: &mut Connection, id: String) -> Result<Upload, Failure> {
     let upload = find(c, &id).await?;
-    let ingesters = active_ingesters(c, &id).await?;
+    let ingesters = active_ingesters(c, &id, upload.staging).await?;
     let staging = match upload.staging {
         Some(staging) => table::find_by_id(c, staging).await?,
         None => None,
@@ -288,8 +288,17 @@ pub(super) async fn read(c: &mut Connection, id: String) -> Result<Upload, Failu
     })
 }
 
-/// Ingesters with a stream of the upload, without those that have everything in files.
-async fn active_ingesters(c: &mut Connection, id: &str) -> Result<Vec<Ingester>, sqlx::Error> {
+/// Ingesters that may have rows of the upload which are in no file. Whoever took a stream does, and
+/// whoever has its table open: that a stream was taken may be lost with a Postgres server.
+async fn active_ingesters(
+    c: &mut Connection,
+    id: &str,
+    staging: Option<TableId>,
+) -> Result<Vec<Ingester>, Failure> {
+    let open = match staging {
+        Some(staging) => open::ingesters_of(c, staging).await?,
+        None => Vec::new(),
+    };
     let ids: Vec<IngesterId> =
         sqlx::query("SELECT ingester_id FROM upload_ingesters WHERE upload_id = $1")
             .bind(id)
@@ -297,7 +306,10 @@ async fn active_ingesters(c: &mut Connection, id: &str) -> Result<Vec<Ingester>,
             .fetch_all(&mut *c)
             .await?;
     let mut ingesters = ingester::list(c).await?;
-    ingesters.retain(|each| each.state == IngesterState::Active && ids.contains(&each.id));
+    ingesters.retain(|each| {
+        let took_a_stream = each.state == IngesterState::Active && ids.contains(&each.id);
+        took_a_stream || open.iter().any(|open| open.id == each.id)
+    });
     Ok(ingesters)
 }
 

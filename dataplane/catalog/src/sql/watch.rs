@@ -1,26 +1,29 @@
 //! What is remembered of a Postgres server from one connection to the next: when it failed, whether it
-//! is a standby, and what it has answered that is done.
+//! can be used, its history, and what it has answered that is done.
 //!
 //! # A server that failed
 //! The way to it may lead to another one now, or nowhere, without a word to the connections that are
 //! open. So none that is older than the last failure is used again, and one that rested is asked for a
-//! sign of life, which must come soon.
+//! sign of life, which must come soon. The same holds when a connection leads to another server.
 //!
 //! # A database that was set back
 //! A standby that takes over without the last commits, or an older copy that is put in its place, knows
 //! less than was answered. Each transaction that writes leaves its number in a row of this process, in
 //! the table `writers`. A new connection that finds a lower number than the last one answered is to a
 //! database that was set back: see [`set_back`](super::set_back). That is asked of every connection
-//! before anything else, so no call works on such a database unawares.
+//! before anything else, so no call works on such a database unawares; nor do those of processes that lost
+//! nothing themselves: see [`history`]. Another process may have dealt with it since: all are fenced then.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::Connection as _;
+use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
-use super::dialect::Connection;
+use super::clock::Clock;
+use super::dialect::{Connection, Row};
+use super::history;
 
 /// A connection that rested for less is used as it is.
 const FRESH: Duration = Duration::from_secs(1);
@@ -39,6 +42,7 @@ pub(super) const FORGOTTEN_MILLIS: i64 = 30 * 24 * 60 * 60 * 1000;
 pub(super) struct Watch {
     /// Names this process in the table `writers`.
     id: String,
+    clock: Arc<Clock>,
     /// The last number that was given to a transaction.
     given: AtomicI64,
     last: Mutex<Last>,
@@ -53,14 +57,54 @@ struct Last {
     is_set_back: bool,
     /// How often a database that was set back was dealt with.
     mended: u64,
-    /// The highest number whose commit was answered, and when that was.
-    answered: Option<(i64, Instant)>,
+    /// Of the last server, if it tells.
+    history: Option<String>,
+    /// That of the first commit.
+    first_history: Option<String>,
+    /// The newest state in which all ingesters were fenced, as far as it was seen.
+    fence: Option<i64>,
+    answered: Option<Answered>,
+}
+
+/// The commit with the highest number of those that were answered.
+#[derive(Debug, Clone, Copy)]
+struct Answered {
+    number: i64,
+    at: Instant,
+    /// The newest fence that was known then.
+    fence: Option<i64>,
+}
+
+/// What a database has to say to this process.
+struct Found {
+    number: Option<i64>,
+    fence: Option<i64>,
+    /// How long ago that was, by the clock of the server.
+    fence_age_millis: Option<i64>,
+}
+
+impl Answered {
+    fn is_missing_in(&self, found: &Found) -> bool {
+        match found.number {
+            Some(number) => number < self.number,
+            None => self.at.elapsed() < MISSED,
+        }
+    }
+
+    /// Whether everybody was fenced since. Two signs: a server may have another clock than the one before,
+    /// and a fence may have been there before the commit without anybody looking.
+    fn is_dealt_with_in(&self, found: &Found) -> bool {
+        let elapsed = i64::try_from(self.at.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let age = found.fence_age_millis;
+        found.fence > self.fence && age.is_some_and(|age| (0..elapsed).contains(&age))
+    }
 }
 
 impl Watch {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(clock: Arc<Clock>) -> Self {
         Self {
             id: Uuid::new_v4().simple().to_string(),
+            clock,
             given: AtomicI64::new(0),
             last: Mutex::default(),
             mending: tokio::sync::Mutex::default(),
@@ -84,9 +128,16 @@ impl Watch {
 
     /// Notes that the commit of a transaction was answered.
     pub(super) fn answered(&self, number: i64) {
-        let mut last = self.last();
-        if last.answered.is_none_or(|(highest, _)| highest < number) {
-            last.answered = Some((number, Instant::now()));
+        let last = &mut *self.last();
+        if last.answered.is_none_or(|highest| highest.number < number) {
+            last.answered = Some(Answered {
+                number,
+                at: Instant::now(),
+                fence: last.fence,
+            });
+        }
+        if last.first_history.is_none() {
+            last.first_history.clone_from(&last.history);
         }
     }
 
@@ -119,31 +170,76 @@ impl Watch {
         last.mended += 1;
     }
 
+    /// Whether this process has commits on an earlier history than the present one. None of them is lost, as
+    /// far as it knows; then nothing is lost that was committed before them either.
+    pub(super) fn saw_it_change(&self) -> bool {
+        let last = self.last();
+        last.first_history.is_some() && last.first_history != last.history
+    }
+
     /// Looks at a new connection; returns whether it is to a standby.
     pub(super) async fn look(&self, connection: &mut Connection) -> Result<bool, sqlx::Error> {
         let is_standby = super::postgres::is_standby(connection).await?;
+        self.last().is_standby = is_standby;
+        if is_standby {
+            return Ok(true);
+        }
+        if let Some(history) = history::ask(connection).await? {
+            history::enter(connection, &self.clock, &history).await?;
+            self.arrived(history);
+        }
         // Before the question: what is answered or mended meanwhile may be missing in its answer.
         let (answered, mended) = {
-            let mut last = self.last();
-            last.is_standby = is_standby;
+            let last = self.last();
             (last.answered, last.mended)
         };
-        let (false, Some((answered, at))) = (is_standby, answered) else {
-            return Ok(is_standby);
-        };
-        let found: Option<i64> = sqlx::query_scalar("SELECT number FROM writers WHERE id = $1")
-            .bind(&self.id)
-            .fetch_optional(connection)
-            .await?;
-        let is_set_back = match found {
-            Some(number) => number < answered,
-            None => at.elapsed() < MISSED,
-        };
+        let found = self.find(connection).await?;
         let mut last = self.last();
-        if is_set_back && last.mended == mended {
-            last.is_set_back = true;
+        last.fence = last.fence.max(found.fence);
+        let missing = answered.filter(|answered| answered.is_missing_in(&found));
+        match missing {
+            Some(missing) if missing.is_dealt_with_in(&found) => {
+                // Not a later one, that was answered meanwhile.
+                last.answered = last
+                    .answered
+                    .filter(|highest| highest.number > missing.number);
+            }
+            Some(_) if last.mended == mended => {
+                last.is_set_back = true;
+                // What is older than this connection is to another database.
+                last.failure = Some(Instant::now());
+            }
+            _ => {}
         }
         Ok(false)
+    }
+
+    fn arrived(&self, history: String) {
+        let mut last = self.last();
+        let is_another = last.history.as_ref().is_some_and(|known| *known != history);
+        if is_another {
+            last.failure = Some(Instant::now());
+        }
+        last.history = Some(history);
+    }
+
+    async fn find(&self, connection: &mut Connection) -> Result<Found, sqlx::Error> {
+        let asked = "SELECT (SELECT number FROM writers WHERE id = $1) AS number,
+                    MAX(snapshot) AS fence,
+                    CAST(FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) * 1000) AS BIGINT)
+                        - MAX(restored_at_millis) AS age
+             FROM restores WHERE fenced = 1";
+        sqlx::query(asked)
+            .bind(&self.id)
+            .try_map(|row: Row| {
+                Ok(Found {
+                    number: row.try_get("number")?,
+                    fence: row.try_get("fence")?,
+                    fence_age_millis: row.try_get("age")?,
+                })
+            })
+            .fetch_one(connection)
+            .await
     }
 
     /// Whether a connection of this age, that rested for so long, may be used.

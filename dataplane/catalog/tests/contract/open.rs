@@ -27,6 +27,7 @@ async fn open(catalog: &Subject, who: &Ingester, tables: &[TableId], number: u64
         tables: tables.to_vec(),
         number,
         are_all,
+        producers: Vec::new(),
     };
     catalog.open_tables(request).await.unwrap();
 }
@@ -112,6 +113,7 @@ pub async fn open_tables_outlive_their_life_until_the_next_one_has_read_its_log(
         tables: vec![u.id],
         number: 2,
         are_all: false,
+        producers: Vec::new(),
     };
     let refused = catalog.open_tables(late).await;
     assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");

@@ -223,6 +223,88 @@ impl Server {
         assert!(copied.success());
     }
 
+    /// Starts an asynchronous standby of this server, which has what is committed by now.
+    pub async fn standby(&self) -> Self {
+        let directory = TempDir::new().unwrap();
+        if is_root() {
+            give(directory.path());
+        }
+        let copied = as_postgres("pg_basebackup")
+            .args(["--no-sync", "--write-recovery-conf", "--checkpoint=fast"])
+            .args(["--host", &self.socket(), "--username", USER, "--pgdata"])
+            .arg(directory.path().join("data"))
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{copied:?}");
+        let mut standby = Self {
+            process: launch(directory.path(), &[]),
+            directory,
+            settings: Vec::new(),
+            port: self.port,
+        };
+        standby.wait_until_ready();
+        let url = format!("postgres:///postgres?host={}&user={USER}", standby.socket());
+        std::fs::write(standby.url_file(), url).unwrap();
+        let position = "SELECT CAST(pg_current_wal_lsn() AS TEXT)";
+        let position: String = sqlx::query_scalar(position)
+            .fetch_one(&mut self.connect().await)
+            .await
+            .unwrap();
+        let reached = "SELECT pg_last_wal_replay_lsn() >= CAST($1 AS pg_lsn)";
+        standby.wait_for(reached, Some(&position)).await;
+        standby
+    }
+
+    /// Ends what a standby hears of its primary.
+    pub async fn cut_off(&self) {
+        let deaf = [
+            "ALTER SYSTEM SET primary_conninfo = ''",
+            "SELECT pg_reload_conf()",
+        ];
+        for statement in deaf {
+            sqlx::raw_sql(statement)
+                .execute(&mut self.connect().await)
+                .await
+                .unwrap();
+        }
+        let is_deaf = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_wal_receiver)";
+        self.wait_for(is_deaf, None).await;
+    }
+
+    /// Kills this server and lets a standby take its place.
+    pub async fn give_way_to(&mut self, standby: &Self) {
+        self.kill();
+        self.be_replaced_by(standby).await;
+    }
+
+    /// Lets a standby take over at the address of this server, which goes on with the connections it has.
+    pub async fn be_replaced_by(&self, standby: &Self) {
+        sqlx::raw_sql("SELECT pg_promote()")
+            .execute(&mut standby.connect().await)
+            .await
+            .unwrap();
+        let socket = |server: &Self| {
+            let name = format!(".s.PGSQL.{}", server.port);
+            server.directory.path().join(name)
+        };
+        std::fs::remove_file(socket(self)).unwrap();
+        std::os::unix::fs::symlink(socket(standby), socket(self)).unwrap();
+    }
+
+    async fn wait_for(&self, question: &'static str, with: Option<&str>) {
+        let started = Instant::now();
+        let mut connection = self.connect().await;
+        loop {
+            let asked = sqlx::query_scalar(question);
+            let asked = with.iter().fold(asked, |asked, with| asked.bind(*with));
+            if asked.fetch_one(&mut connection).await.unwrap() {
+                return;
+            }
+            assert!(started.elapsed() < START_LIMIT, "{question}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Makes the server a standby at its next start, or no longer one.
     pub fn be_standby(&self, standby: bool) {
         let signal = self.data().join("standby.signal");

@@ -1,5 +1,7 @@
 //! A batch with a producer's number is stored once, whatever happens in between.
 
+use flightcluster_catalog::{ClaimProducer, ProducerClaim, ReleasedProducer};
+
 use super::*;
 
 fn producer(sequence: u64) -> Option<Producer> {
@@ -220,4 +222,38 @@ async fn a_batch_refused_by_an_ingester_that_stood_still_is_missing_until_it_com
         assert!(!send(n).await.unwrap().duplicate, "batch {n}");
     }
     assert_eq!(world.numbers(&ingest, &readings()).await, [4, 5, 6]);
+}
+
+/// A database that was set back may know nothing of the producer and its claim.
+#[tokio::test]
+async fn what_the_log_knows_of_producers_is_in_the_catalog_before_anything_is_written() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    table.write(numbers([1]), None, producer(5)).await.unwrap();
+    let id = table.table().id;
+    drop((table, ingest));
+    let _ingest = world.open().await;
+    let other = world
+        .catalog
+        .register_ingester(life_with_a_new_log("other"))
+        .await
+        .unwrap()
+        .ingester;
+    let claim = async |released| {
+        let request = ClaimProducer {
+            ingester: other.id,
+            epoch: other.epoch,
+            table: id,
+            producer: "pump-7".to_owned(),
+            released,
+        };
+        world.catalog.claim_producer(request).await.unwrap()
+    };
+    let ProducerClaim::Taken { version, .. } = claim(None).await else {
+        panic!("nobody let it go");
+    };
+    let position = None;
+    let held = claim(Some(ReleasedProducer { version, position })).await;
+    assert_eq!(held, ProducerClaim::Held { position: Some(5) });
 }

@@ -196,6 +196,7 @@ async fn an_ingester_is_asked_only_for_tables_it_may_have_rows_of() {
         tables,
         number,
         are_all: true,
+        producers: Vec::new(),
     };
     let nothing = has_open(vec![], 1);
     cluster.catalog.open_tables(nothing).await.unwrap();
