@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::directory::WalDirectory;
 use crate::disk::replace;
 use crate::error::Error;
+use crate::format::evidence::was_synced;
 use crate::format::header::{self, Header};
 use crate::format::records::{self, Content, Unusable};
 use crate::format::{self, MAGIC};
@@ -322,7 +323,7 @@ impl Recovery {
             }
             Unusable::Broken(problem) => problem,
         };
-        if !segment.is_last || records::was_synced(&segment.bytes, offset, segment.salt) {
+        if !segment.is_last || was_synced(&segment.bytes, offset, segment.salt) {
             return Err(Error::Damaged {
                 file,
                 offset: offset as u64,

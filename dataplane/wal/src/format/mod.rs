@@ -1,5 +1,6 @@
 //! The bytes of a segment file, of every version ever written; each has a stored sample.
 
+pub(crate) mod evidence;
 pub(crate) mod header;
 pub(crate) mod records;
 

@@ -11,12 +11,11 @@ use crate::record::{Append, Message, Producer, SequenceNumber};
 /// Bytes in front of every record's head.
 pub(crate) const FRAME_BYTES: usize = 16;
 
-/// No head has more: it would be that of a batch with a hundred thousand dictionaries.
-const MOST_HEAD_BYTES: u32 = 1 << 20;
-
 const KIND_SCHEMA: u8 = 1;
 const KIND_BATCH: u8 = 2;
 const KIND_MARK: u8 = 3;
+/// All of them.
+pub(crate) const KINDS: std::ops::RangeInclusive<u8> = KIND_SCHEMA..=KIND_MARK;
 
 const ATTRIBUTE_PRODUCER_ID: u16 = 1;
 const ATTRIBUTE_PRODUCER_SEQUENCE: u16 = 2;
@@ -154,12 +153,10 @@ fn head_crc(salt: u64, lengths: &[u8], head: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc, lengths), head)
 }
 
-/// A checked head: its bytes behind kind, slot and `synced_up_to`, and where the body is.
+/// A checked head: its bytes behind kind, slot and `synced`, and where the body is.
 struct Head<'a> {
     kind: u8,
     slot: u32,
-    /// Up to this offset the segment was on disk when the record was written.
-    synced_up_to: u64,
     rest: Reader<'a>,
     body: std::ops::Range<usize>,
     body_crc: u32,
@@ -186,11 +183,10 @@ fn read_head(segment: &[u8], offset: usize, salt: u64) -> Result<Head<'_>, &'sta
     }
     let mut rest = Reader(head);
     let mut common = || Some((rest.u8()?, rest.take(3)?, rest.u32()?, rest.u64()?));
-    let (kind, _, slot, synced_up_to) = common().ok_or(SHORT)?;
+    let (kind, _, slot, _) = common().ok_or(SHORT)?;
     Ok(Head {
         kind,
         slot,
-        synced_up_to,
         rest,
         body: head_start + head_bytes..end,
         body_crc,
@@ -306,28 +302,4 @@ fn decode_messages(rest: &mut Reader<'_>, body: &Bytes) -> Option<Vec<Message>> 
         at = end;
     }
     (at == body.len()).then_some(messages)
-}
-
-/// Whether any record behind `offset` shows that the byte at `offset` had been on disk.
-///
-/// Only heads are checked: a head with the right salted checksum was written by us, whole or not.
-pub(crate) fn was_synced(segment: &[u8], offset: usize, salt: u64) -> bool {
-    (offset + 1..segment.len().saturating_sub(FRAME_BYTES)).any(|at| {
-        // Cheap tests first: this runs for every byte of the tail, which may be all of an older segment.
-        matches!(
-            segment.get(at + FRAME_BYTES..at + FRAME_BYTES + 4),
-            Some([1..=3, 0, 0, 0])
-        ) && may_tell_of(segment, at, offset)
-            && read_head(segment, at, salt).is_ok_and(|head| head.synced_up_to > offset as u64)
-    })
-}
-
-/// Whether the bytes at `at` could be the frame of a record that tells of `offset`: without this, data that
-/// looks like frames of long heads would have their checksums computed, each over megabytes.
-fn may_tell_of(segment: &[u8], at: usize, offset: usize) -> bool {
-    let head_bytes = segment.get(at + 4..).and_then(|rest| Reader(rest).u32());
-    let told = segment.get(at + FRAME_BYTES + 8..);
-    let synced_up_to = told.and_then(|rest| Reader(rest).u64());
-    head_bytes.is_some_and(|bytes| bytes <= MOST_HEAD_BYTES)
-        && synced_up_to.is_some_and(|up_to| (offset as u64 + 1..=at as u64).contains(&up_to))
 }
