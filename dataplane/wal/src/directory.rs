@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::format::header::Header;
 use crate::label::{CatalogState, Label, LogId};
 use crate::recover::{Identity, Recovery};
+use crate::spares::remove_leftovers;
 
 const LOCK_FILE: &str = "lock";
 const EXTENSION: &str = ".wal";
@@ -34,8 +35,8 @@ impl std::fmt::Debug for WalDirectory {
 }
 
 impl WalDirectory {
-    /// Creates the directory when it is missing, takes its lock, and reads its label; a directory
-    /// without one gets one. Blocking.
+    /// Creates the directory when it is missing, takes its lock, removes the spare segments of the
+    /// process before, and reads its label; a directory without one gets one. Blocking.
     ///
     /// # Errors
     /// [`Error::Locked`] when another process has it, [`Error::Directory`] when it can't be used,
@@ -56,6 +57,8 @@ impl WalDirectory {
             directory: path.clone(),
         })?;
         let names = disk.list(&path).map_err(failed("list"))?;
+        // Before anything is written: on a full volume they are the room that a start needs.
+        remove_leftovers(disk.as_ref(), &path, &names);
         let numbers = segment_numbers(&names);
         let label = match Label::read(disk.as_ref(), &path, &names)? {
             Some(label) => label,

@@ -77,16 +77,21 @@ pub(crate) fn replace(disk: &dyn Disk, file: &Path, content: &[u8]) -> io::Resul
     fresh.push(".new");
     let fresh = Path::new(&fresh);
     // What an attempt before left behind.
-    match disk.remove(fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(disk, fresh)?;
     let mut open = disk.create(fresh)?;
     open.append(&mut [IoSlice::new(content)])?;
     open.sync()?;
     drop(open);
     disk.rename(fresh, file)?;
     disk.sync_directory(file.parent().unwrap_or(Path::new(".")))
+}
+
+/// Removes a file; fine when there is none. Durable only after [`Disk::sync_directory`].
+pub(crate) fn remove_if_there(disk: &dyn Disk, file: &Path) -> io::Result<()> {
+    match disk.remove(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The disk of this machine.

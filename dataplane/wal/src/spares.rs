@@ -4,14 +4,13 @@
 //! metadata to write (`docs/decisions/0018-segments-are-written-over.md`).
 //!
 //! What such a file held is no record of its next segment, because the salt is another one. Spares are
-//! known to this process only; the next one removes them.
+//! known to this process only; the next one removes them before it writes anything.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, remove_if_there};
 
 const PREFIX: &str = "spare-";
 /// Part of the log's limit that spares may take.
@@ -70,15 +69,25 @@ pub(crate) fn spare_path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{PREFIX}{number:020}"))
 }
 
-/// Removes what a process before has kept. What can't be removed costs nothing but its room.
-pub(crate) fn remove_leftovers(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
-    for name in disk.list(directory)? {
-        if name.starts_with(PREFIX) {
-            let file = directory.join(name);
-            if let Err(error) = disk.remove(&file) {
-                warn!(file = %file.display(), error = %error, "can't remove a spare segment");
-            }
-        }
+/// Removes what a process before has kept, of the files with these names. What can't be removed costs
+/// nothing but its room.
+pub(crate) fn remove_leftovers(disk: &dyn Disk, directory: &Path, names: &[String]) {
+    let leftovers = names.iter().filter(|name| name.starts_with(PREFIX));
+    let mut removed = false;
+    for name in leftovers {
+        removed |= remove_spare(disk, &directory.join(name));
     }
-    Ok(())
+    // Some file systems have the room only then. Nothing relies on it: the next process removes them too.
+    if removed && let Err(error) = disk.sync_directory(directory) {
+        warn!(directory = %directory.display(), error = %error, "can't sync the removal of spare segments");
+    }
+}
+
+/// Removes a spare and says whether that went well. One that stays takes room until the next process.
+pub(crate) fn remove_spare(disk: &dyn Disk, file: &Path) -> bool {
+    let removed = remove_if_there(disk, file);
+    if let Err(error) = &removed {
+        warn!(file = %file.display(), error = %error, "can't remove a spare segment");
+    }
+    removed.is_ok()
 }

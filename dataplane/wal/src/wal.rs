@@ -15,11 +15,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::budget::Budget;
 use crate::directory::WalDirectory;
+use crate::disk::remove_if_there;
 use crate::error::Error;
 use crate::label::CatalogState;
 use crate::record::{Append, SequenceNumber};
 use crate::recover::Identity;
-use crate::spares::{Spare, Spares, remove_leftovers, spare_path};
+use crate::spares::{Spare, Spares, spare_path};
 use crate::writer::{Completion, Request, Writer};
 
 /// The queue is counted in pieces of this many bytes, because a semaphore counts in 32 bits.
@@ -163,12 +164,6 @@ impl Wal {
         });
         relabelled.map_err(|source| Error::Directory {
             doing: "label",
-            directory: directory.path.clone(),
-            source: Arc::new(source),
-        })?;
-        let leftovers = remove_leftovers(directory.disk.as_ref(), &directory.path);
-        leftovers.map_err(|source| Error::Directory {
-            doing: "list",
             directory: directory.path.clone(),
             source: Arc::new(source),
         })?;
@@ -393,21 +388,23 @@ impl Shared {
             path: spare_path(&directory.path, segment.number),
             bytes: segment.bytes,
         };
-        let keep = self.segments().spares.wants(spare.bytes);
-        let gone = match keep {
-            true => directory.disk.rename(&file, &spare.path),
-            false => directory.disk.remove(&file),
-        };
-        match gone {
-            // Done before, and the sync of the directory failed: a spare is forgotten then.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return directory.sync(),
-            gone => gone.and_then(|()| directory.sync())?,
-        }
-        // Not before the sync: after a power cut the file may have its old name.
-        if keep {
+        let wanted = self.segments().spares.wants(spare.bytes);
+        if wanted && directory.disk.rename(&file, &spare.path).is_ok() {
+            directory.sync()?;
+            // Not before the sync: after a power cut the file may have its old name.
             self.segments().spares.put(spare);
+            return Ok(());
         }
-        Ok(())
+        // A name it does not have any more it lost before, when the sync of the directory failed. A later
+        // sync that succeeds does not tell which name the disk knows, so it is not written over; and it
+        // does not stay either: nobody would count it.
+        match directory.disk.remove(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                remove_if_there(directory.disk.as_ref(), &spare.path)?;
+            }
+            removed => removed?,
+        }
+        directory.sync()
     }
 
     pub(crate) fn take_spare(&self) -> Option<Spare> {

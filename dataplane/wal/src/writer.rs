@@ -21,12 +21,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{error, warn};
 
 use crate::budget::Budget;
-use crate::disk::{Disk, SegmentFile};
+use crate::disk::{Disk, SegmentFile, remove_if_there};
 use crate::error::{Error, out_of_space};
 use crate::format::header::Header;
 use crate::format::records;
 use crate::record::{Append, SchemaDefinition, SequenceNumber};
-use crate::spares::Spare;
+use crate::spares::{Spare, remove_spare};
 use crate::wal::{SealedSegment, Shared, WalOptions};
 
 /// Called on the writer thread, in sequence order, with the number of the durable record or the
@@ -206,12 +206,8 @@ impl Writer {
         while room.is_err()
             && let Some(spare) = self.shared.take_spare()
         {
-            match self.shared.directory.disk.remove(&spare.path) {
-                Ok(()) => room = self.room_for(bytes),
-                Err(error) => {
-                    let file = spare.path.display();
-                    warn!(%file, error = %error, "can't remove a spare segment");
-                }
+            if remove_spare(self.shared.directory.disk.as_ref(), &spare.path) {
+                room = self.room_for(bytes);
             }
         }
         if let Err(error) = &room {
@@ -333,12 +329,10 @@ impl Writer {
                 Ok(())
             }
             Err(source) if out_of_space(&source) => {
-                let path = self.shared.directory.segment_path(number);
-                let removed = match self.shared.directory.disk.remove(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => self.shared.directory.sync(),
-                };
-                match removed {
+                let directory = &self.shared.directory;
+                let path = directory.segment_path(number);
+                let removed = remove_if_there(directory.disk.as_ref(), &path);
+                match removed.and_then(|()| directory.sync()) {
                     Ok(()) => Err(self.full(source)),
                     Err(source) => Err(self.poison("removal of the successor", source)),
                 }
@@ -480,13 +474,11 @@ fn create_segment(
     }
     .encode();
     let disk = shared.directory.disk.as_ref();
-    let (file, reused_bytes) = match shared.take_spare() {
-        Some(spare) => {
-            let reused = reuse(disk, &spare, &header, &path);
-            // What is left of a spare that failed would take room that nobody counts.
-            let file = reused.inspect_err(|_| drop(disk.remove(&spare.path)))?;
-            (file, spare.bytes)
-        }
+    let reused = shared
+        .take_spare()
+        .and_then(|spare| reuse(disk, &spare, &header, &path));
+    let (file, reused_bytes) = match reused {
+        Some(reused) => reused,
         None => (create(shared, &header, &path)?, 0),
     };
     let synced = shared.directory.sync();
@@ -511,16 +503,37 @@ fn create(shared: &Shared, header: &[u8], path: &Path) -> io::Result<Box<dyn Seg
     Ok(file)
 }
 
-/// A spare with this header. It gets the name of a segment when it begins like one.
+/// A spare with this header, and its bytes; `None` when it can't be used. Then it is dropped, and nothing
+/// is lost with it: it was no part of the log yet. When it has the name of a segment in spite of an error,
+/// the file that is created instead finds that.
 fn reuse(
     disk: &dyn Disk,
     spare: &Spare,
     header: &[u8],
     path: &Path,
+) -> Option<(Box<dyn SegmentFile>, u64)> {
+    match write_over(disk, &spare.path, header, path) {
+        Ok(file) => Some((file, spare.bytes)),
+        Err(error) => {
+            let file = spare.path.display();
+            warn!(%file, error = %error, "can't write over a spare segment, creating a new file");
+            // It would take room that nobody counts.
+            remove_spare(disk, &spare.path);
+            None
+        }
+    }
+}
+
+/// Gives a spare this header, and then the name of a segment: it has that only when it begins like one.
+fn write_over(
+    disk: &dyn Disk,
+    spare: &Path,
+    header: &[u8],
+    path: &Path,
 ) -> io::Result<Box<dyn SegmentFile>> {
-    let mut file = disk.reopen(&spare.path)?;
+    let mut file = disk.reopen(spare)?;
     write_header(file.as_mut(), header)?;
-    disk.rename(&spare.path, path)?;
+    disk.rename(spare, path)?;
     Ok(file)
 }
 

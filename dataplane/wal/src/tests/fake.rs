@@ -72,7 +72,8 @@ impl FakeFile {
 }
 
 impl FakeDisk {
-    /// The next operation called `operation` fails with `kind`.
+    /// The next operation called `operation` fails with `kind`, or the next on a file whose name begins as
+    /// told: `"sync spare-"`.
     pub(crate) fn fail(&self, operation: &'static str, kind: io::ErrorKind) {
         self.0
             .state
@@ -230,10 +231,14 @@ impl FakeDisk {
                 state = self.0.changed.wait(state).unwrap();
             }
         }
-        let failing = state
-            .failures
-            .front()
-            .is_some_and(|(failing, _)| *failing == operation);
+        let failing =
+            state
+                .failures
+                .front()
+                .is_some_and(|(failing, _)| match failing.contains(' ') {
+                    true => format!("{operation} {name}").starts_with(failing),
+                    false => *failing == operation,
+                });
         if failing {
             let (_, kind) = state.failures.pop_front().unwrap();
             if operation == "sync" {
@@ -377,9 +382,25 @@ impl OpenFake {
     }
 }
 
+impl OpenFake {
+    /// Whether the volume takes so many more bytes, where the file has none yet.
+    fn check_room(&self, bytes: usize) -> io::Result<()> {
+        let used = self.disk.used_bytes();
+        let state = self.disk.0.state.lock().unwrap();
+        let length = state.files[&state.open[self.number]].data.len();
+        let more = (self.written + bytes).saturating_sub(length) as u64;
+        match state.volume_bytes {
+            0 => Ok(()),
+            volume if used + more <= volume || more == 0 => Ok(()),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+}
+
 impl SegmentFile for OpenFake {
     fn append(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+        self.check_room(bytes.len())?;
         self.run("append", |file, missing| {
             file.write(self.written, &bytes[..bytes.len() - missing]);
         })?;

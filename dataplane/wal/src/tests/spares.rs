@@ -104,42 +104,134 @@ async fn a_file_whose_removal_may_not_be_durable_is_not_written_over() {
 }
 
 #[tokio::test]
-async fn the_next_process_removes_spares_also_those_that_were_being_prepared() {
-    for failing in ["append", "sync", "rename"] {
+async fn a_segment_whose_removal_was_not_synced_is_removed_and_leaves_no_spare() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, small());
+    write(&wal, 1..=30).await;
+    let (segments, bytes) = wal.size();
+    disk.fail("sync_directory", ErrorKind::Other);
+    wal.truncate_up_to(SequenceNumber(30)).unwrap_err();
+    assert_eq!(wal.size(), (segments, bytes), "it counts until it is gone");
+    let renamed = spares(&disk);
+    assert_eq!(renamed.len(), 1);
+    disk.fail("remove spare-", ErrorKind::Other);
+    wal.truncate_up_to(SequenceNumber(30)).unwrap_err();
+    let truncated = wal.truncate_up_to(SequenceNumber(30)).unwrap();
+    assert_eq!(truncated.segments, segments - 1);
+    let kept = spares(&disk);
+    assert!(!kept.is_empty() && !kept.contains(&renamed[0]), "{kept:?}");
+    write(&wal, 31..=40).await;
+    drop(wal);
+    let records = replay(&disk.after_power_cut(|| false)).unwrap();
+    assert_records(&records, records[0].sequence.0..=40);
+}
+
+#[tokio::test]
+async fn a_segment_that_can_not_be_a_spare_is_removed() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, small());
+    write(&wal, 1..=30).await;
+    let (segments, _) = wal.size();
+    disk.fail("rename", ErrorKind::PermissionDenied);
+    let truncated = wal.truncate_up_to(SequenceNumber(30)).unwrap();
+    assert_eq!(truncated.segments, segments - 1);
+    assert_eq!(spares(&disk).len() as u64, segments - 2);
+}
+
+/// What can go wrong with a spare that is to be written over.
+const FAILING: [&str; 4] = [
+    "reopen spare-",
+    "append spare-",
+    "sync spare-",
+    "rename spare-",
+];
+
+#[tokio::test]
+async fn a_spare_that_can_not_be_used_again_is_dropped_for_a_new_file() {
+    for failing in FAILING {
         let disk = FakeDisk::default();
-        let (wal, mut written) = with_spares(&disk).await;
-        for _ in 0..20 {
-            // The next segment, when it is due.
-            let reopened = done(&disk, 0)
-                .iter()
-                .filter(|entry| *entry == "reopen")
-                .count();
-            write(&wal, written + 1..=written + 1).await;
-            written += 1;
-            if reopened > 0 {
-                break;
-            }
-        }
-        loop {
-            disk.fail(failing, ErrorKind::Other);
-            if wal
-                .append(append(written + 1), Box::new(|_| {}))
-                .await
-                .is_err()
-            {
-                break;
-            }
-            written += 1;
-        }
+        let (wal, written) = with_spares(&disk).await;
+        let before = spares(&disk).len();
+        disk.fail(failing, ErrorKind::PermissionDenied);
+        let start = disk.log().len();
+        write(&wal, written + 1..=written + 12).await;
+        let done = done(&disk, start);
+        let count = |wanted: &str| done.iter().filter(|entry| *entry == wanted).count();
+        assert_eq!(count("create"), 1, "{failing}: {done:?}");
+        assert!(count("sync_directory") > 1, "another spare was used");
+        let used = count("sync_directory");
+        assert_eq!(spares(&disk).len(), before - used, "{failing}: {done:?}");
+        assert!(wal.poisoned().is_none());
         drop(wal);
+        let records = replay(&disk.after_power_cut(|| false)).unwrap();
+        assert_records(&records, records[0].sequence.0..=written + 12);
+    }
+}
+
+/// Its error may have come after it was done.
+#[tokio::test]
+async fn a_spare_that_has_the_name_of_a_segment_in_spite_of_an_error_is_not_taken_for_a_new_file() {
+    let disk = FakeDisk::default();
+    let (wal, written) = with_spares(&disk).await;
+    disk.fail("rename spare-", ErrorKind::Other);
+    disk.fail("create", ErrorKind::AlreadyExists);
+    let mut stored = written;
+    let error = loop {
+        match wal.append(append(stored + 1), Box::new(|_| {})).await {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+        assert!(stored < written + 20);
+    };
+    assert_eq!(error.category(), "poisoned");
+}
+
+#[tokio::test]
+async fn the_next_process_removes_spares_also_those_that_failed_and_stayed() {
+    for failing in FAILING {
+        let disk = FakeDisk::default();
+        let (wal, written) = with_spares(&disk).await;
+        disk.fail(failing, ErrorKind::Other);
+        disk.fail("remove spare-", ErrorKind::Other);
+        write(&wal, written + 1..=written + 12).await;
         let killed = disk.copy();
+        assert_ne!(spares(&killed), [""; 0], "{failing}");
         let first = replay(&killed).unwrap()[0].sequence.0;
         let wal = open(&killed, small());
         assert_eq!(spares(&killed), [""; 0], "{failing}");
-        write(&wal, written + 1..=written + 1).await;
+        write(&wal, written + 13..=written + 14).await;
         drop(wal);
-        assert_records(&replay(&killed).unwrap(), first..=written + 1);
+        assert_records(&replay(&killed).unwrap(), first..=written + 14);
     }
+}
+
+/// A start writes the label, the last segment anew and the header of the next one.
+#[tokio::test]
+async fn a_log_with_spares_on_a_full_volume_starts() {
+    let disk = FakeDisk::default();
+    let (wal, written) = with_spares(&disk).await;
+    for broken_off in [None, Some("append")] {
+        let killed = disk.copy();
+        killed.set_volume(killed.used_bytes());
+        if let Some(operation) = broken_off {
+            // Another process was there and found no room.
+            killed.fail(operation, ErrorKind::StorageFull);
+            recovery(&killed)
+                .unwrap()
+                .finish(small(), Arc::new(NoObserver))
+                .unwrap_err();
+        }
+        let locked = WalDirectory::lock(DIRECTORY, Arc::new(killed.clone())).unwrap();
+        assert_eq!(spares(&killed), [""; 0], "gone with the lock");
+        let other = Identity {
+            epoch: 2,
+            ..identity()
+        };
+        let recovery = locked.recover(other).unwrap();
+        let wal = recovery.finish(small(), Arc::new(NoObserver)).unwrap();
+        write(&wal, written + 1..=written + 1).await;
+    }
+    drop(wal);
 }
 
 #[tokio::test]
