@@ -135,8 +135,8 @@ pub enum Error {
     },
     /// A batch out of a producer's order (the caller's mistake).
     #[error(
-        "batch {sequence} of producer {producer:?} is out of order: batch {due} was refused or is \
-         under way; send again from there, or use a new producer id"
+        "batch {sequence} of producer {producer:?} is out of order: {}",
+        out_of_order(*sequence, *due)
     )]
     ProducerOrder {
         /// The producer.
@@ -435,4 +435,18 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
         | catalog::Error::Unavailable { .. } => Fault::Unavailable,
         catalog::Error::Store { .. } => Fault::Internal,
     }
+}
+
+/// What is wrong with the order of a batch, and what to do.
+fn out_of_order(sequence: u64, due: u64) -> String {
+    if due > sequence {
+        return format!(
+            "batch {due} is under way and numbers have to grow; give these rows a number above {due}"
+        );
+    }
+    format!(
+        "batch {due} was refused before and is not stored; send again from batch {due} on. If its rows are \
+         now in other batches, give the next batch the number {due} and count on from there, or use a new \
+         producer id"
+    )
 }

@@ -10,6 +10,12 @@
 //! refused too ([`Error::ProducerOrder`]) until it was sent again. All that were refused are known, not
 //! only the first: that one may have been stored by another ingester meanwhile, and the others not.
 //!
+//! A refused number is due until it, or a higher one by another ingester, is stored. Nothing else ends that:
+//! a higher number that arrives may come from a producer that has given the refused one up, or may have been
+//! sent before its refusal was known, on another stream; what another ingester has stored below it tells
+//! nothing either. Who cuts its rows anew gives the next batch the number that is due: a number names no
+//! rows.
+//!
 //! # Holding
 //! A batch is stored only while this ingester holds its producer, see [`claim`](crate::claim): nobody
 //! else has newer batches of it then. What is known to be stored stays true without holding.
@@ -558,6 +564,37 @@ mod tests {
         ));
         begin(&producers, 7).unwrap().unwrap();
         begin(&producers, 8).unwrap().unwrap();
+    }
+
+    /// It has cut its rows anew elsewhere: below the number, which stays due. Its next batch may have that.
+    #[test]
+    fn a_producer_that_gave_a_number_up_goes_on_with_that_number() {
+        let producers = held();
+        producers.turned_away(TABLE, &batch(7));
+        producers.release(TABLE, "p");
+        hold(&producers, TABLE, Some(6));
+        let error = begin(&producers, 8).unwrap_err();
+        let told = error.to_string();
+        for part in [
+            "batch 8 of producer \"p\" is out of order: batch 7 was refused before",
+            "give the next batch the number 7",
+            "use a new producer id",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+        begin(&producers, 7).unwrap().unwrap();
+        producers.stored(TABLE, &batch(7), SequenceNumber(1));
+        begin(&producers, 8).unwrap().unwrap();
+        let told = begin(&producers, 6);
+        assert!(matches!(told, Ok(Err(Decision::Stored(_)))));
+    }
+
+    #[test]
+    fn a_number_below_one_under_way_is_told_to_grow() {
+        let producers = held();
+        begin(&producers, 7).unwrap().unwrap();
+        let told = begin(&producers, 6).unwrap_err().to_string();
+        assert!(told.contains("a number above 7"), "{told}");
     }
 
     #[test]

@@ -145,6 +145,9 @@ impl From<flightcluster_ingest::Error> for Failure {
             {
                 ErrorCode::UploadEnded
             }
+            Fault::FailedPrecondition if error.category() == "producer_order" => {
+                ErrorCode::ProducerOrder
+            }
             Fault::InvalidArgument => match error.category() {
                 "unsupported_type" => ErrorCode::UnsupportedType,
                 "schema_conflict" => ErrorCode::SchemaConflict,
@@ -356,6 +359,17 @@ mod tests {
         });
         assert_eq!(failure.code, ErrorCode::Overloaded);
         assert_eq!(failure.retry_after, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_batch_out_of_order_has_a_code_of_its_own() {
+        let failure = Failure::from(flightcluster_ingest::Error::ProducerOrder {
+            producer: "p".to_owned(),
+            sequence: 8,
+            due: 7,
+        });
+        assert_eq!(failure.code, ErrorCode::ProducerOrder);
+        assert!(failure.message.contains("number 7"), "{}", failure.message);
     }
 
     #[test]

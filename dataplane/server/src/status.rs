@@ -149,6 +149,11 @@ error_codes! {
     UploadEnded = "UPLOAD_ENDED", FailedPrecondition, Never,
         client: "Begin a new upload, and send its rows again if the old one did not finish.",
         owner: "Uploads that rest for `ingest.upload_ttl` expire.";
+    /// A batch of a producer came before one that has to be stored first: the message names it. It was refused
+    /// before, or is under way.
+    ProducerOrder = "PRODUCER_ORDER", FailedPrecondition, Never,
+        client: "Send again from the batch the message names. When it was given up, and its rows were cut into other batches: give the next batch its number and count on from there, or use a new producer id. To retry the same number alone does not help.",
+        owner: "Nothing.";
     /// There is no such database.
     DatabaseNotFound = "DATABASE_NOT_FOUND", NotFound, Never,
         client: "Check the name, or create the database by writing to it.",
