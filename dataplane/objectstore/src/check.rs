@@ -45,6 +45,13 @@ pub enum Cause {
 }
 
 impl CheckError {
+    /// Whether it may work later without anybody's doing: no answer came, or none that names a reason.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use object_store::Error::Generic;
+        matches!(self.source, Cause::Timeout | Cause::Store(Generic { .. }))
+    }
+
     /// A bounded label for metrics and events.
     #[must_use]
     pub fn category(&self) -> &'static str {
@@ -165,5 +172,41 @@ mod tests {
             "{text}"
         );
         assert_eq!(error.category(), "store");
+    }
+
+    #[tokio::test]
+    async fn only_what_may_be_there_later_may_pass() {
+        let error = |source| CheckError {
+            doing: "write a probe object",
+            place: "here".to_owned(),
+            advice: "look",
+            source,
+        };
+        let source = || Box::from("reason");
+        let path = String::new;
+        assert!(error(Cause::Timeout).may_pass());
+        let away = object_store::Error::Generic {
+            store: "S3",
+            source: source(),
+        };
+        assert!(error(Cause::Store(away)).may_pass());
+        let refused = [
+            object_store::Error::PermissionDenied {
+                path: path(),
+                source: source(),
+            },
+            object_store::Error::Unauthenticated {
+                path: path(),
+                source: source(),
+            },
+            object_store::Error::NotFound {
+                path: path(),
+                source: source(),
+            },
+        ];
+        for refused in refused {
+            assert!(!error(Cause::Store(refused)).may_pass());
+        }
+        assert!(!error(Cause::Content).may_pass());
     }
 }

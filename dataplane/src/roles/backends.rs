@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -24,11 +24,13 @@ use flightcluster_telemetry::metrics::Metrics;
 use flightcluster_upkeep::Upkeep;
 use flightcluster_wal::RealDisk;
 use object_store::ObjectStore;
+use tracing::Level;
 
 use super::identity::Identities;
 use super::measured::MeasuredCatalog;
 use super::memory;
 use super::observe::IngestObserver;
+use super::waiting::Waiting;
 
 /// Pause between attempts to reach the catalog or the object store while starting.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -239,11 +241,13 @@ async fn open_store(
     let place = flightcluster_objectstore::place(&config.storage, remote.as_ref());
     let kind = config.storage.object_store.kind;
     let store = flightcluster_objectstore::open(&config.storage, remote)?;
-    let mut told = false;
+    let (started, mut waiting) = (Instant::now(), Waiting::default());
     while let Err(error) = flightcluster_objectstore::check(store.as_ref(), kind, &place).await {
-        if !told {
-            tracing::error!(error = %chain(&error), "the object store can't be used; trying again");
-            told = true;
+        const SAID: &str = "the object store can't be used; trying again";
+        match waiting.level(started.elapsed(), error.may_pass()) {
+            Some(Level::WARN) => tracing::warn!(error = %chain(&error), "{SAID}"),
+            Some(_) => tracing::error!(error = %chain(&error), "{SAID}"),
+            None => {}
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }

@@ -22,6 +22,7 @@ mod memory;
 mod observe;
 mod ports;
 mod upkeep;
+mod waiting;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -22,8 +22,11 @@ pub(crate) const IMAGE: &str = "localhost/flightcluster:dev";
 /// The container of every pod of a FlightCluster.
 pub(crate) const CONTAINER: &str = "flightcluster";
 
-/// A part of the warning of roles that started before the catalog.
-const STARTING: &str = "waiting for the catalog";
+/// Parts of the warnings of roles that started before the catalog, which keeps the files too.
+const STARTING: [&str; 2] = [
+    "waiting for the catalog",
+    "the object store can't be used; trying again",
+];
 
 /// Runs `body` in a namespace with enforced Pod Security and an operator that works; afterwards the
 /// logs must hold no error and no warning.
@@ -155,8 +158,12 @@ async fn check_logs(
     announced: &str,
     operator: &TestNamespace,
 ) -> Result<()> {
+    let is_starting = |line: &str| {
+        let warnings = lines_of_level(line, &["WARN"]);
+        !warnings.is_empty() && STARTING.iter().any(|part| line.contains(part))
+    };
     let is_announced =
-        |line: &str| line.contains(STARTING) || (!announced.is_empty() && line.contains(announced));
+        |line: &str| is_starting(line) || (!announced.is_empty() && line.contains(announced));
     for pod in namespace
         .pods("app.kubernetes.io/name=flightcluster")
         .await?
