@@ -22,7 +22,7 @@ use flightcluster_server::{
 };
 use flightcluster_telemetry::metrics::Metrics;
 use flightcluster_upkeep::Upkeep;
-use flightcluster_wal::RealDisk;
+use flightcluster_wal::{RealDisk, WalDirectory};
 use object_store::ObjectStore;
 use tracing::Level;
 
@@ -76,6 +76,9 @@ pub(crate) async fn open(
     identities: &Identities,
     metrics: &Metrics,
 ) -> anyhow::Result<Parts> {
+    if matches!(role, Role::Standalone | Role::Ingester) {
+        free_spares(wal_directory(config)).await;
+    }
     let (catalog, kept) = open_catalog(config, identities, metrics).await?;
     let store = open_store(role, config, identities).await?;
     // A querier owns nothing, and there may be many.
@@ -154,6 +157,16 @@ pub(crate) fn catalog_file(config: &Config) -> PathBuf {
 /// The folder of the write-ahead log.
 pub(crate) fn wal_directory(config: &Config) -> PathBuf {
     config.storage.data_dir.join("wal")
+}
+
+/// Lets the log delete the spare segments of the process before, which it does when it is locked: on a full
+/// volume they are the room that the catalog and the probe of the object store need.
+async fn free_spares(directory: PathBuf) {
+    let lock = || WalDirectory::lock(directory, Arc::new(RealDisk)).map(drop);
+    // What is wrong with the log is told when it is opened.
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(lock).await {
+        tracing::debug!(error = %chain(&error), "can't look for spare segments");
+    }
 }
 
 /// Opens the catalog; also as the database it is in, when this process opened that itself.
@@ -543,5 +556,44 @@ fn public_only(
         upkeep: None,
         backed_up: None,
         internal_router: Box::new(|_, _| Router::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use flightcluster_telemetry::metrics::BuildLabels;
+
+    use super::*;
+
+    /// The store of this one never works, as on a volume without room.
+    #[tokio::test]
+    async fn spare_segments_are_gone_before_the_object_store_is_probed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.storage.data_dir = folder.path().to_owned();
+        let objects = folder.path().join("objects");
+        std::fs::create_dir_all(&objects).unwrap();
+        std::fs::write(objects.join("_flightcluster_probe"), "in the way").unwrap();
+        std::fs::create_dir_all(wal_directory(&config)).unwrap();
+        let spare = wal_directory(&config).join("spare-00000000000000000001");
+        std::fs::write(&spare, "old rows").unwrap();
+        let metrics = Metrics::new(BuildLabels {
+            version: "1",
+            revision: "1",
+        });
+        let identities = Identities::load(Role::Standalone, &config).unwrap();
+        let gone = async {
+            while spare.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let opened = Box::pin(open(Role::Standalone, &config, None, &identities, &metrics));
+        tokio::select! {
+            opened = opened => assert!(opened.is_err(), "the store was used"),
+            () = gone => return,
+            () = tokio::time::sleep(Duration::from_secs(30)) => {}
+        }
+        assert!(!spare.exists(), "the spare is still there");
     }
 }
