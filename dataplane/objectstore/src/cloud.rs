@@ -72,11 +72,15 @@ pub(crate) fn gcs(config: &ObjectStoreConfig) -> Result<Arc<dyn ObjectStore>, Er
         builder = builder.with_service_account_key(json);
     }
     let place = cloud_place("GCS bucket", config);
-    finish(
-        config,
-        place,
-        builder.build().map(|store| Arc::new(store) as _),
-    )
+    match (builder.build(), &config.secret_access_key_file) {
+        // Google's client says what it can't read, not where it is from.
+        (Err(source), Some(path)) => Err(Error::ServiceAccount {
+            place,
+            path: path.clone(),
+            source,
+        }),
+        (built, _) => finish(config, place, built.map(|store| Arc::new(store) as _)),
+    }
 }
 
 pub(crate) fn azure(config: &ObjectStoreConfig) -> Result<Arc<dyn ObjectStore>, Error> {
@@ -251,6 +255,28 @@ mod tests {
             assert_eq!(error.category(), "authorities");
             let text = error.to_string();
             assert!(text.contains("storage.object_store.ca_file"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_of_a_service_account_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key.json");
+        let config = ObjectStoreConfig {
+            bucket: Some("photos".to_owned()),
+            secret_access_key_file: Some(path.clone()),
+            ..ObjectStoreConfig::default()
+        };
+        for content in [
+            "AKIAEXAMPLE",
+            r#"{"private_key": "none", "private_key_id": "1", "client_email": "a"}"#,
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let error = gcs(&config).unwrap_err();
+            assert_eq!(error.category(), "service_account");
+            let text = error.to_string();
+            assert!(text.contains(path.to_str().unwrap()), "{text}");
+            assert!(!text.contains(content), "the key is in no message: {text}");
         }
     }
 

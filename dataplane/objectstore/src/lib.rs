@@ -64,6 +64,19 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The settings with the key of a GCS service account don't make a store.
+    #[error(
+        "can't set up the object store ({place}) with storage.object_store.secret_access_key_file {}; \
+         expected the JSON key of a service account, as the cloud gives it for download", path.display()
+    )]
+    ServiceAccount {
+        /// Which store, as [`place`] says it.
+        place: String,
+        /// The file of the key.
+        path: PathBuf,
+        /// The cause.
+        source: object_store::Error,
+    },
     /// The directory of a local store can't be created or used.
     #[error("can't use the object directory {}", path.display())]
     Directory {
@@ -98,6 +111,7 @@ impl Error {
             Self::Missing { .. } => "missing_setting",
             Self::Credential { .. } => "credential",
             Self::Authorities { .. } => "authorities",
+            Self::ServiceAccount { .. } => "service_account",
             Self::Directory { .. } => "directory",
             Self::Build { .. } => "build",
             Self::Remote { .. } => "remote",
