@@ -360,11 +360,11 @@ def node_tools(log):
     return Outcome(passed=1)
 
 
-def s3(log):
-    """The binary with a real S3 server, behind a proxy that makes requests fail."""
-    report = LOGS / "s3.xml"
+def stores(log):
+    """The binary with a real S3 server, also as GCS, behind a proxy that makes requests fail."""
+    report = LOGS / "stores.xml"
     report.unlink(missing_ok=True)
-    pytest = [VENV_PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "e2e/s3"]
+    pytest = [VENV_PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "e2e/stores"]
     code = log.run(
         [*pytest, f"--junitxml={report}"],
         check=False,
@@ -451,7 +451,7 @@ STAGES = (
     Stage("clients", clients, ("setup", "build")),
     Stage("chaos", chaos, ("setup", "build")),
     Stage("node-tools", node_tools, ("setup",)),
-    Stage("s3", s3, ("setup", "build", "node-tools")),
+    Stage("stores", stores, ("setup", "build", "node-tools")),
     Stage("charts", charts, ("node-tools",)),
     Stage("node-runner", node_runner, ("build", "node-tools")),
     Stage("node-tests", node_tests, ("build", "node-tools")),

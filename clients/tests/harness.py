@@ -61,8 +61,7 @@ class Server:
 
     def start(self):
         self.launch()
-        wait_until(self._is_up, "the server wrote its port file", START_SECONDS)
-        self.ports = json.loads(self.port_file.read_text())
+        wait_until(self.has_ports, "the server wrote its port file", START_SECONDS)
         return self
 
     def launch(self):
@@ -84,12 +83,16 @@ class Server:
                 env=clean_environment() | {"FLIGHTCLUSTER_LOG__FORMAT": "json"} | self.environment,
             )
 
-    def _is_up(self):
+    def has_ports(self):
+        """Whether a launched server listens; its ports are known from then on."""
         if self.process.poll() is not None:
             raise AssertionError(
                 f"the server exited with {self.process.returncode}:\n{self.log_text()[-3000:]}"
             )
-        return self.port_file.exists() and self.port_file.stat().st_size > 0
+        if not self.port_file.exists() or self.port_file.stat().st_size == 0:
+            return False
+        self.ports = json.loads(self.port_file.read_text())
+        return True
 
     @property
     def proc(self):

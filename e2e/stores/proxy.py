@@ -1,101 +1,76 @@
-"""A real S3 server, and a way to it on which requests fail as they do at a cloud.
+"""A way to an object store on which requests fail as they do at a cloud.
 
 The proxy speaks as much HTTP/1.1 as it needs to know where a request and its body begin and end;
-every request has a connection of its own. It looks at nothing but the method, so that a signature
-made for the proxy's address is good for the server.
+every request has a connection of its own. It looks at nothing but method and target, and changes
+neither, so that a signature made for the proxy's address is good for the server.
 """
 
 import collections
 import contextlib
-import pathlib
 import random
 import socket
 import socketserver
 import struct
-import subprocess
 import threading
 
-ACCESS_KEY = "test-access"
-SECRET_KEY = "test-secret-key"
-REGION = "us-east-1"
 CHUNK_BYTES = 1 << 16
 
-THROTTLED = (
-    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 106\r\n"
-    b"Connection: close\r\n\r\n"
-    b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>SlowDown</Code>"
-    b"<Message>slow down, please</Message></Error>"
-)
+
+def failure(status, code, message):
+    """An answer with an error as S3 and GCS write it."""
+    content = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code>"
+    content += f"<Message>{message}</Message></Error>"
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode()
+
+
+SLOW_DOWN = failure("503 Slow Down", "SlowDown", "slow down, please")
+TOO_MANY = failure("429 Too Many Requests", "TooManyRequests", "slow down, please")
+REFUSED = failure("412 Precondition Failed", "PreconditionFailed", "a condition did not hold")
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 # What can become of a request.
 #
-# throttled       503 SlowDown, without looking at the body
+# throttled       503 or 429, without looking at the body
 # broken          500
+# refused         412, which a client takes as said and does not try again
 # cut upload      the connection is reset in the middle of the request's body
 # unanswered      the server does what it was asked for; the connection is reset before the answer
 # cut answer      the answer's body ends in the middle
 # stalled         nothing is answered, until the client gives up
-FAULTS = ("throttled", "broken", "cut upload", "unanswered", "cut answer", "stalled")
-
-
-class Server:
-    """versitygw over a folder: a bucket is a folder in it. With `leaf` it speaks TLS."""
-
-    def __init__(self, program, folder, leaf=None):
-        self.program, self.folder, self.leaf = program, pathlib.Path(folder), leaf
-        self.buckets = self.folder / "buckets"
-        self.buckets.mkdir(parents=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.process = None
-
-    def start(self):
-        command = [self.program, "--access", ACCESS_KEY, "--secret", SECRET_KEY]
-        command += ["--region", REGION, "--port", f"127.0.0.1:{self.port}"]
-        if self.leaf:
-            command += ["--cert", self.leaf.certificate_file, "--key", self.leaf.key_file]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(word) for word in [*command, "posix", self.buckets]],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def is_up(self):
-        if self.process.poll() is not None:
-            raise AssertionError((self.folder / "log").read_text())
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except OSError:
-            return False
-        return True
-
-    def stop(self):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-
-    def objects(self, bucket):
-        """Keys of the bucket; the server's own notes are left out."""
-        files = (path for path in (self.buckets / bucket).rglob("*") if path.is_file())
-        keys = (str(path.relative_to(self.buckets / bucket)) for path in files)
-        return sorted(key for key in keys if not key.startswith(".sgwtmp"))
+FAULTS = (
+    "throttled",
+    "broken",
+    "refused",
+    "cut upload",
+    "unanswered",
+    "cut answer",
+    "stalled",
+)
+# Some need a body to end in the middle of; a condition is one of a write.
+NEEDS = {
+    "cut upload": lambda method, length: length > 0,
+    "cut answer": lambda method, length: method == "GET",
+    "refused": lambda method, length: method in ("PUT", "POST"),
+}
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """The way to a server on the port `target`; `plan` draws a fault or None for each request."""
+    """The way to a server on the port `server_port`.
+
+    `plan` draws a fault or None for each request; `throttled` is what a throttled one is answered,
+    one after the other.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, target):
+    def __init__(self, server_port, throttled=(SLOW_DOWN,)):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.target = target
+        self.server_port = server_port
+        self.throttled = throttled
         self.port = self.server_address[1]
-        self.plan = lambda method, length: None
+        self.plan = nothing_fails
         self.done = collections.Counter()
         self.is_down = False
         self.ends = threading.Event()
@@ -103,22 +78,30 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.thread.start()
 
     def fail(self, seed, share):
-        """From now on this share of the requests fails, in every way that it can."""
+        """From now on this share of the requests fails, in the way that was the rarest so far."""
         dice, lock = random.Random(seed), threading.Lock()
 
-        def plan(method, length):
-            possible = [
-                fault
-                for fault in FAULTS
-                if (fault != "cut upload" or length) and (fault != "cut answer" or method == "GET")
-            ]
+        def plan(method, target, length):
+            possible = [f for f in FAULTS if f not in NEEDS or NEEDS[f](method, length)]
             with lock:
+                rarest = min(self.done[fault] for fault in possible)
+                possible = [fault for fault in possible if self.done[fault] == rarest]
                 return dice.choice(possible) if dice.random() < share else None
 
         self.plan = plan
 
+    def fail_next(self, fault, method, word):
+        """The next request of this method with `word` in its target fails, and no other one."""
+        armed, lock = [fault], threading.Lock()
+
+        def plan(this_method, target, length):
+            with lock:
+                return armed.pop() if armed and this_method == method and word in target else None
+
+        self.plan = plan
+
     def heal(self):
-        self.plan = lambda method, length: None
+        self.plan = nothing_fails
         self.is_down = False
 
     def stop(self):
@@ -142,13 +125,14 @@ class Handler(socketserver.BaseRequestHandler):
         if head is None:
             return None
         lines = head.split(b"\r\n")
-        method = lines[0].split(b" ")[0].decode()
+        method, target, _ = lines[0].decode().split(" ")
         length = content_length(lines)
-        fault = self.server.plan(method, length)
+        fault = self.server.plan(method, target, length)
         self.server.done[fault] += 1
         match fault:
             case "throttled":
-                return self.request.sendall(THROTTLED)
+                answers = self.server.throttled
+                return self.request.sendall(answers[self.server.done[fault] % len(answers)])
             case "stalled":
                 return self.wait_until_gone()
             case "cut upload":
@@ -157,9 +141,12 @@ class Handler(socketserver.BaseRequestHandler):
             case "broken":
                 take(self.request, length)
                 return self.request.sendall(BROKEN)
+            case "refused":
+                take(self.request, length)
+                return self.request.sendall(REFUSED)
         lines = [line for line in lines if not line.lower().startswith(b"connection:")]
         lines.insert(1, b"Connection: close")
-        with socket.create_connection(("127.0.0.1", self.server.target), 10) as server:
+        with socket.create_connection(("127.0.0.1", self.server.server_port), 10) as server:
             server.sendall(b"\r\n".join(lines) + b"\r\n\r\n")
             for chunk in body(self.request, length):
                 server.sendall(chunk)
@@ -188,6 +175,10 @@ class Handler(socketserver.BaseRequestHandler):
             with contextlib.suppress(TimeoutError):
                 if not self.request.recv(CHUNK_BYTES):
                     return
+
+
+def nothing_fails(method, target, length):
+    return None
 
 
 def read_head(connection):
