@@ -116,7 +116,6 @@ pub(crate) struct Inner {
     pub(crate) sorter: Sorter,
     pub(crate) timeout: Option<Duration>,
     pub(crate) commit_within: Duration,
-    pub(crate) batch_rows: usize,
     replans: AtomicU64,
 }
 
@@ -187,7 +186,6 @@ impl Engine {
             sorter,
             timeout: config.timeout,
             commit_within,
-            batch_rows,
             replans: AtomicU64::new(0),
         };
         Ok(Self {
@@ -207,7 +205,7 @@ impl Engine {
     /// Runs a plan.
     ///
     /// - Shape: batches of exactly [`Plan::schema`], none empty, at most about `query.batch_rows`
-    ///   rows unless an operator makes more of one. A statement that changes something does so and
+    ///   rows, fewer of wide ones, unless an operator makes more of one. A statement that changes something does so and
     ///   gives no batch.
     /// - Lazy: nothing happens before the first poll, also not the waiting for a place among the
     ///   running queries. An error is the last item.

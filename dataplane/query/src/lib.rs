@@ -58,6 +58,7 @@ mod system;
 mod texts;
 mod times;
 mod update;
+mod width;
 
 #[cfg(test)]
 mod tests;

@@ -64,18 +64,21 @@ pub(crate) struct NewestExec {
     keys: Vec<usize>,
     /// Place of the order.
     order: usize,
+    /// Most rows of a batch that a merge gives.
+    rows: usize,
     properties: Arc<PlanProperties>,
 }
 
 impl NewestExec {
     /// `lanes` says how many of the inputs are in each lane, and what their rows must pass, which looks at
     /// columns of the key only; there may be one more input, and there must be one. With lanes all is
-    /// one partition, else as many as the input has.
+    /// one partition, else as many as the input has. Then come the places of the key's columns and of the
+    /// order, and how many rows a merge gives at once.
     pub(crate) fn try_new(
         inputs: Vec<Arc<dyn ExecutionPlan>>,
         (lanes, filter): (Vec<usize>, Option<Arc<dyn PhysicalExpr>>),
-        keys: Vec<usize>,
-        order: usize,
+        (keys, order): (Vec<usize>, usize),
+        rows: usize,
     ) -> Result<Self> {
         let first = inputs.first();
         let first =
@@ -96,6 +99,7 @@ impl NewestExec {
             filter,
             keys,
             order,
+            rows,
             properties: Arc::new(properties),
         })
     }
@@ -105,7 +109,7 @@ impl NewestExec {
             return Err(internal_datafusion_err!("NewestExec lost an input"));
         }
         let lanes = (self.lanes.clone(), self.filter.clone());
-        Self::try_new(inputs, lanes, self.keys.clone(), self.order)
+        Self::try_new(inputs, lanes, (self.keys.clone(), self.order), self.rows)
     }
 
     /// Whether a filter lets all rows of a key through or none.

@@ -42,6 +42,7 @@ use crate::ports::{Budget, RecentRows, RecentRowsError};
 use crate::provider::StoredTable;
 use crate::sort::Sorter;
 use crate::times::TimeRange;
+use crate::width;
 
 /// How long fresh rows are asked for again.
 #[derive(Debug, Clone, Copy)]
@@ -215,6 +216,18 @@ impl View {
             .find(|held| held.table.id == table)?
             .clone();
         Some((files, state.fresh.get(&table)?.clone()))
+    }
+
+    /// About how many bytes in memory a row takes of what is needed, where it takes most.
+    pub(crate) fn row_bytes(&self, needs: &Needs) -> u64 {
+        let state = self.state.read();
+        let tables = state.snapshot.tables.iter().filter_map(|held| {
+            let need = needs.get(&held.table.id)?;
+            let fresh = state.fresh.get(&held.table.id)?.batches.iter().flatten();
+            let files = held.files.iter();
+            Some(width::of_row(&need.schema, &need.columns, files, fresh))
+        });
+        tables.max().unwrap_or(0)
     }
 }
 

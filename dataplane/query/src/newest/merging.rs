@@ -42,13 +42,12 @@ pub(super) fn start(
         repeats.push(Repeats::Maybe);
     }
     let schema = node.schema();
-    let rows = context.session_config().batch_size();
-    let ready = BatchCoalescer::new(Arc::clone(&schema), rows);
+    let ready = BatchCoalescer::new(Arc::clone(&schema), node.rows);
     let merging = Merging {
         merge: Merge::new(&schema, node.keys.clone(), node.order, repeats)?,
         lanes,
         // Small batches cost more than copying their rows; others pass as they are.
-        ready: ready.with_biggest_coalesce_batch_size(Some(rows / 8)),
+        ready: ready.with_biggest_coalesce_batch_size(Some(node.rows / 8)),
         ended: false,
         memory: MemoryConsumer::new("NewestExec").register(context.memory_pool()),
     };

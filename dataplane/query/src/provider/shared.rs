@@ -9,9 +9,9 @@ use datafusion::datasource::memory::DataSourceExec;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use flightcluster_catalog::File;
 
 use super::lanes::Lanes;
@@ -19,6 +19,7 @@ use super::{Keyed, StoredTable, union};
 use crate::newest::NewestExec;
 use crate::recent::FreshRows;
 use crate::times::TimeRange;
+use crate::width;
 
 /// What all parts of such a scan read.
 struct Reading<'a> {
@@ -27,6 +28,8 @@ struct Reading<'a> {
     fresh: &'a FreshRows,
     /// Places of the columns in what files hold, sorted.
     columns: Vec<usize>,
+    /// Rows of a batch, where many inputs are merged.
+    rows: usize,
 }
 
 impl Reading<'_> {
@@ -57,21 +60,37 @@ impl StoredTable {
         };
         let read = wanted.iter().chain(&keyed.columns).chain([&keyed.order]);
         let columns: BTreeSet<usize> = read.copied().collect();
-        let reading = Reading {
-            state,
-            keyed,
-            fresh,
-            columns: columns.into_iter().collect(),
-        };
+        let columns: Vec<usize> = columns.into_iter().collect();
         let timed = self
             .time
             .as_ref()
             .is_some_and(|time| keyed.columns[0] == time.at);
-        let lanes = match timed {
+        let mut lanes = match timed {
             true => Lanes::of(files),
             false => Lanes::loose(files),
         };
-        let parts = lanes.parts(times, state.config().target_partitions());
+        let most = state.config().target_partitions();
+        let mut parts = lanes.parts(times, most);
+        let pool = &state.runtime_env().memory_pool;
+        let bytes = width::of_input(&**pool, lanes.sorted.len() * parts.len());
+        let sorted: Vec<&File> = lanes.sorted.iter().flatten().copied().collect();
+        let of_sorted = sorted.iter().copied();
+        let row = width::of_row(&keyed.schema, &columns, of_sorted, [].iter());
+        let usual = state.config().batch_size();
+        let fewest = width::FEWEST_ROWS.min(usual);
+        let rows = width::rows(bytes, row, usual);
+        // A sort has some batches in memory, a merge some of each input.
+        if rows < fewest {
+            lanes = Lanes::loose(sorted.into_iter().chain(lanes.loose).collect());
+            parts = lanes.parts(times, most);
+        }
+        let reading = Reading {
+            state,
+            keyed,
+            fresh,
+            columns,
+            rows: rows.max(fewest),
+        };
         let parts = parts.into_iter();
         let parts = parts.map(|times| self.newest_of(&reading, &lanes, times));
         let parts = parts
@@ -118,7 +137,7 @@ impl StoredTable {
         }
         let order = reading.place(reading.keyed.order)?;
         let lanes = (in_lanes, filter);
-        let newest = NewestExec::try_new(inputs, lanes, reading.keys()?, order)?;
+        let newest = NewestExec::try_new(inputs, lanes, (reading.keys()?, order), reading.rows)?;
         Ok(Some(Arc::new(newest)))
     }
 
@@ -137,6 +156,10 @@ impl StoredTable {
         let files = (&[file][..], schema, skipped);
         let scan = self.scan_of(reading.state, files, Some(&reading.columns), None)?;
         let scan = scan.with_output_ordering(Vec::from_iter(reading.keyed.ordering()));
+        // In one piece: the engine would read pieces of it at once and merge them row by row.
+        let scan = scan
+            .with_output_partitioning(Some(Partitioning::UnknownPartitioning(1)))
+            .with_batch_size(Some(reading.rows));
         Ok(DataSourceExec::from_data_source(scan.build()))
     }
 

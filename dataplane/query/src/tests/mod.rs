@@ -20,3 +20,4 @@ mod rewriting;
 mod shapes;
 mod texts;
 mod upserts;
+mod wide;

@@ -1,0 +1,81 @@
+//! Wide rows in small memory: what is read at once is counted in bytes, not in rows.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
+use flightcluster_catalog::{Table, TableName};
+
+use super::fixture::{Cluster, DATABASE, config};
+
+const FILES: i64 = 16;
+
+/// Rows with the same keys as those of other versions, `width` characters each.
+fn version(version: i64, rows: i64, width: usize) -> RecordBatch {
+    let texts = (0..rows).map(|row| format!("{version:02}-{row:0width$}", width = width - 3));
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+    let times = TimestampNanosecondArray::from_iter_values((0..rows).map(|row| row * 10));
+    RecordBatch::try_from_iter_with_nullable([
+        ("id", ids, false),
+        ("time", Arc::new(times), false),
+        (
+            "v",
+            Arc::new(StringArray::from_iter_values(texts)) as _,
+            true,
+        ),
+    ])
+    .unwrap()
+}
+
+/// A table whose files have the same keys, each in another version.
+async fn versions(cluster: &Cluster, rows: i64, width: usize) -> Table {
+    let sql = "CREATE TABLE t (id BIGINT, time TIMESTAMP, v TEXT, PRIMARY KEY (time, id))";
+    cluster.update(sql).await.unwrap();
+    let name = TableName::public(DATABASE, "t");
+    let table = cluster.catalog.table(&name).await.unwrap().unwrap();
+    for number in 0..FILES {
+        let batch = version(number, rows, width);
+        cluster.ingesters.write("a", &table, batch);
+        cluster.ingesters.flush("a", &name).await;
+        cluster.ingesters.forget("a", table.id);
+    }
+    table
+}
+
+async fn has_the_newest(cluster: &Cluster, rows: i64, width: usize) {
+    let all = "SELECT count(*) FROM t WHERE starts_with(v, '15-')";
+    assert_eq!(cluster.number(all).await, rows);
+    let long = format!("SELECT count(*) FROM t WHERE length(v) = {width}");
+    assert_eq!(cluster.number(&long).await, rows);
+    let last = "SELECT id FROM (SELECT id, v FROM t ORDER BY time DESC LIMIT 1)";
+    assert_eq!(cluster.number(last).await, rows - 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sorted_files_of_wide_rows_are_merged_within_the_memory() {
+    let cluster = Cluster::with(config(), 64 << 20).await;
+    let (rows, width) = (3000, 1000);
+    versions(&cluster, rows, width).await;
+    let plan = cluster.text("EXPLAIN SELECT * FROM t").await;
+    assert!(plan.contains("sorted=[1, 1, 1"), "{plan}");
+    has_the_newest(&cluster, rows, width).await;
+}
+
+/// The engine would read two halves of a file and merge them row by row.
+#[tokio::test]
+async fn a_sorted_file_is_read_in_one_piece() {
+    let cluster = Cluster::start().await;
+    versions(&cluster, 12_000, 100).await;
+    let plan = cluster.text("EXPLAIN SELECT * FROM t").await;
+    assert!(plan.contains("sorted=[1, 1, 1"), "{plan}");
+    assert!(!plan.contains("SortPreservingMergeExec"), "{plan}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_rows_too_wide_to_be_merged_are_sorted() {
+    let cluster = Cluster::with(config(), 64 << 20).await;
+    let (rows, width) = (200, 20_000);
+    versions(&cluster, rows, width).await;
+    let plan = cluster.text("EXPLAIN SELECT * FROM t").await;
+    assert!(!plan.contains("sorted=["), "{plan}");
+    has_the_newest(&cluster, rows, width).await;
+}

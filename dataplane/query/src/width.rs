@@ -1,0 +1,169 @@
+//! How many rows a query handles at once, so that a batch of wide rows is not larger than others.
+//!
+//! The engine counts batches in rows. With rows of some KiB, 8,192 of them are more than a query may have.
+//! What a row takes is estimated: columns of fixed width are known, of the rest it is what the files have,
+//! several times over for the compression, and what fresh rows take. Pure.
+
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Schema};
+use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
+use flightcluster_catalog::File;
+
+/// Most bytes of a batch.
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// Batches that would fill the memory of all queries.
+const BATCHES_IN_MEMORY: u64 = 64;
+
+/// Fewest rows: handling fewer at once costs more than it saves.
+pub(crate) const FEWEST_ROWS: usize = 16;
+
+/// Bytes in memory for one in a file.
+const COMPRESSION: u64 = 4;
+
+/// Share of the memory of all queries that the inputs of a merge may take.
+const SHARE: u64 = 4;
+
+/// Batches that an input of a merge has in memory: one that is merged, one that waits, one that is read.
+const BATCHES_OF_INPUT: u64 = 3;
+
+/// Bytes of a batch of a query.
+pub(crate) fn of_batch(pool: &dyn MemoryPool) -> u64 {
+    limit(pool).map_or(BATCH_BYTES, |bytes| {
+        BATCH_BYTES.min(bytes / BATCHES_IN_MEMORY)
+    })
+}
+
+/// Bytes of a batch of each of so many inputs of a merge.
+pub(crate) fn of_input(pool: &dyn MemoryPool, inputs: usize) -> u64 {
+    limit(pool).map_or(BATCH_BYTES, |bytes| {
+        bytes / SHARE / BATCHES_OF_INPUT / (inputs as u64).max(1)
+    })
+}
+
+fn limit(pool: &dyn MemoryPool) -> Option<u64> {
+    match pool.memory_limit() {
+        MemoryLimit::Finite(bytes) => Some(bytes as u64),
+        MemoryLimit::Infinite | MemoryLimit::Unknown => None,
+    }
+}
+
+/// How many rows of so many bytes each are a batch of `bytes`, at most `most`; 0 when not even one is.
+pub(crate) fn rows(bytes: u64, of_row: u64, most: usize) -> usize {
+    usize::try_from(bytes / of_row.max(1)).map_or(most, |rows| rows.min(most))
+}
+
+/// About how many bytes in memory the columns of a row take.
+pub(crate) fn of_row<'a>(
+    schema: &Schema,
+    columns: impl IntoIterator<Item = &'a usize>,
+    files: impl Iterator<Item = &'a File>,
+    fresh: impl Iterator<Item = &'a RecordBatch>,
+) -> u64 {
+    let (mut fixed, mut varies) = (0, false);
+    for at in columns {
+        match width(schema.field(*at).data_type()) {
+            Some(width) => fixed += width,
+            None => varies = true,
+        }
+    }
+    if !varies {
+        return fixed as u64;
+    }
+    let average = |(rows, bytes): (u64, u64)| bytes / rows.max(1);
+    let of_files = files.fold((0, 0), |(rows, bytes): (u64, u64), file| {
+        (rows + file.file.rows, bytes + file.file.size_bytes)
+    });
+    let of_fresh = fresh.fold((0, 0), |(rows, bytes): (u64, u64), batch| {
+        let taken = batch.get_array_memory_size() as u64;
+        (rows + batch.num_rows() as u64, bytes + taken)
+    });
+    let in_files = average(of_files).saturating_mul(COMPRESSION);
+    fixed as u64 + in_files.max(average(of_fresh))
+}
+
+/// Bytes of a value, if all values have as many.
+fn width(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::Null | DataType::Boolean => Some(1),
+        DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
+        DataType::FixedSizeList(value, length) => {
+            Some(width(value.data_type())?.saturating_mul(usize::try_from(*length).ok()?))
+        }
+        DataType::Struct(fields) => fields.iter().map(|field| width(field.data_type())).sum(),
+        DataType::Dictionary(key, _) => key.primitive_width(),
+        other => other.primitive_width(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, StringArray};
+    use arrow_schema::Field;
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, UnboundedMemoryPool};
+    use flightcluster_catalog::{NewFile, SchemaVersion, SequenceNumber, SnapshotId, TableId};
+
+    use super::*;
+
+    fn file(rows: u64, size_bytes: u64) -> File {
+        File {
+            id: 1,
+            ingester: None,
+            file: NewFile {
+                table: TableId(1),
+                path: String::new(),
+                size_bytes,
+                rows,
+                schema_version: SchemaVersion(1),
+                first_sequence: SequenceNumber(1),
+                last_sequence: SequenceNumber(1),
+                time_range_nanos: None,
+                sorted: false,
+            },
+            begin_snapshot: SnapshotId(1),
+        }
+    }
+
+    #[test]
+    fn a_row_takes_what_its_columns_do_and_texts_what_files_and_fresh_rows_have() {
+        let item = Field::new("item", DataType::Float32, true);
+        let vector = DataType::FixedSizeList(Arc::new(item), 1024);
+        let schema = Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("text", DataType::Utf8View, true),
+            Field::new("vector", vector, true),
+        ]);
+        let files = [file(1000, 90_000), file(1000, 110_000)];
+        let texts = StringArray::from_iter_values(["x".repeat(5_000)]);
+        let fresh = [RecordBatch::try_from_iter([("text", Arc::new(texts) as ArrayRef)]).unwrap()];
+        let row = |columns: &[usize], fresh: &[RecordBatch]| {
+            of_row(&schema, columns, files.iter(), fresh.iter())
+        };
+        // Numbers are as wide as they are, whatever else is in the files.
+        assert_eq!(row(&[0], &fresh), 8);
+        assert_eq!(row(&[0, 2], &[]), 8 + 4096);
+        assert_eq!(row(&[0, 1], &[]), 8 + 4 * 100);
+        let wide = row(&[0, 1], &fresh);
+        assert!((5_000..6_000).contains(&wide), "{wide}");
+        assert_eq!(of_row(&schema, &[1], [].iter(), [].iter()), 0);
+    }
+
+    #[test]
+    fn a_batch_has_fewer_rows_the_wider_they_are_and_as_many_as_usual_when_they_are_narrow() {
+        assert_eq!(rows(1 << 20, 100, 8192), 8192);
+        assert_eq!(rows(1 << 20, 1024, 8192), 1024);
+        assert_eq!(rows(1 << 20, 2 << 20, 8192), 0);
+        assert_eq!(rows(1 << 20, 0, 8192), 8192);
+    }
+
+    #[test]
+    fn batches_are_a_small_part_of_the_memory_and_the_inputs_of_a_merge_a_quarter() {
+        let pool = GreedyMemoryPool::new(120 << 20);
+        assert_eq!(of_batch(&pool), (120 << 20) / 64);
+        assert_eq!(of_batch(&GreedyMemoryPool::new(64 << 30)), BATCH_BYTES);
+        assert_eq!(of_input(&pool, 10), 1 << 20);
+        assert_eq!(of_input(&UnboundedMemoryPool::default(), 10), BATCH_BYTES);
+    }
+}
