@@ -199,3 +199,149 @@ async fn a_way_that_ends_in_the_middle_is_unavailable_and_not_broken() {
     }
     accepting.abort();
 }
+
+async fn run(server: &Server, statements: &'static str) {
+    sqlx::raw_sql(statements)
+        .execute(&mut server.connect().await)
+        .await
+        .unwrap();
+}
+
+const END_ALL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                       WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+
+/// As a copy of before an upgrade has it.
+const OLDER: &str = "DROP TABLE histories, layouts, writers; \
+                     ALTER TABLE restores DROP COLUMN fenced; \
+                     DELETE FROM migrations WHERE version >= 14";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_with_an_older_layout_is_noticed_and_brought_up_to_date() {
+    let server = Server::start();
+    let catalog = open(&server).await;
+    let ingester = register(&catalog, "ingester-0").await;
+    run(&server, OLDER).await;
+    run(&server, END_ALL).await;
+    assert_eq!(catalog.list_databases().await.unwrap().len(), 1);
+    let answer = catalog.take_orders(ingester.id, ingester.epoch, 1).await;
+    assert!(matches!(answer, Err(Error::Fenced { .. })), "{answer:?}");
+    catalog.create_database("d", false).await.unwrap();
+    run(&server, END_ALL).await;
+    assert_eq!(catalog.list_databases().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_can_not_be_used_is_named_with_the_cure() {
+    let server = Server::start();
+    let patient = PostgresOptions {
+        timeout: Duration::from_secs(2),
+        ..server.options()
+    };
+    let other = SqlCatalog::open_postgres(patient).await.unwrap();
+    let rights = "CREATE ROLE worker LOGIN; \
+                  GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO worker";
+    run(&server, rights).await;
+    let url_file = server.data().with_file_name("worker");
+    let url = format!("postgres:///postgres?host={}&user=worker", server.socket());
+    std::fs::write(&url_file, url).unwrap();
+    let options = PostgresOptions {
+        url_file,
+        timeout: Duration::from_secs(2),
+        ..server.options()
+    };
+    let catalog = SqlCatalog::open_postgres(options).await.unwrap();
+    run(&server, OLDER).await;
+    run(&server, END_ALL).await;
+    let error = catalog.list_databases().await.unwrap_err();
+    assert!(matches!(error, Error::Store { .. }), "{}", chain(&error));
+    assert!(chain(&error).contains("right CREATE"), "{}", chain(&error));
+    run(&server, "DROP SCHEMA public CASCADE; CREATE SCHEMA public").await;
+    run(&server, END_ALL).await;
+    let error = other.list_databases().await.unwrap_err();
+    let text = chain(&error);
+    assert!(matches!(error, Error::Unavailable { .. }), "{text}");
+    assert!(text.contains("holds no catalog"), "{text}");
+}
+
+/// A process that rests has an old row as soon as the clock is ahead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_far_ahead_makes_nobody_believe_in_lost_commits() {
+    let server = Server::start();
+    let catalog = open(&server).await;
+    let ingester = register(&catalog, "ingester-0").await;
+    // Found before the real one.
+    let ahead = "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+                 $$ SELECT pg_catalog.clock_timestamp() + INTERVAL '365 days' $$; \
+                 ALTER DATABASE postgres SET search_path = public, pg_catalog";
+    run(&server, ahead).await;
+    let other = open(&server).await;
+    let week = Duration::from_secs(7 * 24 * 60 * 60);
+    other.forget_history(week).await.unwrap();
+    run(&server, END_ALL).await;
+    let taken = catalog.take_orders(ingester.id, ingester.epoch, 1).await;
+    assert_eq!(taken.unwrap(), 1);
+}
+
+/// It left its own row locked, as one does that was numbering rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_died_holds_up_its_own_process_and_no_other() {
+    let server = Server::start();
+    let catalog = open(&server).await;
+    let mut dead = server.connect().await;
+    let left = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '6s'; \
+                UPDATE writers SET number = number";
+    sqlx::raw_sql(left).execute(&mut dead).await.unwrap();
+    let other = open(&server).await;
+    let waiting = tokio::spawn({
+        let catalog = Arc::clone(&catalog);
+        async move { catalog.create_database("mine", false).await }
+    });
+    let blocked = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let mut asking = server.connect().await;
+    while sqlx::query_scalar::<_, i64>(blocked)
+        .fetch_one(&mut asking)
+        .await
+        .unwrap()
+        == 0
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let soon = tokio::time::timeout(
+        Duration::from_secs(4),
+        other.create_database("theirs", false),
+    );
+    soon.await.unwrap().unwrap();
+    assert!(!waiting.is_finished());
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_waits_too_long_for_a_lock_ends_no_other_connection() {
+    let server = Server::start();
+    let options = PostgresOptions {
+        timeout: Duration::from_millis(1500),
+        ..server.options()
+    };
+    let catalog = SqlCatalog::open_postgres(options).await.unwrap();
+    catalog.list_databases().await.unwrap();
+    let mut asking = server.connect().await;
+    let reader = "SELECT pid FROM pg_stat_activity
+                  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+                    AND query NOT LIKE 'BEGIN%' AND state = 'idle' ORDER BY pid";
+    let before: Vec<i32> = sqlx::query_scalar(reader)
+        .fetch_all(&mut asking)
+        .await
+        .unwrap();
+    let mut long = server.connect().await;
+    let begun = "BEGIN; SELECT value FROM counters WHERE kind = 'snapshot' FOR UPDATE";
+    sqlx::raw_sql(begun).execute(&mut long).await.unwrap();
+    let late = catalog.create_database("d", false).await;
+    assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
+    catalog.list_databases().await.unwrap();
+    let after: Vec<i32> = sqlx::query_scalar(reader)
+        .fetch_all(&mut asking)
+        .await
+        .unwrap();
+    let kept = before.iter().filter(|pid| after.contains(pid)).count();
+    assert_eq!((before.len(), kept), (2, 1), "{before:?} {after:?}");
+}

@@ -19,9 +19,11 @@ pub(super) struct Dialect {
     pub(super) bytes_type: &'static str,
     /// Type of a column of text that compares byte by byte, `TEXT` in the migrations.
     pub(super) text_type: &'static str,
-    /// Begins a transaction that writes. From here on no other writer gets in until it ends, and it
-    /// sees everything writers before it have committed.
+    /// Begins a transaction that writes, as far as the next.
     pub(super) begin_write: &'static str,
+    /// From here on no other writer gets in until it ends, and it sees everything writers before it
+    /// have committed.
+    pub(super) lock_writers: &'static str,
     /// Begins a transaction that changes one row by what it finds there, as committed by others.
     pub(super) begin_number: &'static str,
     /// Begins a transaction that reads: one state of the database until it ends.

@@ -8,7 +8,9 @@
 //!
 //! # Frozen processes
 //! A process that stops in the middle of a transaction would hold the lock for ever. The server ends
-//! such a transaction by itself.
+//! such a transaction by itself, after ten seconds in which nothing is said. So does one whose connection was
+//! lost without a word. Before the lock that all writers need, a transaction takes the row of its own process in
+//! the table `writers`: so what a process has left behind there is waited for by nobody but itself.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,7 +21,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, Connection as _};
 
 use super::dialect::{Dialect, Pool, Verdict};
-use super::watch::Watch;
+use super::watch::{Unusable, Watch};
 
 /// The limits end what a frozen process or a lost network left behind; the locks of others are
 /// waited for within the time a caller waits. A commit is on disk when it returns, whatever the
@@ -39,11 +41,8 @@ macro_rules! begin {
 pub(super) const DIALECT: Dialect = Dialect {
     bytes_type: "BYTEA",
     text_type: "TEXT COLLATE \"C\"",
-    begin_write: begin!(
-        "READ COMMITTED",
-        "; SET LOCAL synchronous_commit = 'on'; \
-           SELECT value FROM counters WHERE kind = 'snapshot' FOR UPDATE"
-    ),
+    begin_write: begin!("READ COMMITTED", "; SET LOCAL synchronous_commit = 'on'"),
+    lock_writers: "; SELECT value FROM counters WHERE kind = 'snapshot' FOR UPDATE",
     begin_number: begin!("READ COMMITTED", "; SET LOCAL synchronous_commit = 'on'"),
     begin_read: begin!("REPEATABLE READ READ ONLY", ""),
     // The number is ours alone: the first letters of this project in ASCII.
@@ -126,6 +125,16 @@ pub(super) enum Error {
          and `sslcert` if it asks for a certificate, with its pg_hba.conf"
     )]
     NotLetIn(#[source] sqlx::Error),
+    #[error(
+        "the database holds no catalog: an empty one was put in its place; bring the former one back, or \
+         restore the newest backup with `flightcluster catalog restore`"
+    )]
+    NoCatalog,
+    #[error(
+        "the database was replaced by a copy from an older release, which can't be brought to the layout of \
+         this one; if its user lacks the right CREATE in the schema, grant it"
+    )]
+    OlderCopy(#[source] super::migrations::Error),
     #[error("can't connect")]
     Connect(#[source] sqlx::Error),
 }
@@ -134,7 +143,7 @@ impl Error {
     /// Whether waiting may help.
     pub(super) fn passes(&self) -> bool {
         match self {
-            Self::Standby => true,
+            Self::Standby | Self::NoCatalog => true,
             Self::Connect(error) => matches!(judge(error), Verdict::Repeat | Verdict::Passes),
             Self::Read { .. }
             | Self::Url { .. }
@@ -143,7 +152,8 @@ impl Error {
             | Self::Certificate { .. }
             | Self::OurCertificate(_)
             | Self::NoTls(_)
-            | Self::NotLetIn(_) => false,
+            | Self::NotLetIn(_)
+            | Self::OlderCopy(_) => false,
         }
     }
 }
@@ -326,8 +336,11 @@ pub(super) fn pools(
                 let watch = Arc::clone(&new);
                 Box::pin(async move {
                     match watch.look(connection).await? {
-                        true => Err(sqlx::Error::Configuration(Box::new(Error::Standby))),
-                        false => Ok(()),
+                        Some(unusable) => {
+                            let error = Error::from(unusable);
+                            Err(sqlx::Error::Configuration(Box::new(error)))
+                        }
+                        None => Ok(()),
                     }
                 })
             })
@@ -341,6 +354,25 @@ pub(super) fn pools(
     };
     let readers = options.max_connections.saturating_sub(1).max(1);
     (pool(1), pool(readers))
+}
+
+impl From<Unusable> for Error {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Standby => Self::Standby,
+            Unusable::NoCatalog => Self::NoCatalog,
+        }
+    }
+}
+
+/// Whether a table or column of the present layout is missing.
+pub(super) fn lacks_a_table(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => {
+            matches!(database.code().as_deref(), Some("42P01" | "42703"))
+        }
+        _ => false,
+    }
 }
 
 /// A call that took too long.

@@ -15,6 +15,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     bytes_type: "BLOB",
     text_type: "TEXT",
     begin_write: BEGIN_WRITE,
+    lock_writers: "",
     begin_number: BEGIN_WRITE,
     begin_read: "BEGIN DEFERRED",
     begin_layout: BEGIN_WRITE,

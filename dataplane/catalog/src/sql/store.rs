@@ -90,6 +90,8 @@ struct Attempt {
     pool: Pool,
     clock: Arc<Clock>,
     begin: &'static str,
+    /// The end of the beginning, after the number.
+    lock: &'static str,
     deadline: Option<Instant>,
     watch: Option<Arc<Watch>>,
     /// Whether it leaves its number in the database.
@@ -164,6 +166,7 @@ impl Store {
             pool,
             clock: Arc::clone(&self.clock),
             begin,
+            lock: "",
             deadline: None,
             watch: self.watch.clone(),
             leaves_number: false,
@@ -231,15 +234,17 @@ impl Store {
     }
 
     fn attempt(&self, purpose: Purpose, deadline: Option<Instant>) -> Attempt {
-        let (pool, begin) = match purpose {
-            Purpose::Write => (&self.writer, self.dialect.begin_write),
-            Purpose::Number => (&self.writer, self.dialect.begin_number),
-            Purpose::Read => (&self.readers, self.dialect.begin_read),
+        let dialect = self.dialect;
+        let (pool, begin, lock) = match purpose {
+            Purpose::Write => (&self.writer, dialect.begin_write, dialect.lock_writers),
+            Purpose::Number => (&self.writer, dialect.begin_number, ""),
+            Purpose::Read => (&self.readers, dialect.begin_read, ""),
         };
         Attempt {
             pool: pool.clone(),
             clock: Arc::clone(&self.clock),
             begin,
+            lock,
             deadline,
             watch: self.watch.clone(),
             leaves_number: purpose != Purpose::Read,
@@ -256,10 +261,15 @@ impl Store {
         let mut attempt = self.attempt(Purpose::Write, Some(Instant::now() + options.timeout));
         attempt.on_any_state = true;
         let (watch, place) = (Arc::clone(watch), self.place.clone());
+        let options = options.clone();
         let work = async move {
             let _one = watch.mending.lock().await;
             if !watch.is_set_back() {
                 return Ok(());
+            }
+            if watch.is_older() {
+                set_back::migrate(&options).await?;
+                watch.migrated();
             }
             let snapshot = transact(attempt, |c| Box::pin(set_back::recover(c))).await?;
             watch.mended();
@@ -290,9 +300,10 @@ impl Store {
                 place: self.place.clone(),
                 source: match (&error, &self.watch) {
                     // What the pool does not tell.
-                    (sqlx::Error::PoolTimedOut, Some(watch)) if watch.is_standby() => {
-                        Box::new(postgres::Error::Standby)
-                    }
+                    (sqlx::Error::PoolTimedOut, Some(watch)) => match watch.unusable() {
+                        Some(unusable) => Box::new(postgres::Error::from(unusable)),
+                        None => postgres::explained(error),
+                    },
                     _ => postgres::explained(error),
                 },
             },
@@ -328,10 +339,11 @@ where
     }
     let mut committing = false;
     // The writer's connection is one: from here on the numbers are in the order of the commits.
-    let (number, begin) = match watch.filter(|_| attempt.leaves_number) {
+    let (number, mut begin) = match watch.filter(|_| attempt.leaves_number) {
         Some(watch) => watch.number(attempt.begin),
         None => (0, attempt.begin.to_owned()),
     };
+    begin.push_str(attempt.lock);
     let work = begin_and_end(
         &mut connection,
         &attempt.clock,
@@ -340,12 +352,11 @@ where
         work,
     );
     let result = match attempt.deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, work)
-            .await
-            .unwrap_or_else(|_| Err(Failure::Sql(postgres::timed_out()))),
-        None => work.await,
+        Some(deadline) => tokio::time::timeout_at(deadline, work).await,
+        None => Ok(work.await),
     };
-    match result {
+    let is_late = result.is_err();
+    match result.unwrap_or_else(|_| Err(Failure::Sql(postgres::timed_out()))) {
         Ok(value) => {
             if let Some(watch) = watch.filter(|_| attempt.leaves_number) {
                 watch.answered(number);
@@ -354,7 +365,11 @@ where
         }
         Err(Failure::Refused(error)) => Err(Ended::Undone(Failure::Refused(error))),
         Err(Failure::Sql(error)) => {
-            note(watch, &error);
+            match watch {
+                // It may have waited for somebody's lock: the other connections are as good as before.
+                Some(watch) if is_late => watch.was_late(),
+                _ => note(watch, &error),
+            }
             connection.close_on_drop();
             // Work that only reads is done again, wherever it ended.
             Err(match committing && attempt.leaves_number {

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::clock::Clock;
 use super::dialect::{Connection, Row};
-use super::history;
+use super::{history, postgres};
 
 /// A connection that rested for less is used as it is.
 const FRESH: Duration = Duration::from_secs(1);
@@ -31,10 +31,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Longest wait for a sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
-/// How long the row of a process is missed: others forget it when it is old.
-const MISSED: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long the row of a process is missed: others forget it when it is old, and of the oldest.
+const MISSED: Duration = Duration::from_secs(29 * 24 * 60 * 60);
 
-/// Age at which the row of a process that writes no more is forgotten.
+/// Age at which the row of a process that writes no more is forgotten, unless there are few.
 pub(super) const FORGOTTEN_MILLIS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// The memory of one process, for all its connections.
@@ -50,11 +50,22 @@ pub(super) struct Watch {
     pub(super) mending: tokio::sync::Mutex<()>,
 }
 
+/// Why a server can't be used that can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unusable {
+    Standby,
+    NoCatalog,
+}
+
 #[derive(Debug, Default)]
 struct Last {
     failure: Option<Instant>,
-    is_standby: bool,
+    /// When a call took too long: that may be the way, or somebody's lock.
+    late: Option<Instant>,
+    unusable: Option<Unusable>,
     is_set_back: bool,
+    /// It has the layout of an older release.
+    is_older: bool,
     /// How often a database that was set back was dealt with.
     mended: u64,
     /// Of the last server, if it tells.
@@ -153,9 +164,24 @@ impl Watch {
         self.last().failure = Some(Instant::now());
     }
 
-    /// Whether the last server that was connected to is a standby.
-    pub(super) fn is_standby(&self) -> bool {
-        self.last().is_standby
+    /// Notes that a call took too long. Connections that rested since are asked for a sign of life.
+    pub(super) fn was_late(&self) {
+        self.last().late = Some(Instant::now());
+    }
+
+    /// What is wrong with the last server that was connected to.
+    pub(super) fn unusable(&self) -> Option<Unusable> {
+        self.last().unusable
+    }
+
+    /// Whether the database that was found to be set back has an older layout.
+    pub(super) fn is_older(&self) -> bool {
+        self.last().is_older
+    }
+
+    /// Notes that it has the present layout now.
+    pub(super) fn migrated(&self) {
+        self.last().is_older = false;
     }
 
     /// Whether the database was found to be set back, and nobody has dealt with it yet.
@@ -167,6 +193,7 @@ impl Watch {
     pub(super) fn mended(&self) {
         let mut last = self.last();
         last.is_set_back = false;
+        last.is_older = false;
         last.mended += 1;
     }
 
@@ -177,13 +204,42 @@ impl Watch {
         last.first_history.is_some() && last.first_history != last.history
     }
 
-    /// Looks at a new connection; returns whether it is to a standby.
-    pub(super) async fn look(&self, connection: &mut Connection) -> Result<bool, sqlx::Error> {
-        let is_standby = super::postgres::is_standby(connection).await?;
-        self.last().is_standby = is_standby;
-        if is_standby {
-            return Ok(true);
+    /// Looks at a new connection; returns why it can't be used.
+    pub(super) async fn look(&self, c: &mut Connection) -> Result<Option<Unusable>, sqlx::Error> {
+        let unusable = match postgres::is_standby(c).await? {
+            true => Some(Unusable::Standby),
+            false => self.look_at_primary(c).await?,
+        };
+        self.last().unusable = unusable;
+        Ok(unusable)
+    }
+
+    async fn look_at_primary(&self, c: &mut Connection) -> Result<Option<Unusable>, sqlx::Error> {
+        let mended = self.last().mended;
+        match self.compare(c).await {
+            Ok(()) => Ok(None),
+            Err(error) if postgres::lacks_a_table(&error) => {
+                let found: i64 = sqlx::query_scalar(postgres::DIALECT.count_tables)
+                    .bind("migrations")
+                    .fetch_one(c)
+                    .await?;
+                if found == 0 {
+                    return Ok(Some(Unusable::NoCatalog));
+                }
+                let mut last = self.last();
+                if last.mended == mended {
+                    last.is_set_back = true;
+                    last.is_older = true;
+                    last.failure = Some(Instant::now());
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Compares what a database has with what this process knows.
+    async fn compare(&self, connection: &mut Connection) -> Result<(), sqlx::Error> {
         if let Some(history) = history::ask(connection).await? {
             history::enter(connection, &self.clock, &history).await?;
             self.arrived(history);
@@ -211,7 +267,7 @@ impl Watch {
             }
             _ => {}
         }
-        Ok(false)
+        Ok(())
     }
 
     fn arrived(&self, history: String) {
@@ -249,11 +305,15 @@ impl Watch {
         age: Duration,
         rested: Duration,
     ) -> bool {
-        let failure = self.last().failure;
+        let (failure, late) = {
+            let last = self.last();
+            (last.failure, last.late)
+        };
         if failure.is_some_and(|failure| failure.elapsed() <= age) {
             return false;
         }
-        if rested < FRESH {
+        let used_since = late.is_none_or(|late| rested < late.elapsed());
+        if rested < FRESH && used_since {
             return true;
         }
         let sign = tokio::time::timeout(SIGN_OF_LIFE, connection.ping()).await;
