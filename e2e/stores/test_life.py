@@ -47,6 +47,8 @@ def test_a_table_lives_in_a_bucket_and_comes_back_from_its_backup(tmp_path, stor
             fill(client, 0, 4000)
             wait_until(lambda: len(files(client)) == 1, "the files are made one")
             wait_until(lambda: stored(store) == set(files(client)), "old objects are gone")
+            waiting = "flightcluster_gc_waiting_objects"
+            wait_until(lambda: server.metric(waiting) == 0, "nothing waits to be deleted")
             assert proxy.done["unanswered"] == 1
             select(client, DATABASE, "DELETE FROM t WHERE n < 1250")
             assert everything(client) == list(range(1250, 4000))
