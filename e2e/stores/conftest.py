@@ -34,6 +34,12 @@ def kind(request):
 
 
 @pytest.fixture
+def serve():
+    """For a test that starts a store of its own, such as one with TLS."""
+    return serving
+
+
+@pytest.fixture
 def store(kind, tmp_path):
     with serving(kind, tmp_path / "store") as store:
         yield store

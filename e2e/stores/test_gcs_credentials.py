@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from conftest import serving
 from harness import Server, put, running, wait_until
 from kinds import settings
 from table import DATABASE, batch, everything, in_files
@@ -70,12 +69,11 @@ def test_a_key_that_is_refused_for_a_while_costs_no_row(tmp_path, gcs, cause):
     ],
     ids=["other cloud", "incomplete"],
 )
-def test_a_file_that_is_no_key_of_a_service_account_ends_the_start(tmp_path, content, problem):
-    with serving("gcs", tmp_path / "store") as store:
-        config = settings(store, tmp_path)
-        (tmp_path / "key.json").write_text(content)
-        server = Server(tmp_path / "server", config)
-        server.launch()
-        assert server.wait() != 0
-        text = server.log_text()
-        assert problem in text and f"secret_access_key_file {tmp_path / 'key.json'}" in text, text
+def test_a_file_that_is_no_key_of_a_service_account_ends_the_start(tmp_path, gcs, content, problem):
+    config = settings(gcs, tmp_path)
+    (tmp_path / "key.json").write_text(content)
+    server = Server(tmp_path / "server", config)
+    server.launch()
+    assert server.wait() != 0
+    text = server.log_text()
+    assert problem in text and f"secret_access_key_file {tmp_path / 'key.json'}" in text, text

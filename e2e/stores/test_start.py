@@ -1,7 +1,6 @@
 """Settings of a store, right and wrong: what the binary says at its start, and how it is cured."""
 
 from certificates import Authority
-from conftest import serving
 from harness import Server, put, running, wait_until
 from kinds import BUCKET, settings
 from table import DATABASE, batch, everything, in_files
@@ -9,10 +8,10 @@ from table import DATABASE, batch, everything, in_files
 NOT_THERE = "not-there"
 
 
-def test_a_private_authority_is_trusted_by_its_file(tmp_path, kind):
+def test_a_private_authority_is_trusted_by_its_file(tmp_path, kind, serve):
     authority = Authority("authority of the store")
     leaf = authority.issue(tmp_path / "tls")
-    with serving(kind, tmp_path / "store", leaf) as store:
+    with serve(kind, tmp_path / "store", leaf) as store:
         endpoint = f"https://127.0.0.1:{store.port}"
         config = settings(store, tmp_path, endpoint, ca_file=str(leaf.authority_file))
         with running(Server(tmp_path / "server", config)) as server, server.client() as client:
