@@ -30,7 +30,7 @@ use crate::plan::{Action, Plan, Ready};
 use crate::recent::needs;
 use crate::running::RunningGuard;
 use crate::sort::{Sorter, is_lost_object};
-use crate::{BatchStream, Error, update, width};
+use crate::{BatchStream, Error, session, update};
 
 /// Batches that wait between the query threads and the caller: enough to keep both busy.
 const CHANNEL_BATCHES: usize = 4;
@@ -176,7 +176,7 @@ async fn start(inner: Arc<Inner>, ready: Ready, guard: &RunningGuard) -> Result<
             row_bytes = row_bytes.max(view.row_bytes(needs));
         }
     }
-    let state = in_batches(state, row_bytes);
+    let state = session::fitted(&state, row_bytes).map_or(state, Arc::new);
     let (sender, batches) = mpsc::channel(CHANNEL_BATCHES);
     let batch_rows = state.config().batch_size();
     let work = Work {
@@ -205,20 +205,6 @@ fn optimize(
         LogicalPlan::Explain(_) => state.optimize(&plan),
         plan => state.optimizer().optimize(plan, state, |_, _| {}),
     }
-}
-
-/// The state of a query whose widest rows take so many bytes: with fewer rows in a batch, when they are
-/// wide.
-fn in_batches(state: Arc<SessionState>, row_bytes: u64) -> Arc<SessionState> {
-    let usual = state.config().batch_size();
-    let bytes = width::of_batch(&*state.runtime_env().memory_pool);
-    let rows = width::rows(bytes, row_bytes, usual).max(width::FEWEST_ROWS);
-    if rows >= usual {
-        return state;
-    }
-    let mut state = SessionState::clone(&state);
-    *state.config_mut() = state.config().clone().with_batch_size(rows);
-    Arc::new(state)
 }
 
 /// The task on the query threads.

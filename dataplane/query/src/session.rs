@@ -25,6 +25,7 @@ use crate::catalogs::NoCatalogs;
 use crate::cooperative::CooperativeJoins;
 use crate::floats::FloatsSkipNothing;
 use crate::statement::PUBLIC;
+use crate::width;
 
 /// The object store of all stored files, under a name of ours: no other URL leads anywhere.
 pub(crate) const STORE_URL: &str = "fc://store/";
@@ -79,6 +80,19 @@ pub(crate) fn session(
     database.clone_into(&mut state.config_mut().options_mut().catalog.default_catalog);
     state.mark_start_execution();
     state
+}
+
+/// The state for rows that take so many bytes in memory: with fewer rows in a batch, when they are wide.
+/// `None` when it is as it should be.
+pub(crate) fn fitted(state: &SessionState, row_bytes: u64) -> Option<SessionState> {
+    let usual = state.config().batch_size();
+    let bytes = width::of_batch(&*state.runtime_env().memory_pool);
+    let rows = width::rows(bytes, row_bytes, usual).max(width::FEWEST_ROWS);
+    (rows < usual).then(|| {
+        let mut state = state.clone();
+        *state.config_mut() = state.config().clone().with_batch_size(rows);
+        state
+    })
 }
 
 fn config(threads: usize, batch_rows: usize) -> SessionConfig {

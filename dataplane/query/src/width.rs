@@ -53,6 +53,12 @@ pub(crate) fn rows(bytes: u64, of_row: u64, most: usize) -> usize {
     usize::try_from(bytes / of_row.max(1)).map_or(most, |rows| rows.min(most))
 }
 
+/// About how many bytes in memory a row of these files takes.
+pub(crate) fn of_row_of(files: &[File], schema: &Schema) -> u64 {
+    let columns: Vec<usize> = (0..schema.fields().len()).collect();
+    of_row(schema, &columns, files.iter(), [].iter())
+}
+
 /// About how many bytes in memory the columns of a row take.
 pub(crate) fn of_row<'a>(
     schema: &Schema,

@@ -19,6 +19,7 @@ use arrow_schema::SchemaRef;
 use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
+use datafusion::execution::session_state::SessionState;
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
 use datafusion::physical_expr::PhysicalExpr;
@@ -34,6 +35,7 @@ use crate::engine::Inner;
 use crate::provider::{Keyed, StoredTable};
 use crate::recent::View;
 use crate::schema::decode_schema;
+use crate::{session, width};
 
 /// What is known of a file before it is written again.
 pub(super) struct Counted {
@@ -47,6 +49,8 @@ pub(super) struct Counted {
 pub(super) struct Judge<'a> {
     inner: &'a Inner,
     deletion: &'a Deletion,
+    /// Runs the plans.
+    state: Arc<SessionState>,
     table: &'a Table,
     /// Of the table as its users see it.
     schema: SchemaRef,
@@ -68,9 +72,12 @@ impl<'a> Judge<'a> {
         held: &'a TableSnapshot,
     ) -> Result<Self, Error> {
         let schema = decode_schema(&held.table.schema)?;
+        let row_bytes = width::of_row_of(&held.files, &schema);
+        let fitted = session::fitted(&deletion.state, row_bytes);
         let mut judge = Self {
             inner,
             deletion,
+            state: fitted.map_or_else(|| Arc::clone(&deletion.state), Arc::new),
             table: &held.table,
             keyed: Keyed::of(&held.table, &schema)?,
             schema,
@@ -115,7 +122,7 @@ impl<'a> Judge<'a> {
 
     /// The keys whose newest rows in these files the condition is true for.
     async fn find(&self, keyed: &Keyed, files: &[File]) -> Result<Keys, Error> {
-        let pool = Arc::clone(&self.deletion.state.runtime_env().memory_pool);
+        let pool = Arc::clone(&self.state.runtime_env().memory_pool);
         let none = Keys::new(&keyed.schema, keyed.columns.clone(), &pool);
         let none = none.map_err(|error| self.sorted(error))?;
         let condition = self.condition.clone().unwrap_or_else(|| lit(true));
@@ -185,7 +192,7 @@ impl<'a> Judge<'a> {
         let sorter = self.inner.sorter;
         let plan = plan.and_then(LogicalPlanBuilder::build);
         let plan = plan.map_err(|error| sorter.sort("planning", error))?;
-        let state = Arc::clone(&self.deletion.state);
+        let state = Arc::clone(&self.state);
         let work = async move {
             let all = async move {
                 let plan = state.create_physical_plan(&plan).await?;
@@ -208,9 +215,8 @@ impl<'a> Judge<'a> {
         let schema = self.keyed.as_ref().map(|keyed| &keyed.schema);
         let relation = self.deletion.relation.clone();
         let columns = DFSchema::try_from_qualified_schema(relation, schema.unwrap_or(&self.schema));
-        let state = &self.deletion.state;
-        let condition =
-            columns.and_then(|columns| state.create_physical_expr(condition.clone(), &columns));
+        let condition = columns
+            .and_then(|columns| self.state.create_physical_expr(condition.clone(), &columns));
         condition.map(Some).map_err(|error| self.sorted(error))
     }
 

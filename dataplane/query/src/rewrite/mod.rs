@@ -36,8 +36,9 @@ use tokio_util::sync::CancellationToken;
 use crate::compute::Compute;
 use crate::provider::Keyed;
 use crate::schema::decode_schema;
-use crate::session::{SessionOptions, create_spill_dir, template};
+use crate::session::{self, SessionOptions, create_spill_dir, template};
 use crate::sort::Sorter;
+use crate::width;
 use output::Outputs;
 
 /// Rows of a batch while rewriting.
@@ -324,8 +325,10 @@ async fn copy(
         table: table(),
         source,
     };
+    let row_bytes = width::of_row_of(&request.files, outputs.schema());
+    let fitted = session::fitted(&inner.template, row_bytes);
     let rows = scan::rows(
-        &inner.template,
+        fitted.as_ref().unwrap_or(&inner.template),
         &request.files,
         outputs.schema(),
         keyed.as_ref(),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use flightcluster_catalog::{Table, TableName};
 use flightcluster_keys::with_order;
 
@@ -11,15 +12,24 @@ use super::deleting::compact;
 use super::fixture::{Cluster, DATABASE, config};
 use super::upserts::{Random, Seen, answer, keyed, rows};
 
-/// Writes rows with numbers that the catalog gives, as an ingester does.
 async fn put(cluster: &Cluster, ingester: &str, table: &Table, batch: &[Seen]) -> i64 {
+    put_batch(cluster, ingester, table, rows(batch)).await
+}
+
+/// Writes rows with numbers that the catalog gives, as an ingester does; returns the first number.
+pub(super) async fn put_batch(
+    cluster: &Cluster,
+    ingester: &str,
+    table: &Table,
+    batch: RecordBatch,
+) -> i64 {
     let all = cluster.catalog.list_ingesters().await.unwrap();
     let one = all.iter().find(|known| known.name == ingester).unwrap();
     let first = cluster
         .catalog
-        .take_orders(one.id, one.epoch, batch.len() as u64);
+        .take_orders(one.id, one.epoch, batch.num_rows() as u64);
     let first = first.await.unwrap();
-    let batch = with_order(&rows(batch), first).unwrap();
+    let batch = with_order(&batch, first).unwrap();
     cluster.ingesters.write(ingester, table, batch);
     first
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
 use flightcluster_catalog::{Table, TableName};
 
+use super::deleting::compact;
 use super::fixture::{Cluster, DATABASE, config};
+use super::keyed_deleting::put_batch;
 
 const FILES: i64 = 16;
 
@@ -33,8 +35,7 @@ async fn versions(cluster: &Cluster, rows: i64, width: usize) -> Table {
     let name = TableName::public(DATABASE, "t");
     let table = cluster.catalog.table(&name).await.unwrap().unwrap();
     for number in 0..FILES {
-        let batch = version(number, rows, width);
-        cluster.ingesters.write("a", &table, batch);
+        put_batch(cluster, "a", &table, version(number, rows, width)).await;
         cluster.ingesters.flush("a", &name).await;
         cluster.ingesters.forget("a", table.id);
     }
@@ -68,6 +69,21 @@ async fn a_sorted_file_is_read_in_one_piece() {
     let plan = cluster.text("EXPLAIN SELECT * FROM t").await;
     assert!(plan.contains("sorted=[1, 1, 1"), "{plan}");
     assert!(!plan.contains("SortPreservingMergeExec"), "{plan}");
+}
+
+/// A rewrite has 64 MiB here, as by default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_wide_rows_are_deleted_from_and_rewritten_within_the_memory() {
+    let cluster = Cluster::with(config(), 64 << 20).await;
+    let (rows, width) = (500, 16_000);
+    let table = versions(&cluster, rows, width).await;
+    let deleted = cluster.update("DELETE FROM t WHERE v LIKE '%7'").await;
+    assert_eq!(deleted.unwrap(), 50);
+    let (catalog, rewriter) = (Arc::clone(&cluster.catalog), cluster.engine.rewriter());
+    compact(catalog, rewriter, table.id).await;
+    let left = "SELECT count(*) FROM t WHERE starts_with(v, '15-') AND NOT v LIKE '%7'";
+    assert_eq!(cluster.number(left).await, 450);
+    assert_eq!(cluster.number("SELECT count(*) FROM t").await, 450);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
