@@ -223,9 +223,11 @@ impl View {
         let state = self.state.read();
         let tables = state.snapshot.tables.iter().filter_map(|held| {
             let need = needs.get(&held.table.id)?;
-            let fresh = state.fresh.get(&held.table.id)?.batches.iter().flatten();
+            let fresh = state.fresh.get(&held.table.id)?.batches.iter();
+            let fresh: Vec<&RecordBatch> = fresh.flatten().collect();
+            let columns: Vec<usize> = need.columns.iter().copied().collect();
             let files = held.files.iter();
-            Some(width::of_row(&need.schema, &need.columns, files, fresh))
+            Some(width::of_row(&need.schema, &columns, files, &fresh))
         });
         tables.max().unwrap_or(0)
     }

@@ -4,7 +4,8 @@
 //! What a row takes is estimated: columns of fixed width are known, of the rest it is what the files have,
 //! several times over for the compression, and what fresh rows take. Pure.
 
-use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray as _;
+use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Schema};
 use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
 use flightcluster_catalog::File;
@@ -20,6 +21,13 @@ pub(crate) const FEWEST_ROWS: usize = 16;
 
 /// Bytes in memory for one in a file.
 const COMPRESSION: u64 = 4;
+
+/// About what a Parquet file says of itself and of each column: most of a small file.
+const OF_FILE: u64 = 1 << 10;
+const OF_COLUMN: u64 = 512;
+
+/// Most batches of fresh rows that are looked at: there may be one for each row.
+const SAMPLES: usize = 16;
 
 /// Share of the memory of all queries that the inputs of a merge may take.
 const SHARE: u64 = 4;
@@ -56,36 +64,54 @@ pub(crate) fn rows(bytes: u64, of_row: u64, most: usize) -> usize {
 /// About how many bytes in memory a row of these files takes.
 pub(crate) fn of_row_of(files: &[File], schema: &Schema) -> u64 {
     let columns: Vec<usize> = (0..schema.fields().len()).collect();
-    of_row(schema, &columns, files.iter(), [].iter())
+    of_row(schema, &columns, files.iter(), &[])
 }
 
-/// About how many bytes in memory the columns of a row take.
+/// About how many bytes in memory the columns of a row take. Of the fresh rows some batches are looked at.
 pub(crate) fn of_row<'a>(
     schema: &Schema,
-    columns: impl IntoIterator<Item = &'a usize>,
+    columns: &[usize],
     files: impl Iterator<Item = &'a File>,
-    fresh: impl Iterator<Item = &'a RecordBatch>,
+    fresh: &[&RecordBatch],
 ) -> u64 {
-    let (mut fixed, mut varies) = (0, false);
-    for at in columns {
-        match width(schema.field(*at).data_type()) {
-            Some(width) => fixed += width,
-            None => varies = true,
-        }
+    let widths = columns
+        .iter()
+        .map(|at| width(schema.field(*at).data_type()));
+    let fixed = widths.clone().flatten().sum::<usize>() as u64;
+    if widths.clone().all(|width| width.is_some()) {
+        return fixed;
     }
-    if !varies {
-        return fixed as u64;
-    }
-    let average = |(rows, bytes): (u64, u64)| bytes / rows.max(1);
-    let of_files = files.fold((0, 0), |(rows, bytes): (u64, u64), file| {
-        (rows + file.file.rows, bytes + file.file.size_bytes)
+    let about_itself = OF_FILE + OF_COLUMN * schema.fields().len() as u64;
+    let of_files = files.map(|file| {
+        let bytes = file.file.size_bytes.saturating_sub(about_itself);
+        (file.file.rows, bytes.saturating_mul(COMPRESSION))
     });
-    let of_fresh = fresh.fold((0, 0), |(rows, bytes): (u64, u64), batch| {
-        let taken = batch.get_array_memory_size() as u64;
-        (rows + batch.num_rows() as u64, bytes + taken)
+    let step = fresh.len().div_ceil(SAMPLES).max(1);
+    let of_fresh = fresh
+        .iter()
+        .step_by(step)
+        .map(|batch| (batch.num_rows() as u64, taken(batch)));
+    fixed + average(of_files).max(average(of_fresh))
+}
+
+fn average(rows_and_bytes: impl Iterator<Item = (u64, u64)>) -> u64 {
+    let (rows, bytes) = rows_and_bytes.fold((0_u64, 0_u64), |(rows, bytes), of_one| {
+        (
+            rows.saturating_add(of_one.0),
+            bytes.saturating_add(of_one.1),
+        )
     });
-    let in_files = average(of_files).saturating_mul(COMPRESSION);
-    fixed as u64 + in_files.max(average(of_fresh))
+    bytes / rows.max(1)
+}
+
+/// Bytes of the values of a batch, not of the buffers they are in: those may be shared.
+fn taken(batch: &RecordBatch) -> u64 {
+    let of_column = |column: &ArrayRef| match column.data_type() {
+        DataType::Utf8View => column.as_string_view().total_bytes_len(),
+        DataType::BinaryView => column.as_binary_view().total_bytes_len(),
+        _ => column.to_data().get_slice_memory_size().unwrap_or(0),
+    };
+    batch.columns().iter().map(of_column).sum::<usize>() as u64
 }
 
 /// Bytes of a value, if all values have as many.
@@ -141,19 +167,31 @@ mod tests {
             Field::new("text", DataType::Utf8View, true),
             Field::new("vector", vector, true),
         ]);
-        let files = [file(1000, 90_000), file(1000, 110_000)];
-        let texts = StringArray::from_iter_values(["x".repeat(5_000)]);
-        let fresh = [RecordBatch::try_from_iter([("text", Arc::new(texts) as ArrayRef)]).unwrap()];
+        let about_itself = OF_FILE + 3 * OF_COLUMN;
+        let files = [90_000, 110_000].map(|bytes| file(1000, about_itself + bytes));
         let row = |columns: &[usize], fresh: &[RecordBatch]| {
-            of_row(&schema, columns, files.iter(), fresh.iter())
+            let fresh: Vec<_> = fresh.iter().collect();
+            of_row(&schema, columns, files.iter(), &fresh)
         };
+        let texts = |text: &str, rows| {
+            let texts: ArrayRef = Arc::new(StringArray::from_iter_values(vec![text; rows]));
+            RecordBatch::try_from_iter([("text", texts)]).unwrap()
+        };
+        let wide = [texts(&"x".repeat(5_000), 1)];
         // Numbers are as wide as they are, whatever else is in the files.
-        assert_eq!(row(&[0], &fresh), 8);
+        assert_eq!(row(&[0], &wide), 8);
         assert_eq!(row(&[0, 2], &[]), 8 + 4096);
         assert_eq!(row(&[0, 1], &[]), 8 + 4 * 100);
-        let wide = row(&[0, 1], &fresh);
-        assert!((5_000..6_000).contains(&wide), "{wide}");
-        assert_eq!(of_row(&schema, &[1], [].iter(), [].iter()), 0);
+        let found = row(&[0, 1], &wide);
+        assert!((5_000..5_100).contains(&found), "{found}");
+        assert_eq!(of_row(&schema, &[1], [].iter(), &[]), 0);
+        // Small files are mostly about themselves, and one row of many has their buffers too.
+        let small = [file(2, 2_000)];
+        assert_eq!(of_row(&schema, &[1], small.iter(), &[]), 0);
+        let all = texts("short", 10_000);
+        let slices: Vec<_> = (0..1_000).map(|at| all.slice(at, 1)).collect();
+        let found = row(&[1], &slices);
+        assert_eq!(found, 4 * 100);
     }
 
     #[test]

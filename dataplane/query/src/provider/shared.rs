@@ -75,7 +75,7 @@ impl StoredTable {
         let bytes = width::of_input(&**pool, lanes.sorted.len() * parts.len());
         let sorted: Vec<&File> = lanes.sorted.iter().flatten().copied().collect();
         let of_sorted = sorted.iter().copied();
-        let row = width::of_row(&keyed.schema, &columns, of_sorted, [].iter());
+        let row = width::of_row(&keyed.schema, &columns, of_sorted, &[]);
         let usual = state.config().batch_size();
         let fewest = width::FEWEST_ROWS.min(usual);
         let rows = width::rows(bytes, row, usual);
