@@ -5,29 +5,32 @@ use std::path::{Path, PathBuf};
 
 use flightcluster_crds::v1alpha1::{
     AuthMode, AuthSpec, CatalogSpec, EmbeddedCatalogSpec, FlightCluster, FlightClusterSpec,
-    ImageSpec, IngesterSpec, ObjectStoreSpec, PostgresSpec, S3Spec, SelfSignedSpec, StorageSpec,
-    TlsSpec,
+    ImageSpec, IngesterSpec, PostgresSpec, SelfSignedSpec, StorageSpec, TlsSpec,
 };
 use flightcluster_crds::{
     KEEP_ANNOTATION, MAX_DEFINITION_BYTES, chart_template, definition, definition_yaml,
 };
 use kube::core::cel::{validate_cel, validate_cel_update};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Every CEL rule of the API: a rule that silently leaves the definition is found here.
-const RULES: [&str; 15] = [
+const RULES: [&str; 19] = [
     "metadata.name must have at most 40 characters",
     "metadata.name must start with a letter and hold only lower case letters, digits and '-', because Services are named after it",
     "auth.mode None lets everybody read and write: set auth.allowInsecure: true to accept that",
     "tls.enabled: false sends tokens and rows in clear text: set auth.allowInsecure: true to accept that",
-    "objectStore can't be switched between embedded and s3: the stored files would no longer be found",
-    "catalog.postgres has no catalog pod, which the embedded object store needs: set objectStore.s3",
+    "objectStore can't be switched between embedded, s3, gcs and azure: the stored files would no longer be found",
+    "catalog.postgres has no catalog pod, which the embedded object store needs: set s3, gcs or azure of objectStore",
     "catalog: give embedded or postgres, not both",
     "image: give tag or digest, not both",
     "storage.storageClassName can't be changed: a volume stays in the class it was made in",
-    "objectStore: give embedded or s3, not both",
+    "objectStore: give one of embedded, s3, gcs and azure",
     "objectStore.s3: bucket and prefix can't be changed: the stored files would no longer be found",
     "objectStore.s3: an endpoint with http:// needs allowHttp: true",
+    "objectStore.gcs: bucket and prefix can't be changed: the stored files would no longer be found",
+    "objectStore.gcs: an endpoint with http:// needs allowHttp: true",
+    "objectStore.azure: account, container and prefix can't be changed: the stored files would no longer be found",
+    "objectStore.azure: an endpoint with http:// needs allowHttp: true",
     "tls: give selfSigned or secretName, not both",
     "tls.enabled: false leaves no use for selfSigned or secretName",
     "auth.tokenSecrets has no use with auth.mode None",
@@ -258,49 +261,100 @@ fn storage_never_changes_its_class_and_a_growth_can_be_taken_back() {
     validate_cel_update(&with("3Gi", Some("fast")), &old).unwrap();
 }
 
+/// A cluster with this object store, as a user writes it.
+fn stored(object_store: Value) -> FlightCluster {
+    cluster(FlightClusterSpec {
+        object_store: Some(serde_json::from_value(object_store).unwrap()),
+        ..FlightClusterSpec::default()
+    })
+}
+
+/// Each kind of object store, with the least a user has to say.
+fn stores() -> [Value; 4] {
+    [
+        json!({"embedded": {}}),
+        json!({"s3": {"bucket": "rows"}}),
+        json!({"gcs": {"bucket": "rows"}}),
+        json!({"azure": {"account": "meteo", "container": "rows"}}),
+    ]
+}
+
+#[test]
+fn a_cluster_has_one_object_store() {
+    for (at, one) in stores().iter().enumerate() {
+        validate_cel(&stored(one.clone())).unwrap();
+        for other in &stores()[at + 1..] {
+            let mut both = one.clone();
+            let other = other.as_object().unwrap().clone();
+            both.as_object_mut().unwrap().extend(other);
+            assert!(
+                refusal(&stored(both.clone())).contains("give one of"),
+                "{both}"
+            );
+        }
+    }
+}
+
 #[test]
 fn files_never_get_lost_by_pointing_the_cluster_elsewhere() {
-    let s3 = |bucket: &str, prefix: Option<&str>| {
-        cluster(FlightClusterSpec {
-            object_store: Some(ObjectStoreSpec {
-                s3: Some(S3Spec {
-                    bucket: bucket.into(),
-                    prefix: prefix.map(Into::into),
-                    ..S3Spec::default()
-                }),
-                embedded: None,
-            }),
-            ..FlightClusterSpec::default()
-        })
-    };
-    let embedded = cluster(FlightClusterSpec::default());
-    assert!(refusal_of_update(&embedded, &s3("rows", None)).contains("can't be switched"));
-    assert!(refusal_of_update(&s3("rows", None), &embedded).contains("can't be switched"));
-    assert!(refusal_of_update(&s3("rows", None), &s3("lines", None)).contains("bucket and prefix"));
-    let prefixed = s3("rows", Some("a"));
-    assert!(refusal_of_update(&s3("rows", None), &prefixed).contains("bucket and prefix"));
-    validate_cel_update(&prefixed, &prefixed).unwrap();
+    let unset = cluster(FlightClusterSpec::default());
+    for (at, before) in stores().iter().enumerate() {
+        let old = stored(before.clone());
+        for (other, after) in stores().iter().enumerate() {
+            let new = stored(after.clone());
+            if at == other {
+                validate_cel_update(&new, &old).unwrap();
+            } else {
+                assert!(refusal_of_update(&old, &new).contains("can't be switched"));
+            }
+        }
+        if at > 0 {
+            assert!(refusal_of_update(&unset, &old).contains("can't be switched"));
+            assert!(refusal_of_update(&old, &unset).contains("can't be switched"));
+        }
+    }
+    for (kind, field) in [
+        ("s3", "bucket"),
+        ("s3", "prefix"),
+        ("gcs", "bucket"),
+        ("gcs", "prefix"),
+        ("azure", "account"),
+        ("azure", "container"),
+        ("azure", "prefix"),
+    ] {
+        let before = stores().into_iter().find(|store| store.get(kind).is_some());
+        let before = before.unwrap();
+        let mut after = before.clone();
+        after[kind][field] = json!("lines");
+        let (old, new) = (stored(before), stored(after));
+        for refused in [refusal_of_update(&old, &new), refusal_of_update(&new, &old)] {
+            assert!(
+                refused.contains(&format!("objectStore.{kind}: "))
+                    && refused.contains("can't be changed"),
+                "{refused}"
+            );
+        }
+        validate_cel_update(&new, &new).unwrap();
+    }
 }
 
 #[test]
 fn plain_http_to_the_object_store_needs_a_clear_yes() {
-    let mut s3 = S3Spec {
-        bucket: "rows".into(),
-        endpoint: Some("http://s3.example".into()),
-        ..S3Spec::default()
-    };
-    let with = |s3: &S3Spec| {
-        cluster(FlightClusterSpec {
-            object_store: Some(ObjectStoreSpec {
-                s3: Some(s3.clone()),
-                embedded: None,
-            }),
-            ..FlightClusterSpec::default()
-        })
-    };
-    assert!(refusal(&with(&s3)).contains("allowHttp"));
-    s3.allow_http = true;
-    validate_cel(&with(&s3)).unwrap();
+    for mut store in stores() {
+        let kind = store.as_object().unwrap().keys().next().unwrap().clone();
+        if kind == "embedded" {
+            continue;
+        }
+        store[&kind]["endpoint"] = json!("http://store.example");
+        let refused = refusal(&stored(store.clone()));
+        assert!(
+            refused.contains(&format!("objectStore.{kind}: an endpoint")),
+            "{refused}"
+        );
+        assert!(refused.contains("allowHttp"), "{refused}");
+        store[&kind]["allowHttp"] = json!(true);
+        validate_cel(&stored(store)).unwrap();
+    }
 }
 
 #[test]
@@ -315,15 +369,16 @@ fn a_catalog_in_postgres_needs_a_bucket_and_is_no_embedded_one() {
         }),
         ..FlightClusterSpec::default()
     };
-    assert!(refusal(&cluster(spec.clone())).contains("objectStore.s3"));
-    spec.object_store = Some(ObjectStoreSpec {
-        s3: Some(S3Spec {
-            bucket: "rows".into(),
-            ..S3Spec::default()
-        }),
-        embedded: None,
-    });
-    validate_cel(&cluster(spec.clone())).unwrap();
+    assert!(refusal(&cluster(spec.clone())).contains("of objectStore"));
+    for store in stores() {
+        spec.object_store = Some(serde_json::from_value(store.clone()).unwrap());
+        let is_bucket = store.get("embedded").is_none();
+        assert_eq!(
+            validate_cel(&cluster(spec.clone())).is_ok(),
+            is_bucket,
+            "{store}"
+        );
+    }
     spec.catalog.as_mut().unwrap().embedded = Some(EmbeddedCatalogSpec::default());
     assert!(refusal(&cluster(spec)).contains("not both"));
 }

@@ -125,7 +125,7 @@ fn every_configuration_is_accepted_by_the_data_plane() {
         }
     }
     std::fs::remove_dir_all(&folder).unwrap();
-    assert!(checked >= 18);
+    assert!(checked >= 29);
 }
 
 /// Every file that the configuration names is mounted, and no container needs more rights than the
@@ -292,7 +292,7 @@ fn render_passes_over_other_kinds_and_needs_one_of_ours() {
 #[test]
 fn the_samples_are_good() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    for name in ["flightcluster.yaml", "s3.yaml"] {
+    for name in ["flightcluster.yaml", "s3.yaml", "gcs.yaml", "azure.yaml"] {
         let file = examples.join(name);
         let text = std::fs::read_to_string(&file).unwrap();
         render(&text, &defaults()).unwrap_or_else(|error| panic!("{file:?}: {error}"));

@@ -13,6 +13,7 @@ use flightcluster_operator::controller::reconcile::{Context, Error, reconcile};
 use flightcluster_operator::controller::validate::Defaults;
 use flightcluster_operator::observed::Observer;
 use flightcluster_telemetry::metrics::{BuildLabels, OperatorMetrics};
+use k8s_openapi::ByteString;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
@@ -73,6 +74,17 @@ impl World {
             }
         }
         panic!("the operator never comes to rest");
+    }
+
+    /// What the pods of each role are given to read at start, after the operator came to rest.
+    async fn digests(&self) -> Vec<Value> {
+        self.settle().await;
+        let digest = |role| {
+            let set = self.server.get(&format!("{SETS}/weather-{role}")).unwrap();
+            let annotations = &set["spec"]["template"]["metadata"]["annotations"];
+            annotations["flightcluster.io/config-digest"].clone()
+        };
+        ["catalog", "ingester", "querier"].map(digest).to_vec()
     }
 
     fn set_spec(&self, spec: Value) {
@@ -650,6 +662,84 @@ async fn a_certificate_with_the_key_of_another_is_a_problem_that_names_the_secre
     world.settle().await;
     assert_eq!(world.condition("ConfigurationValid")["status"], "True");
     assert_eq!(world.condition("TLSReady")["status"], "True");
+}
+
+/// The pods read credentials once, at start, whichever cloud they are of; so do they with authorities.
+#[tokio::test]
+async fn other_credentials_or_authorities_of_a_bucket_restart_the_pods() {
+    let google = |id: &str| json!({"client_email": "a", "private_key": "b", "private_key_id": id});
+    for (store, key, old, new) in [
+        (
+            json!({"s3": {"bucket": "rows"}}),
+            "secret-access-key",
+            "one".to_owned(),
+            "two".to_owned(),
+        ),
+        (
+            json!({"gcs": {"bucket": "rows"}}),
+            "service-account.json",
+            google("1").to_string(),
+            google("2").to_string(),
+        ),
+        (
+            json!({"azure": {"account": "meteo", "container": "rows"}}),
+            "account-key",
+            "b25l\n".to_owned(),
+            "dHdv\n".to_owned(),
+        ),
+    ] {
+        let kind = store.as_object().unwrap().keys().next().unwrap().clone();
+        let mut store = store;
+        store[&kind]["credentialsSecret"] = json!("store");
+        store[&kind]["caSecret"] = json!("store-ca");
+        let world = World::new(json!({"objectStore": store}));
+        let put = |name: &str, key: &str, text: &str| {
+            let mut data = json!({"access-key-id": "QUtJQQ=="});
+            data[key] = serde_json::to_value(ByteString(text.into())).unwrap();
+            let secret = json!({"kind": "Secret", "metadata": {"name": name}, "data": data});
+            world.server.put(&format!("{CORE}/secrets/{name}"), secret);
+        };
+        put("store", key, &old);
+        put("store-ca", "ca.crt", "first");
+        let mut digests = vec![world.digests().await];
+        assert_eq!(world.condition("ConfigurationValid")["status"], "True");
+        put("store", key, &new);
+        digests.push(world.digests().await);
+        put("store-ca", "ca.crt", "second");
+        digests.push(world.digests().await);
+        for role in 0..3 {
+            let of_role: Vec<&Value> = digests.iter().map(|roles| &roles[role]).collect();
+            let differ = of_role[0] != of_role[1] && of_role[1] != of_role[2];
+            assert!(differ, "{kind}: {digests:?}");
+        }
+        put("store", key, &old);
+        put("store-ca", "ca.crt", "first");
+        assert_eq!(world.digests().await, digests[0]);
+    }
+}
+
+/// Clouds put an identity into pods when these are made.
+#[tokio::test]
+async fn another_identity_of_the_pods_restarts_them() {
+    let spec =
+        |id: &str| json!({"serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": id}}});
+    let world = World::new(json!({}));
+    let without = world.digests().await;
+    world.set_spec(spec("arn:one"));
+    let one = world.digests().await;
+    let account = format!("{CORE}/serviceaccounts/weather");
+    let annotations = &world.server.get(&account).unwrap()["metadata"]["annotations"];
+    assert_eq!(annotations["eks.amazonaws.com/role-arn"], "arn:one");
+    world.set_spec(spec("arn:two"));
+    let two = world.digests().await;
+    for role in 0..3 {
+        assert!(
+            without[role] != one[role] && one[role] != two[role],
+            "{role}"
+        );
+    }
+    world.set_spec(json!({}));
+    assert_eq!(world.digests().await, without);
 }
 
 /// Certificates are read again by running pods: a new one must not restart them.

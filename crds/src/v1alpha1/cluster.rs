@@ -49,10 +49,10 @@ pub type Settings = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
         .message("auth.mode None lets everybody read and write: set auth.allowInsecure: true to accept that"),
     validation = Rule::new("!has(self.tls) || !has(self.tls.enabled) || self.tls.enabled || (has(self.auth) && has(self.auth.allowInsecure) && self.auth.allowInsecure)")
         .message("tls.enabled: false sends tokens and rows in clear text: set auth.allowInsecure: true to accept that"),
-    validation = Rule::new("(has(self.objectStore) && has(self.objectStore.s3)) == (has(oldSelf.objectStore) && has(oldSelf.objectStore.s3))")
-        .message("objectStore can't be switched between embedded and s3: the stored files would no longer be found"),
-    validation = Rule::new("!has(self.catalog) || !has(self.catalog.postgres) || (has(self.objectStore) && has(self.objectStore.s3))")
-        .message("catalog.postgres has no catalog pod, which the embedded object store needs: set objectStore.s3")
+    validation = Rule::new("(has(self.objectStore) && has(self.objectStore.s3)) == (has(oldSelf.objectStore) && has(oldSelf.objectStore.s3)) && (has(self.objectStore) && has(self.objectStore.gcs)) == (has(oldSelf.objectStore) && has(oldSelf.objectStore.gcs)) && (has(self.objectStore) && has(self.objectStore.azure)) == (has(oldSelf.objectStore) && has(oldSelf.objectStore.azure))")
+        .message("objectStore can't be switched between embedded, s3, gcs and azure: the stored files would no longer be found"),
+    validation = Rule::new("!has(self.catalog) || !has(self.catalog.postgres) || (has(self.objectStore) && (has(self.objectStore.s3) || has(self.objectStore.gcs) || has(self.objectStore.azure)))")
+        .message("catalog.postgres has no catalog pod, which the embedded object store needs: set s3, gcs or azure of objectStore")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FlightClusterSpec {
@@ -76,6 +76,10 @@ pub struct FlightClusterSpec {
     /// Where Parquet files are kept; default: embedded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<ObjectStoreSpec>,
+
+    /// The ServiceAccount of all pods, which has the name of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccountSpec>,
 
     /// The certificate that clients see; default: self-signed by a CA of this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,6 +178,18 @@ pub struct AdvertiseSpec {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_domain: Option<String>,
+}
+
+/// The ServiceAccount of all pods of a cluster.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccountSpec {
+    /// Its annotations, by which a cloud knows whom the pods act for:
+    /// `iam.gke.io/gcp-service-account`, `eks.amazonaws.com/role-arn` or
+    /// `azure.workload.identity/client-id`. With the last one the pods get the label
+    /// `azure.workload.identity/use`. A change restarts the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 fn settings_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

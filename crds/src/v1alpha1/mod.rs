@@ -7,6 +7,7 @@
 mod auth;
 mod cluster;
 mod condition;
+mod object_store;
 mod role;
 mod status;
 mod storage;
@@ -15,15 +16,16 @@ mod tls;
 pub use auth::{AuthMode, AuthSpec};
 pub use cluster::{
     AdvertiseSpec, FlightCluster, FlightClusterSpec, ImagePullPolicy, ImageSpec, MAX_NAME_LENGTH,
-    Settings,
+    ServiceAccountSpec, Settings,
 };
 pub use condition::{CONDITION_TYPES, ConditionType, reason};
+pub use object_store::{AzureSpec, EmbeddedStoreSpec, GcsSpec, ObjectStoreSpec, S3Spec};
 pub use role::{
     CatalogSpec, EmbeddedCatalogSpec, IngesterSpec, MallocPreset, MallocSpec, PodTemplate,
     PostgresSpec, QuerierSpec,
 };
 pub use status::{EndpointsStatus, FlightClusterStatus, RoleStatus, TlsStatus};
-pub use storage::{EmbeddedStoreSpec, ObjectStoreSpec, S3Spec, ScratchSpec, StorageSpec};
+pub use storage::{ScratchSpec, StorageSpec};
 pub use tls::{SelfSignedSpec, TlsSpec};
 
 /// The API group of every kind of this project.

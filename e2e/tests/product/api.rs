@@ -7,7 +7,7 @@ use crate::operator::{self, repository};
 use crate::product::{Product, in_namespace};
 
 /// Specs that the API server must refuse, each with a part of what it must say.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 12] = [
     ("{auth: {mode: None}}", "set auth.allowInsecure: true"),
     ("{tls: {enabled: false}}", "tls.enabled: false sends tokens"),
     (
@@ -20,11 +20,19 @@ const REFUSED: [(&str, &str); 10] = [
     ),
     (
         "{objectStore: {embedded: {}, s3: {bucket: lake}}}",
-        "give embedded or s3, not both",
+        "give one of embedded, s3, gcs and azure",
     ),
     (
         "{objectStore: {s3: {bucket: lake, endpoint: 'http://s3:9000'}}}",
         "an endpoint with http:// needs allowHttp: true",
+    ),
+    (
+        "{objectStore: {gcs: {bucket: lake}, azure: {account: meteo, container: lake}}}",
+        "give one of embedded, s3, gcs and azure",
+    ),
+    (
+        "{objectStore: {azure: {account: Meteo, container: lake}}}",
+        "objectStore.azure.account",
     ),
     (
         "{tls: {secretName: a, selfSigned: {}}}",
@@ -40,16 +48,26 @@ const REFUSED: [(&str, &str); 10] = [
 
 /// What may not be changed: the spec before, the spec after, and a part of the refusal. `paused`
 /// keeps the operator from starting anything.
-const REFUSED_CHANGES: [(&str, &str, &str); 3] = [
+const REFUSED_CHANGES: [(&str, &str, &str); 5] = [
     (
         "{paused: true}",
         "{paused: true, objectStore: {s3: {bucket: lake}}}",
-        "objectStore can't be switched between embedded and s3",
+        "objectStore can't be switched between",
     ),
     (
         "{paused: true, objectStore: {s3: {bucket: lake}}}",
         "{paused: true, objectStore: {s3: {bucket: sea1}}}",
         "bucket and prefix can't be changed",
+    ),
+    (
+        "{paused: true, objectStore: {s3: {bucket: lake}}}",
+        "{paused: true, objectStore: {gcs: {bucket: lake}}}",
+        "objectStore can't be switched between",
+    ),
+    (
+        "{paused: true, objectStore: {azure: {account: meteo, container: lake}}}",
+        "{paused: true, objectStore: {azure: {account: meteo, container: sea}}}",
+        "account, container and prefix can't be changed",
     ),
     (
         "{paused: true, catalog: {embedded: {storage: {storageClassName: local}}}}",

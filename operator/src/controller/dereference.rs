@@ -13,6 +13,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::build::names::Names;
 use super::rollout::RunningRole;
+use super::validate::BucketSpec;
 
 /// The roles of a cluster in the order in which their objects are written: the catalog first,
 /// because the others wait for it.
@@ -158,12 +159,11 @@ pub fn named_secrets(cluster: &FlightCluster) -> Vec<String> {
             .iter()
             .filter_map(|TlsSpec { secret_name, .. }| secret_name.clone()),
     );
-    let s3 = spec
-        .object_store
-        .as_ref()
-        .and_then(|store| store.s3.as_ref());
-    names.extend(s3.and_then(|s3| s3.credentials_secret.clone()));
-    names.extend(s3.and_then(|s3| s3.ca_secret.clone()));
+    let buckets = spec.object_store.as_ref().map(BucketSpec::named);
+    for bucket in buckets.unwrap_or_default() {
+        names.extend(bucket.credentials_secret().map(str::to_owned));
+        names.extend(bucket.ca_secret().map(str::to_owned));
+    }
     let postgres = spec
         .catalog
         .as_ref()

@@ -8,13 +8,14 @@ use flightcluster_config::{
     ObjectStoreConfig, ObjectStoreKind, Role, ServerConfig, StorageConfig, TlsConfig,
     to_yaml_minimal,
 };
+use flightcluster_crds::v1alpha1::{AzureSpec, GcsSpec, S3Spec};
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::labels::role_metadata;
 use super::pod::mounts;
 use super::pod::ports;
 use crate::controller::validate::{
-    Auth, ObjectStore, POSTGRES_URL, Tls, ValidatedCluster, ValidatedRole,
+    Auth, BucketSpec, ObjectStore, POSTGRES_URL, Tls, ValidatedCluster, ValidatedRole,
 };
 
 /// The key of the ConfigMap, and the name of the file in the pod.
@@ -25,12 +26,25 @@ const ALL_ADDRESSES: &str = "0.0.0.0";
 
 /// Builds the ConfigMap of a role: only what differs from the data plane's defaults.
 pub(super) fn build_config_map(cluster: &ValidatedCluster, role: &ValidatedRole) -> ConfigMap {
-    let data = BTreeMap::from([(CONFIG_KEY.to_owned(), config_yaml(cluster, role))]);
     ConfigMap {
         metadata: role_metadata(cluster, role.role, cluster.names.role(role.role)),
-        data: Some(data),
+        data: Some(config_files(cluster, role)),
         ..ConfigMap::default()
     }
+}
+
+/// Returns the files of a role that hold no secret, by name: its configuration, and the name of an
+/// Azure account where its key is a file too.
+#[must_use]
+pub fn config_files(cluster: &ValidatedCluster, role: &ValidatedRole) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::from([(CONFIG_KEY.to_owned(), config_yaml(cluster, role))]);
+    if let ObjectStore::Bucket(bucket) = &cluster.object_store
+        && let BucketSpec::Azure(azure) = &bucket.spec
+        && azure.credentials_secret.is_some()
+    {
+        files.insert(mounts::ACCOUNT_NAME.to_owned(), azure.account.clone());
+    }
+    files
 }
 
 /// Returns the text of the configuration file of a role.
@@ -130,25 +144,65 @@ fn object_store(cluster: &ValidatedCluster, user: ObjectStoreConfig) -> ObjectSt
             kind: ObjectStoreKind::Embedded,
             ..user
         },
-        ObjectStore::S3(s3) => {
-            let spec = s3.spec.clone();
-            let has_credentials = spec.credentials_secret.is_some();
-            let file = |key| has_credentials.then(|| mounts::object_store_file(key));
-            let has_ca = spec.ca_secret.is_some();
-            ObjectStoreConfig {
-                kind: ObjectStoreKind::S3,
-                bucket: Some(spec.bucket),
-                prefix: spec.prefix,
-                region: spec.region,
-                endpoint: spec.endpoint,
-                allow_http: spec.allow_http,
-                path_style: spec.path_style,
-                access_key_id_file: file(mounts::ACCESS_KEY_ID),
-                secret_access_key_file: file(mounts::SECRET_ACCESS_KEY),
-                ca_file: has_ca.then(|| mounts::object_store_file("ca/ca.crt")),
+        ObjectStore::Bucket(bucket) => {
+            let ca = bucket.spec.ca_secret();
+            let user = ObjectStoreConfig {
+                ca_file: ca.map(|_| mounts::object_store_file("ca/ca.crt")),
                 ..user
+            };
+            match bucket.spec.clone() {
+                BucketSpec::S3(spec) => s3(spec, user),
+                BucketSpec::Gcs(spec) => gcs(spec, user),
+                BucketSpec::Azure(spec) => azure(spec, user),
             }
         }
+    }
+}
+
+fn s3(spec: S3Spec, rest: ObjectStoreConfig) -> ObjectStoreConfig {
+    let has_credentials = spec.credentials_secret.is_some();
+    let file = |key| has_credentials.then(|| mounts::object_store_file(key));
+    ObjectStoreConfig {
+        kind: ObjectStoreKind::S3,
+        bucket: Some(spec.bucket),
+        prefix: spec.prefix,
+        region: spec.region,
+        endpoint: spec.endpoint,
+        allow_http: spec.allow_http,
+        path_style: spec.path_style,
+        access_key_id_file: file(mounts::ACCESS_KEY_ID),
+        secret_access_key_file: file(mounts::SECRET_ACCESS_KEY),
+        ..rest
+    }
+}
+
+fn gcs(spec: GcsSpec, rest: ObjectStoreConfig) -> ObjectStoreConfig {
+    let has_credentials = spec.credentials_secret.is_some();
+    let file = |key| has_credentials.then(|| mounts::object_store_file(key));
+    ObjectStoreConfig {
+        kind: ObjectStoreKind::Gcs,
+        bucket: Some(spec.bucket),
+        prefix: spec.prefix,
+        endpoint: spec.endpoint,
+        allow_http: spec.allow_http,
+        secret_access_key_file: file(mounts::SERVICE_ACCOUNT_KEY),
+        ..rest
+    }
+}
+
+/// The data plane takes the account from a file beside that of its key, else from the environment.
+fn azure(spec: AzureSpec, rest: ObjectStoreConfig) -> ObjectStoreConfig {
+    let has_credentials = spec.credentials_secret.is_some();
+    let file = |key| has_credentials.then(|| mounts::object_store_file(key));
+    ObjectStoreConfig {
+        kind: ObjectStoreKind::Azure,
+        bucket: Some(spec.container),
+        prefix: spec.prefix,
+        endpoint: spec.endpoint,
+        allow_http: spec.allow_http,
+        access_key_id_file: file(mounts::ACCOUNT_NAME),
+        secret_access_key_file: file(mounts::ACCOUNT_KEY),
+        ..rest
     }
 }
 

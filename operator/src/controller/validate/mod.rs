@@ -5,13 +5,15 @@
 
 mod amounts;
 mod image;
+mod object_store;
 mod pod_template;
+mod secrets;
 mod settings;
-mod stores;
 mod tokens;
 mod unknown;
 mod volumes;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -27,7 +29,8 @@ use super::build::names::{DnsNames, Names};
 use super::dereference::Referenced;
 use super::material::{SIGNING_KEY, SIGNING_KEY_BYTES};
 
-pub use stores::{ObjectStore, POSTGRES_URL, S3};
+pub use object_store::{Bucket, BucketSpec, ObjectStore};
+pub use secrets::POSTGRES_URL;
 pub use unknown::unknown_fields;
 
 /// The size of a volume or of scratch space when the spec names none.
@@ -100,6 +103,8 @@ pub struct ValidatedCluster {
     pub allow_insecure: bool,
     /// Where Parquet files are kept.
     pub object_store: ObjectStore,
+    /// The annotations of the pods' ServiceAccount, by which a cloud knows whom they act for.
+    pub identity: BTreeMap<String, String>,
     /// The catalog's pod; without one the catalog is in Postgres.
     pub catalog: Option<ValidatedRole>,
     /// The database of the catalog, when it has no pod.
@@ -233,8 +238,8 @@ pub fn validate(
     let tls = validate_tls(spec, referenced, allow_insecure, &mut problems);
     let names = Names::new(&name);
     let auth = validate_auth(spec, &names, referenced, allow_insecure, &mut problems);
-    let object_store = stores::validate(spec, referenced, &mut problems);
-    let postgres = stores::validate_postgres(spec, &object_store, referenced, &mut problems);
+    let object_store = object_store::validate(spec, referenced, &mut problems);
+    let postgres = secrets::validate_postgres(spec, &object_store, referenced, &mut problems);
     let config = settings::validate(&spec.config, &mut problems);
     let asked = asked_roles(spec);
     let mut roles = asked.map(|asked| validate_role(asked, &config, referenced, &mut problems));
@@ -258,6 +263,7 @@ pub fn validate(
         auth,
         allow_insecure,
         object_store,
+        identity: spec.service_account.clone().unwrap_or_default().annotations,
         catalog: postgres.is_none().then(|| catalog.clone()),
         postgres,
         ingester: ingester.clone(),
@@ -419,7 +425,7 @@ fn validate_tls(
                 "give selfSigned or secretName, not both",
             ));
         }
-        return stores::validate_certificate(name, referenced, problems);
+        return secrets::validate_certificate(name, referenced, problems);
     }
     let self_signed = tls.self_signed.clone().unwrap_or_default();
     let life = match self_signed

@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::controller::build::config_map::config_yaml;
+use crate::controller::build::config_map::config_files;
 use crate::controller::material::Material;
 use crate::controller::validate::{ObjectStore, ValidatedCluster, ValidatedRole};
 
@@ -22,12 +22,19 @@ pub(super) fn config_digest(
         digest.update(part.len().to_be_bytes());
         digest.update(part);
     };
-    add(config_yaml(cluster, role).as_bytes());
+    for file in config_files(cluster, role).values() {
+        add(file.as_bytes());
+    }
     if role.role.is_public() {
         add(material.signing_key.expose());
     }
-    if let ObjectStore::S3(s3) = &cluster.object_store {
-        add(s3.files_digest.as_deref().unwrap_or_default());
+    if let ObjectStore::Bucket(bucket) = &cluster.object_store {
+        add(bucket.files_digest.as_deref().unwrap_or_default());
+    }
+    // Clouds put an identity into pods when these are made.
+    for (name, value) in &cluster.identity {
+        add(name.as_bytes());
+        add(value.as_bytes());
     }
     digest
         .finalize()

@@ -4,7 +4,7 @@ use flightcluster_config::malloc_env;
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector};
 
 use super::ports;
-use crate::controller::validate::{ValidatedCluster, ValidatedRole};
+use crate::controller::validate::{BucketSpec, ObjectStore, ValidatedCluster, ValidatedRole};
 
 /// Builds the environment of a role's container.
 ///
@@ -20,8 +20,22 @@ pub(super) fn build(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<Env
     if role.role.is_public() {
         env.push(value("FLIGHTCLUSTER_SERVER__ADVERTISE_HOST", host));
     }
+    env.extend(azure_account(cluster));
     env.extend(malloc_env(&role.config.malloc).map(|(name, text)| value(name, text)));
     env
+}
+
+/// The storage account, where no file names it beside its key.
+fn azure_account(cluster: &ValidatedCluster) -> Option<EnvVar> {
+    let ObjectStore::Bucket(bucket) = &cluster.object_store else {
+        return None;
+    };
+    match &bucket.spec {
+        BucketSpec::Azure(azure) if azure.credentials_secret.is_none() => {
+            Some(value("AZURE_STORAGE_ACCOUNT_NAME", azure.account.clone()))
+        }
+        _ => None,
+    }
 }
 
 fn value(name: &str, value: String) -> EnvVar {

@@ -26,6 +26,11 @@ use crate::controller::validate::{ValidatedCluster, ValidatedRole};
 /// The name of the container; users name it in `podTemplate` to change something about it.
 pub const CONTAINER: &str = "flightcluster";
 
+/// The annotation of a ServiceAccount with the identity of Azure its pods act as.
+const AZURE_CLIENT_ID: &str = "azure.workload.identity/client-id";
+/// The label of pods that are to act as it.
+const AZURE_IDENTITY: &str = "azure.workload.identity/use";
+
 /// Time a pod gets beyond what the data plane says it needs to stop, for an ingester's last flush
 /// and for the node to notice.
 const TERMINATION_MARGIN: Duration = Duration::from_secs(30);
@@ -51,7 +56,7 @@ pub(super) fn build_template(
     ]);
     let mut template = PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(labels(cluster, Some(role.role))),
+            labels: Some(pod_labels(cluster, role)),
             annotations: Some(annotations),
             ..ObjectMeta::default()
         }),
@@ -67,6 +72,15 @@ pub(super) fn build_template(
         .get_or_insert_default()
         .extend(pod_selector(cluster, role.role));
     template
+}
+
+/// The labels of a role's pods. Azure gives its identity only to pods that ask for it by a label.
+fn pod_labels(cluster: &ValidatedCluster, role: &ValidatedRole) -> BTreeMap<String, String> {
+    let mut labels = labels(cluster, Some(role.role));
+    if cluster.identity.contains_key(AZURE_CLIENT_ID) {
+        labels.insert(AZURE_IDENTITY.to_owned(), "true".to_owned());
+    }
+    labels
 }
 
 fn pod_spec(cluster: &ValidatedCluster, role: &ValidatedRole) -> PodSpec {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::controller::build::config_map::CONFIG_KEY;
+use crate::controller::build::config_map::{CONFIG_KEY, config_files};
 use crate::controller::validate::{
     Auth, ObjectStore, POSTGRES_URL, Tls, ValidatedCluster, ValidatedRole, Volume as RoleVolume,
 };
@@ -35,6 +35,14 @@ const FILE_MODE: i32 = 0o440;
 pub const ACCESS_KEY_ID: &str = "access-key-id";
 /// The key of a Secret with the secret access key of an object store.
 pub const SECRET_ACCESS_KEY: &str = "secret-access-key";
+/// The key of a Secret with the JSON of a service account of Google.
+pub const SERVICE_ACCOUNT_KEY: &str = "service-account.json";
+/// The key of a Secret with the key of a storage account of Azure.
+pub const ACCOUNT_KEY: &str = "account-key";
+/// The key of the ConfigMap with the name of that storage account.
+pub const ACCOUNT_NAME: &str = "account-name";
+/// The key of a Secret with certificates of authorities.
+pub const CA: &str = "ca.crt";
 
 /// The configuration file.
 pub(super) fn config_file() -> PathBuf {
@@ -124,7 +132,7 @@ fn sources(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<VolumeProjec
         VolumeProjection {
             config_map: Some(ConfigMapProjection {
                 name: names.role(role.role),
-                items: Some(vec![item(CONFIG_KEY, "")]),
+                items: Some(config_items(cluster, role)),
                 ..ConfigMapProjection::default()
             }),
             ..VolumeProjection::default()
@@ -135,18 +143,18 @@ fn sources(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<VolumeProjec
             "internal-tls/",
         ),
     ];
-    if let ObjectStore::S3(s3) = &cluster.object_store {
-        let keys = [ACCESS_KEY_ID, SECRET_ACCESS_KEY];
-        let credentials = s3.spec.credentials_secret.iter();
-        sources.extend(credentials.map(|name| secret(name, &keys, "object-store/")));
-        let ca = s3.spec.ca_secret.iter();
-        sources.extend(ca.map(|name| secret(name, &["ca.crt"], "object-store/ca/")));
+    if let ObjectStore::Bucket(bucket) = &cluster.object_store {
+        let keys = bucket.spec.credential_keys();
+        let credentials = bucket.spec.credentials_secret().into_iter();
+        sources.extend(credentials.map(|name| secret(name, keys, "object-store/")));
+        let ca = bucket.spec.ca_secret().into_iter();
+        sources.extend(ca.map(|name| secret(name, &[CA], "object-store/ca/")));
     }
     if let Some(postgres) = &cluster.postgres {
         let key = postgres.url_key.as_deref().unwrap_or(POSTGRES_URL);
         sources.push(secret(&postgres.secret_name, &[key], "postgres/"));
         let ca = postgres.ca_secret.iter();
-        sources.extend(ca.map(|name| secret(name, &["ca.crt"], "postgres/ca/")));
+        sources.extend(ca.map(|name| secret(name, &[CA], "postgres/ca/")));
     }
     if !role.role.is_public() {
         return sources;
@@ -169,6 +177,17 @@ fn sources(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<VolumeProjec
         }
     }
     sources
+}
+
+/// The files of the ConfigMap: the configuration, and what it names beside Secrets.
+fn config_items(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<KeyToPath> {
+    let files = config_files(cluster, role).into_keys();
+    files
+        .map(|key| match key.as_str() {
+            CONFIG_KEY => item(CONFIG_KEY, ""),
+            other => item(other, "object-store/"),
+        })
+        .collect()
 }
 
 fn secret(name: &str, keys: &[&str], directory: &str) -> VolumeProjection {

@@ -1,78 +1,17 @@
-//! The object store and the user's certificate: what a spec says about them, and their Secrets.
+//! The database of the catalog and the user's certificate: what a spec says about them, and their
+//! Secrets.
 
 use std::collections::BTreeMap;
 
-use flightcluster_crds::v1alpha1::{FlightClusterSpec, PostgresSpec, S3Spec};
+use flightcluster_crds::v1alpha1::{FlightClusterSpec, PostgresSpec};
 use k8s_openapi::api::core::v1::Secret;
-use sha2::{Digest, Sha256};
 
+use super::object_store::ObjectStore;
 use super::{Problem, Problems, Tls};
 use crate::controller::build::labels::{MANAGED_BY, MANAGER};
-use crate::controller::build::pod::mounts::{ACCESS_KEY_ID, SECRET_ACCESS_KEY};
+use crate::controller::build::pod::mounts::CA;
 use crate::controller::dereference::{NamedSecrets, Referenced};
 use crate::controller::material::{belong_together, certificate_is_readable};
-
-/// Where Parquet files are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ObjectStore {
-    /// On the catalog pod's volume.
-    Embedded,
-    /// In a bucket.
-    S3(Box<S3>),
-}
-
-/// A bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct S3 {
-    /// What the spec says.
-    pub spec: S3Spec,
-    /// A digest of credentials and authorities: pods read them at start, so that a change restarts
-    /// them.
-    pub files_digest: Option<Vec<u8>>,
-}
-
-/// Checks the object store.
-pub(super) fn validate(
-    spec: &FlightClusterSpec,
-    referenced: &Referenced,
-    problems: &mut Problems,
-) -> ObjectStore {
-    let store = spec.object_store.clone().unwrap_or_default();
-    let Some(s3) = store.s3 else {
-        return ObjectStore::Embedded;
-    };
-    if store.embedded.is_some() {
-        problems.push(Problem::new("objectStore", "give embedded or s3, not both"));
-    }
-    let field = "objectStore.s3.credentialsSecret";
-    let keys = [ACCESS_KEY_ID, SECRET_ACCESS_KEY];
-    let credentials = s3
-        .credentials_secret
-        .as_ref()
-        .and_then(|name| values(name, keys, referenced, field, problems));
-    let field = "objectStore.s3.caSecret";
-    let authorities = s3
-        .ca_secret
-        .as_ref()
-        .and_then(|name| values(name, ["ca.crt"], referenced, field, problems));
-    let files: Vec<_> = credentials
-        .into_iter()
-        .flatten()
-        .chain(authorities.into_iter().flatten())
-        .collect();
-    let files_digest = (!files.is_empty()).then(|| {
-        let mut digest = Sha256::new();
-        for value in files {
-            digest.update(value.len().to_be_bytes());
-            digest.update(&value);
-        }
-        digest.finalize().to_vec()
-    });
-    ObjectStore::S3(Box::new(S3 {
-        spec: s3,
-        files_digest,
-    }))
-}
 
 /// The key of a Postgres URL in its Secret, when the spec names none.
 pub const POSTGRES_URL: &str = "url";
@@ -91,15 +30,15 @@ pub(super) fn validate_postgres(
         problems.push(Problem::new("catalog", message));
     }
     if *object_store == ObjectStore::Embedded {
-        let message =
-            "has no catalog pod, which the embedded object store needs; set objectStore.s3";
+        let message = "has no catalog pod, which the embedded object store needs; set s3, gcs or \
+                       azure of objectStore";
         problems.push(Problem::new("catalog.postgres", message));
     }
     let key = postgres.url_key.as_deref().unwrap_or(POSTGRES_URL);
     let field = "catalog.postgres.secretName";
-    let url = values(&postgres.secret_name, [key], referenced, field, problems);
+    let url = value(&postgres.secret_name, key, referenced, field, problems);
     let is_url = |url: &[u8]| url.starts_with(b"postgres://") || url.starts_with(b"postgresql://");
-    if url.is_some_and(|[url]| !is_url(url.trim_ascii())) {
+    if url.is_some_and(|url| !is_url(url.trim_ascii())) {
         // What stands there may be a password: it is not shown.
         let message = format!(
             "the key {key} of Secret {} holds no URL; expected \
@@ -110,7 +49,7 @@ pub(super) fn validate_postgres(
     }
     if let Some(name) = &postgres.ca_secret {
         let field = "catalog.postgres.caSecret";
-        values(name, ["ca.crt"], referenced, field, problems);
+        value(name, CA, referenced, field, problems);
     }
     Some(postgres)
 }
@@ -122,8 +61,9 @@ pub(super) fn validate_certificate(
     problems: &mut Problems,
 ) -> Tls {
     let field = "tls.secretName";
-    let pair = values(name, ["tls.crt", "tls.key"], referenced, field, problems);
-    let pair = pair.map(|pair| pair.map(|pem| String::from_utf8_lossy(&pem).into_owned()));
+    let pair = values(name, &["tls.crt", "tls.key"], referenced, field, problems)
+        .and_then(|pair| <[Vec<u8>; 2]>::try_from(pair).ok())
+        .map(|pair| pair.map(|pem| String::from_utf8_lossy(&pem).into_owned()));
     if let Some([chain, key]) = &pair {
         let message = if !certificate_is_readable(chain) {
             Some(format!(
@@ -173,38 +113,46 @@ fn read(referenced: &Referenced) -> Option<&BTreeMap<String, Option<Secret>>> {
     }
 }
 
-/// Returns the values of `keys`, or `None` with a problem for each that is missing. `None` without
-/// a problem means that there is no API server to ask.
-fn values<const N: usize>(
+/// Returns the value of a key, as [`values`] does.
+fn value(
     name: &str,
-    keys: [&str; N],
+    key: &str,
     referenced: &Referenced,
     field: &str,
     problems: &mut Problems,
-) -> Option<[Vec<u8>; N]> {
+) -> Option<Vec<u8>> {
+    values(name, &[key], referenced, field, problems)?.pop()
+}
+
+/// Returns the values of `keys`, or `None` with a problem for each that is missing. `None` without
+/// a problem means that there is no API server to ask.
+pub(super) fn values(
+    name: &str,
+    keys: &[&str],
+    referenced: &Referenced,
+    field: &str,
+    problems: &mut Problems,
+) -> Option<Vec<Vec<u8>>> {
     let read = read(referenced)?;
     let Some(secret) = read.get(name).and_then(Option::as_ref) else {
-        let message = format!("Secret {name} is not there; create it with the keys {}", {
+        let noun = if keys.len() == 1 { "key" } else { "keys" };
+        let message = format!(
+            "Secret {name} is not there; create it with the {noun} {}",
             keys.join(" and ")
-        });
+        );
         problems.push(Problem::new(field, message));
         return None;
     };
-    let values = keys.map(|key| {
-        let value = secret.data.as_ref().and_then(|data| data.get(key));
-        value
-            .map(|value| value.0.clone())
-            .filter(|value| !value.is_empty())
-    });
-    for (key, value) in keys.iter().zip(&values) {
-        if value.is_none() {
-            let message = format!("Secret {name} has no value for the key {key}");
-            problems.push(Problem::new(field, message));
+    let mut values = Vec::new();
+    for key in keys {
+        let value = secret.data.as_ref().and_then(|data| data.get(*key));
+        match value.filter(|value| !value.0.is_empty()) {
+            Some(value) => values.push(value.0.clone()),
+            None => {
+                let message = format!("Secret {name} has no value for the key {key}");
+                problems.push(Problem::new(field, message));
+            }
         }
     }
-    if values.iter().any(Option::is_none) {
-        None
-    } else {
-        Some(values.map(Option::unwrap_or_default))
-    }
+    (values.len() == keys.len()).then_some(values)
 }
