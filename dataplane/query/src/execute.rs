@@ -30,7 +30,7 @@ use crate::plan::{Action, Plan, Ready};
 use crate::recent::needs;
 use crate::running::RunningGuard;
 use crate::sort::{Sorter, is_lost_object};
-use crate::{BatchStream, Error, session, update};
+use crate::{BatchStream, Error, session, update, width};
 
 /// Batches that wait between the query threads and the caller: enough to keep both busy.
 const CHANNEL_BATCHES: usize = 4;
@@ -168,12 +168,13 @@ async fn start(inner: Arc<Inner>, ready: Ready, guard: &RunningGuard) -> Result<
             Ok((plan, needs))
         })
         .await?;
+    let batch_bytes = width::of_batch(&*state.runtime_env().memory_pool);
     let mut row_bytes = 0;
     for view in views.iter() {
         if let Some(needs) = needs.get(&view.past()) {
             let replans = inner.fetch.fill(view, needs).await?;
             inner.count_replans(replans);
-            row_bytes = row_bytes.max(view.row_bytes(needs));
+            row_bytes = row_bytes.max(view.row_bytes(needs, batch_bytes));
         }
     }
     let state = session::fitted(&state, row_bytes).map_or(state, Arc::new);

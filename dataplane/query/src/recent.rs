@@ -218,16 +218,20 @@ impl View {
         Some((files, state.fresh.get(&table)?.clone()))
     }
 
-    /// About how many bytes in memory a row takes of what is needed, where it takes most.
-    pub(crate) fn row_bytes(&self, needs: &Needs) -> u64 {
+    /// About how many bytes in memory a row takes of what is needed, where it takes most; but for tables
+    /// that take no more than `batch_bytes` as a whole.
+    pub(crate) fn row_bytes(&self, needs: &Needs, batch_bytes: u64) -> u64 {
         let state = self.state.read();
         let tables = state.snapshot.tables.iter().filter_map(|held| {
             let need = needs.get(&held.table.id)?;
             let fresh = state.fresh.get(&held.table.id)?.batches.iter();
             let fresh: Vec<&RecordBatch> = fresh.flatten().collect();
             let columns: Vec<usize> = need.columns.iter().copied().collect();
-            let files = held.files.iter();
-            Some(width::of_row(&need.schema, &columns, files, &fresh))
+            let row = width::of_row(&need.schema, &columns, held.files.iter(), &fresh);
+            let in_files: u64 = held.files.iter().map(|file| file.file.rows).sum();
+            let in_memory: usize = fresh.iter().map(|batch| batch.num_rows()).sum();
+            let all = row.saturating_mul(in_files.saturating_add(in_memory as u64));
+            (all > batch_bytes).then_some(row)
         });
         tables.max().unwrap_or(0)
     }

@@ -2,7 +2,7 @@
 //!
 //! The engine counts batches in rows. With rows of some KiB, 8,192 of them are more than a query may have.
 //! What a row takes is estimated: columns of fixed width are known, of the rest it is what the files have,
-//! several times over for the compression, and what fresh rows take. Pure.
+//! several times over for the compression and whichever columns are read, and what fresh rows take. Pure.
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
@@ -104,14 +104,16 @@ fn average(rows_and_bytes: impl Iterator<Item = (u64, u64)>) -> u64 {
     bytes / rows.max(1)
 }
 
-/// Bytes of the values of a batch, not of the buffers they are in: those may be shared.
+/// Bytes of the values of varying width, not of the buffers they are in: those may be shared.
 fn taken(batch: &RecordBatch) -> u64 {
     let of_column = |column: &ArrayRef| match column.data_type() {
         DataType::Utf8View => column.as_string_view().total_bytes_len(),
         DataType::BinaryView => column.as_binary_view().total_bytes_len(),
         _ => column.to_data().get_slice_memory_size().unwrap_or(0),
     };
-    batch.columns().iter().map(of_column).sum::<usize>() as u64
+    let columns = batch.columns().iter();
+    let varying = columns.filter(|column| width(column.data_type()).is_none());
+    varying.map(of_column).sum::<usize>() as u64
 }
 
 /// Bytes of a value, if all values have as many.
@@ -132,7 +134,7 @@ fn width(data_type: &DataType) -> Option<usize> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{ArrayRef, StringArray};
+    use arrow_array::{DictionaryArray, Int32Array, Int64Array, StringArray};
     use arrow_schema::Field;
     use datafusion::execution::memory_pool::{GreedyMemoryPool, UnboundedMemoryPool};
     use flightcluster_catalog::{NewFile, SchemaVersion, SequenceNumber, SnapshotId, TableId};
@@ -188,6 +190,12 @@ mod tests {
         // Small files are mostly about themselves, and one row of many has their buffers too.
         let small = [file(2, 2_000)];
         assert_eq!(of_row(&schema, &[1], small.iter(), &[]), 0);
+        let number: ArrayRef = Arc::new(Int64Array::from(vec![7]));
+        let words = StringArray::from_iter_values((0..5_000).map(|n| n.to_string()));
+        let tag = DictionaryArray::new(Int32Array::from(vec![3]), Arc::new(words));
+        let tagged = [("number", number), ("tag", Arc::new(tag) as ArrayRef)];
+        let tagged = [RecordBatch::try_from_iter(tagged).unwrap()];
+        assert_eq!(row(&[1], &tagged), 4 * 100);
         let all = texts("short", 10_000);
         let slices: Vec<_> = (0..1_000).map(|at| all.slice(at, 1)).collect();
         let found = row(&[1], &slices);

@@ -15,6 +15,8 @@
 //!
 //! An older copy that goes on with the same timeline, as that of a volume does, is not told apart.
 
+use std::sync::Once;
+
 use sqlx::Connection as _;
 
 use super::clock::{Clock, now_millis};
@@ -40,15 +42,28 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeou
 
 /// The history a connection is on; `None` when the server does not tell: some services keep it to themselves.
 pub(super) async fn ask(c: &mut Connection) -> Result<Option<String>, sqlx::Error> {
+    static TOLD: Once = Once::new();
     match sqlx::query_scalar(ASK).fetch_one(c).await {
         Ok(history) => Ok(history),
-        Err(sqlx::Error::Database(error))
-            if matches!(error.code().as_deref(), Some("42501" | "42883" | "0A000")) =>
-        {
+        Err(sqlx::Error::Database(error)) if !is_about_now(error.code().as_deref()) => {
+            TOLD.call_once(|| {
+                tracing::warn!(
+                    error = %error,
+                    "the Postgres server does not tell which history it is on: when another one takes \
+                     over, only processes that lose commits notice it"
+                );
+            });
             Ok(None)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether an error is of the moment, and not of what the server allows or knows: connections, resources,
+/// an end that was ordered, the system around it.
+fn is_about_now(code: Option<&str>) -> bool {
+    let class = code.and_then(|code| code.get(..2));
+    class.is_none_or(|class| matches!(class, "08" | "40" | "53" | "57" | "58"))
 }
 
 /// Makes sure that a history is recorded, and what is above was done about it. Safe to repeat.

@@ -49,7 +49,7 @@ pub(super) async fn claim(
     }
     if let Some(ingester) = history::doubted(c, request.ingester).await? {
         return Err(Error::Unavailable {
-            place: "the new Postgres server".to_owned(),
+            place: "the catalog after a takeover or a restore".to_owned(),
             source: Box::new(Doubted { ingester }),
         }
         .into());

@@ -21,6 +21,9 @@ use crate::recent::FreshRows;
 use crate::times::TimeRange;
 use crate::width;
 
+/// As many rows of a batch are enough to be merged fast.
+const MANY_ROWS: usize = 256;
+
 /// What all parts of such a scan read.
 struct Reading<'a> {
     state: &'a dyn Session,
@@ -69,16 +72,22 @@ impl StoredTable {
             true => Lanes::of(files),
             false => Lanes::loose(files),
         };
-        let most = state.config().target_partitions();
-        let mut parts = lanes.parts(times, most);
+        let mut most = state.config().target_partitions();
         let pool = &state.runtime_env().memory_pool;
-        let bytes = width::of_input(&**pool, lanes.sorted.len() * parts.len());
         let sorted: Vec<&File> = lanes.sorted.iter().flatten().copied().collect();
-        let of_sorted = sorted.iter().copied();
-        let row = width::of_row(&keyed.schema, &columns, of_sorted, &[]);
+        let row = width::of_row(&keyed.schema, &columns, sorted.iter().copied(), &[]);
         let usual = state.config().batch_size();
         let fewest = width::FEWEST_ROWS.min(usual);
-        let rows = width::rows(bytes, row, usual);
+        let (mut parts, rows) = loop {
+            let parts = lanes.parts(times, most);
+            let bytes = width::of_input(&**pool, lanes.sorted.len() * parts.len());
+            let rows = width::rows(bytes, row, usual);
+            // Fewer threads rather than very few rows at a time.
+            if rows >= MANY_ROWS.min(usual) || most <= 1 {
+                break (parts, rows);
+            }
+            most /= 2;
+        };
         // A sort has some batches in memory, a merge some of each input.
         if rows < fewest {
             lanes = Lanes::loose(sorted.into_iter().chain(lanes.loose).collect());
