@@ -64,6 +64,9 @@ impl Default for Patience {
     }
 }
 
+/// Rows that are wide wherever they are: so many fill a batch.
+const FEW_ROWS: u64 = 1024;
+
 /// The state of the tables for one query.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -219,7 +222,8 @@ impl View {
     }
 
     /// About how many bytes in memory a row takes of what is needed, where it takes most; but for tables
-    /// that take no more than `batch_bytes` as a whole.
+    /// that take no more than `batch_bytes` as a whole, unless a join that repeats their rows would make
+    /// a batch of far more.
     pub(crate) fn row_bytes(&self, needs: &Needs, batch_bytes: u64) -> u64 {
         let state = self.state.read();
         let tables = state.snapshot.tables.iter().filter_map(|held| {
@@ -231,7 +235,7 @@ impl View {
             let in_files: u64 = held.files.iter().map(|file| file.file.rows).sum();
             let in_memory: usize = fresh.iter().map(|batch| batch.num_rows()).sum();
             let all = row.saturating_mul(in_files.saturating_add(in_memory as u64));
-            (all > batch_bytes).then_some(row)
+            (all > batch_bytes || row > batch_bytes / FEW_ROWS).then_some(row)
         });
         tables.max().unwrap_or(0)
     }

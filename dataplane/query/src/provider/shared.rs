@@ -21,8 +21,9 @@ use crate::recent::FreshRows;
 use crate::times::TimeRange;
 use crate::width;
 
-/// As many rows of a batch are enough to be merged fast.
+/// So many rows of a batch, or so many bytes, are merged fast.
 const MANY_ROWS: usize = 256;
+const MANY_BYTES: u64 = 512 << 10;
 
 /// What all parts of such a scan read.
 struct Reading<'a> {
@@ -82,8 +83,9 @@ impl StoredTable {
             let parts = lanes.parts(times, most);
             let bytes = width::of_input(&**pool, lanes.sorted.len() * parts.len());
             let rows = width::rows(bytes, row, usual);
-            // Fewer threads rather than very few rows at a time.
-            if rows >= MANY_ROWS.min(usual) || most <= 1 {
+            // Fewer threads rather than very small batches.
+            let many = rows >= MANY_ROWS.min(usual) || (rows >= fewest && bytes >= MANY_BYTES);
+            if many || most <= 1 {
                 break (parts, rows);
             }
             most /= 2;

@@ -95,3 +95,27 @@ async fn files_of_rows_too_wide_to_be_merged_are_sorted() {
     assert!(!plan.contains("sorted=["), "{plan}");
     has_the_newest(&cluster, rows, width).await;
 }
+
+/// A join repeats the few wide rows for each narrow one that matches.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_with_few_wide_rows_gives_small_batches() {
+    let cluster = Cluster::with(config(), 64 << 20).await;
+    let wide = "CREATE TABLE docs (k BIGINT, doc TEXT)";
+    let narrow = "CREATE TABLE facts (id BIGINT, k BIGINT)";
+    for sql in [
+        wide,
+        narrow,
+        "INSERT INTO docs SELECT value, repeat('x', 50000) FROM generate_series(0, 9)",
+        "INSERT INTO facts SELECT value, value % 10 FROM generate_series(1, 20000)",
+    ] {
+        cluster.update(sql).await.unwrap();
+    }
+    let sql = "SELECT f.id, d.doc FROM facts f JOIN docs d ON f.k = d.k LIMIT 100";
+    let batches = cluster.query(sql).await.unwrap();
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(rows, 100);
+    let largest = batches.iter().map(RecordBatch::get_array_memory_size);
+    // 8,192 rows would have 400 MB.
+    let largest = largest.max().unwrap();
+    assert!(largest < 16 << 20, "{largest}");
+}
