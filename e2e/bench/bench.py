@@ -52,9 +52,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "s3"))
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "stores"))
 
-import store
+import versitygw
 
 BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
 VERSITYGW = os.environ.get("VERSITYGW", "versitygw")
@@ -442,14 +442,14 @@ def caches(table):
     """Milliseconds of a scan over files in S3: never seen, on the server's disk, in its memory."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        bucket = store.Server(VERSITYGW, folder / "s3")
-        (bucket.buckets / DATABASE).mkdir()
-        for name, value in (("id", store.ACCESS_KEY), ("secret", store.SECRET_KEY)):
+        bucket = versitygw.Versitygw(VERSITYGW, folder / "s3")
+        bucket.make_bucket(DATABASE)
+        for name, value in (("id", versitygw.ACCESS_KEY), ("secret", versitygw.SECRET_KEY)):
             (folder / name).write_text(value + "\n")
         objects = {
             "kind": "s3",
             "bucket": DATABASE,
-            "region": store.REGION,
+            "region": versitygw.REGION,
             "endpoint": f"http://127.0.0.1:{bucket.port}",
             "allow_http": "true",
             "path_style": "true",
