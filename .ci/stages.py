@@ -364,7 +364,8 @@ def stores(log):
     """The binary with a real S3 server, also as GCS, behind a proxy that makes requests fail."""
     report = LOGS / "stores.xml"
     report.unlink(missing_ok=True)
-    pytest = [VENV_PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "e2e/stores"]
+    # The benchmark borrows the S3 server.
+    pytest = [VENV_PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "e2e/stores", "e2e/bench"]
     code = log.run(
         [*pytest, f"--junitxml={report}"],
         check=False,
