@@ -108,7 +108,7 @@ impl BucketSpec {
                      account; expected the JSON that gcloud iam service-accounts keys create writes"
                 )
             }),
-            Self::Azure(_) => STANDARD.decode(value).is_err().then(|| {
+            Self::Azure(_) => (value.is_empty() || STANDARD.decode(value).is_err()).then(|| {
                 format!(
                     "the key {ACCOUNT_KEY} of Secret {name} holds no key of a storage account; \
                      expected base64 as az storage account keys list prints it, and no connection \
