@@ -64,9 +64,6 @@ impl Default for Patience {
     }
 }
 
-/// Rows that are wide wherever they are: so many fill a batch.
-const FEW_ROWS: u64 = 1024;
-
 /// The state of the tables for one query.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -235,7 +232,7 @@ impl View {
             let in_files: u64 = held.files.iter().map(|file| file.file.rows).sum();
             let in_memory: usize = fresh.iter().map(|batch| batch.num_rows()).sum();
             let all = row.saturating_mul(in_files.saturating_add(in_memory as u64));
-            (all > batch_bytes || row > batch_bytes / FEW_ROWS).then_some(row)
+            (all > batch_bytes || width::is_wide(row, batch_bytes)).then_some(row)
         });
         tables.max().unwrap_or(0)
     }

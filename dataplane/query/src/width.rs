@@ -19,6 +19,9 @@ const BATCHES_IN_MEMORY: u64 = 64;
 /// Fewest rows: handling fewer at once costs more than it saves.
 pub(crate) const FEWEST_ROWS: usize = 16;
 
+/// Rows that are wide wherever they are: so many fill a batch.
+const FEW_ROWS: u64 = 1024;
+
 /// Bytes in memory for one in a file.
 const COMPRESSION: u64 = 4;
 
@@ -59,6 +62,11 @@ fn limit(pool: &dyn MemoryPool) -> Option<u64> {
 /// How many rows of so many bytes each are a batch of `bytes`, at most `most`; 0 when not even one is.
 pub(crate) fn rows(bytes: u64, of_row: u64, most: usize) -> usize {
     usize::try_from(bytes / of_row.max(1)).map_or(most, |rows| rows.min(most))
+}
+
+/// Whether rows of so many bytes each are wide even when they are few.
+pub(crate) fn is_wide(row: u64, batch_bytes: u64) -> bool {
+    row > batch_bytes / FEW_ROWS
 }
 
 /// About how many bytes in memory a row of these files takes.
