@@ -11,6 +11,9 @@
 //! here, and reach the service through its [`Inbox`]; the transport gets an empty message for each.
 //! Everything else it does (order, end, errors, cancellation) stays as it is.
 //!
+//! A message is put together where its body comes to lie as Arrow wants it, so that its rows are read in
+//! place: a second copy of all that is uploaded would cost a sixth of the throughput.
+//!
 //! Room is given back when the next message of the stream is asked for: whoever took the message counts it
 //! by then.
 
@@ -28,8 +31,11 @@ use futures::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use prost::Message as _;
+use prost::encoding::{WireType, decode_key, decode_varint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
+
+use flightcluster_wire::BODY_ALIGNMENT;
 
 use crate::status::{ErrorCode, Failure};
 
@@ -43,6 +49,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const SMALL_BYTES: usize = 64 << 10;
 /// Before each message: a flag, and the length in four bytes (gRPC over HTTP/2, Length-Prefixed-Message).
 const PREFIX_BYTES: usize = 5;
+/// Field of a message of an upload that holds its body, the last one with every known client.
+const BODY_FIELD: u32 = 1000;
 /// A message without a field.
 const EMPTY_MESSAGE: &[u8] = &[0; PREFIX_BYTES];
 
@@ -88,6 +96,7 @@ impl ReceiveBudget {
             request_id: request_id.to_owned(),
             data: Bytes::new(),
             message: Vec::new(),
+            begins: 0,
             length: None,
             waiting: None,
             room: None,
@@ -120,8 +129,9 @@ struct Received {
     request_id: String,
     /// What came and was not looked at.
     data: Bytes,
-    /// The message that is put together, with its prefix.
+    /// The message that is put together, with its prefix, behind `begins` bytes without a meaning.
     message: Vec<u8>,
+    begins: usize,
     /// Bytes it will have, with its prefix, once they are known.
     length: Option<usize>,
     waiting: Option<BoxFuture<'static, Result<OwnedSemaphorePermit, Failure>>>,
@@ -142,18 +152,41 @@ impl Received {
     /// What was put together so far and all that came.
     fn pass(&mut self) -> Bytes {
         self.passes = true;
-        let mut passed = std::mem::take(&mut self.message);
+        let mut passed = self.take_message().to_vec();
         passed.extend_from_slice(&std::mem::take(&mut self.data));
         passed.into()
     }
 
+    /// What was put together so far.
+    fn take_message(&mut self) -> Bytes {
+        let begins = std::mem::take(&mut self.begins);
+        Bytes::from(std::mem::take(&mut self.message)).slice(begins..)
+    }
+
     /// Takes from what came until the message has `length` bytes; whether it has.
     fn fill(&mut self, length: usize) -> bool {
-        let missing = length - self.message.len();
+        if self.message.len() == PREFIX_BYTES && length > PREFIX_BYTES {
+            self.make_room(length);
+        }
+        let missing = self.begins + length - self.message.len();
         let taken = missing.min(self.data.len());
         self.message.extend_from_slice(&self.data[..taken]);
         self.data.advance(taken);
-        self.message.len() == length
+        taken == missing
+    }
+
+    /// Memory for all of a message of which the prefix is there and what follows it has come. The body is
+    /// at its place when it begins in what has come, and it nearly always does; the decoder copies others.
+    fn make_room(&mut self, length: usize) {
+        let prefix = std::mem::take(&mut self.message);
+        let mut message: Vec<u8> = Vec::with_capacity(BODY_ALIGNMENT + length);
+        if let Some(offset) = body_offset(&self.data) {
+            let body = message.as_ptr().wrapping_add(PREFIX_BYTES + offset);
+            self.begins = body.align_offset(BODY_ALIGNMENT);
+            message.resize(self.begins, 0);
+        }
+        message.extend_from_slice(&prefix);
+        self.message = message;
     }
 
     /// Looks at the prefix of a message: bytes to pass on, or nothing when it is to be put together.
@@ -197,12 +230,16 @@ impl Received {
     /// The message is complete.
     fn finish(&mut self) -> Polled {
         self.length = None;
-        let message = Bytes::from(std::mem::take(&mut self.message));
+        let message = self.take_message();
         let Some(inbox) = &self.inbox else {
             return Some(Ok(Frame::data(message)));
         };
         match FlightData::decode(message.slice(PREFIX_BYTES..)) {
-            Ok(decoded) => {
+            Ok(mut decoded) => {
+                // Its rows are to keep no more in memory than what they are counted for.
+                if decoded.data_body.len() < message.len() / 2 {
+                    decoded.data_body = Bytes::copy_from_slice(&decoded.data_body);
+                }
                 inbox.0.lock().push_back(decoded);
                 Some(Ok(Frame::data(Bytes::from_static(EMPTY_MESSAGE))))
             }
@@ -212,6 +249,22 @@ impl Received {
                 self.fail(failure.into_status(&self.request_id))
             }
         }
+    }
+}
+
+/// Where the body begins in a message of an upload that begins with these bytes; `None` when they don't say.
+fn body_offset(message: &[u8]) -> Option<usize> {
+    let mut rest = message;
+    loop {
+        let (field, wire_type) = decode_key(&mut rest).ok()?;
+        if wire_type != WireType::LengthDelimited {
+            return None;
+        }
+        let length = decode_varint(&mut rest).ok()?;
+        if field == BODY_FIELD {
+            return Some(message.len() - rest.len());
+        }
+        rest = rest.get(usize::try_from(length).ok()?..)?;
     }
 }
 
@@ -239,9 +292,6 @@ impl HttpBody for Received {
                         return Poll::Ready(this.fail(status));
                     }
                 }
-                // Not before: the memory is what it waited for.
-                let length = this.length.unwrap_or_default();
-                this.message.reserve_exact(length - this.message.len());
             }
             if let Some(polled) = this.advance() {
                 return Poll::Ready(polled);
@@ -330,12 +380,7 @@ mod tests {
                 ..FlightData::default()
             })
             .collect();
-        let mut whole = Vec::new();
-        for message in &sent {
-            whole.push(0);
-            whole.extend_from_slice(&(message.encoded_len() as u32).to_be_bytes());
-            whole.extend_from_slice(&message.encode_to_vec());
-        }
+        let whole = encoded(&sent);
         for size in [5, 1000, whole.len()] {
             let (budget, inbox) = (ReceiveBudget::new(1 << 20, 1 << 20), Inbox::default());
             let pieces = whole.chunks(size).map(<[u8]>::to_vec).collect();
@@ -356,6 +401,64 @@ mod tests {
         let mut body = budget.admit(body_of(malformed), Some(Inbox::default()), "id");
         let failure = failure_of(body.frame().await);
         assert_eq!(failure.code, ErrorCode::InvalidData);
+    }
+
+    /// The messages as a client sends them.
+    fn encoded(sent: &[FlightData]) -> Vec<u8> {
+        let mut whole = Vec::new();
+        for message in sent {
+            whole.push(0);
+            whole.extend_from_slice(&(message.encoded_len() as u32).to_be_bytes());
+            message.encode(&mut whole).unwrap();
+        }
+        whole
+    }
+
+    #[tokio::test]
+    async fn a_body_comes_to_lie_where_it_is_read_in_place() {
+        let sent: Vec<FlightData> = (0..40)
+            .map(|number| FlightData {
+                data_header: vec![1; 200 + number].into(),
+                app_metadata: vec![2; number % 3].into(),
+                data_body: vec![number as u8; LARGE + number].into(),
+                ..FlightData::default()
+            })
+            .collect();
+        let whole = encoded(&sent);
+        for size in [16 << 10, whole.len()] {
+            let (budget, inbox) = (ReceiveBudget::new(1 << 20, 1 << 20), Inbox::default());
+            let pieces = whole.chunks(size).map(<[u8]>::to_vec).collect();
+            let mut body = budget.admit(body_of(pieces), Some(inbox.clone()), "");
+            let mut in_place = 0;
+            while body.frame().await.is_some() {
+                let taken = inbox.take().unwrap();
+                in_place += usize::from(taken.data_body.as_ptr().align_offset(BODY_ALIGNMENT) == 0);
+                assert_eq!(taken, sent[usize::from(taken.data_body[0])]);
+            }
+            // A few begin at the end of a piece, which does not say yet where their body will be.
+            assert!(in_place >= 36, "{in_place} of 40 in pieces of {size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_do_not_keep_a_message_in_memory_that_is_mostly_something_else() {
+        let message = |metadata, rows| FlightData {
+            app_metadata: vec![2; metadata].into(),
+            data_body: vec![3; rows].into(),
+            ..FlightData::default()
+        };
+        let sent = [message(LARGE, 64), message(64, LARGE)];
+        let (budget, inbox) = (ReceiveBudget::new(1 << 20, 1 << 20), Inbox::default());
+        let pieces = vec![encoded(&sent)];
+        let mut body = budget.admit(body_of(pieces), Some(inbox.clone()), "");
+        for (apart, message) in [(true, &sent[0]), (false, &sent[1])] {
+            body.frame().await.unwrap().unwrap();
+            let taken = inbox.take().unwrap();
+            assert_eq!(&taken, message);
+            let whole = taken.app_metadata.as_ptr_range().start as usize;
+            let whole = whole..whole + message.encoded_len();
+            assert_ne!(whole.contains(&(taken.data_body.as_ptr() as usize)), apart);
+        }
     }
 
     /// What the service makes of the end of a body.

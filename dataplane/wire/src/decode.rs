@@ -18,6 +18,10 @@ use bytes::Bytes;
 
 use crate::guard;
 
+/// A body at a multiple of this address is read in place, another one is copied first: what the widest
+/// values (decimals, views) need.
+pub const BODY_ALIGNMENT: usize = 16;
+
 /// What a stream may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeLimits {
@@ -285,11 +289,14 @@ pub fn is_before_batches(message: &FlightData) -> bool {
     })
 }
 
-/// Memory that decoding a message takes beside the message itself: a copy of its body, which may lie at
+/// Memory that decoding a message takes beside the message itself: a copy of its body, if that lies at
 /// an odd address, or what the body says it grows to. At most what the limits allow.
 #[must_use]
 pub fn decoding_bytes(message: &FlightData, limits: &DecodeLimits) -> u64 {
-    let copied = message.data_body.len() as u64;
+    let copied = match is_aligned(&message.data_body) {
+        true => 0,
+        false => message.data_body.len() as u64,
+    };
     let Ok(header) = guard::message(&message.data_header) else {
         return 0;
     };
@@ -453,12 +460,16 @@ impl StreamDecoder {
 /// The body as a buffer; a body at an odd address is copied once as a whole, which costs less than
 /// copying each of its buffers and keeps unions readable.
 fn aligned(body: Bytes) -> Buffer {
-    if body.as_ptr().align_offset(16) == 0 {
+    if is_aligned(&body) {
         return Buffer::from(body);
     }
     let mut copy = MutableBuffer::with_capacity(body.len());
     copy.extend_from_slice(&body);
     copy.into()
+}
+
+fn is_aligned(body: &[u8]) -> bool {
+    body.as_ptr().align_offset(BODY_ALIGNMENT) == 0
 }
 
 /// Whether any column, at any depth, is a dictionary.

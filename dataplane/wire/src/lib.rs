@@ -37,7 +37,7 @@ mod size;
 
 pub use command::{Command, Descriptor, TicketForm};
 pub use conform::conform;
-pub use decode::{DecodeLimits, Decoded, StreamDecoder, decoding_bytes};
+pub use decode::{BODY_ALIGNMENT, DecodeLimits, Decoded, StreamDecoder, decoding_bytes};
 pub use encode::{BatchEncoder, EncodeLimits};
 pub use path::{DEFAULT_SCHEMA, TablePath};
 pub use schema::{Encoding, fingerprint, schema_bytes, schema_from_bytes, wire_schema};

@@ -127,7 +127,23 @@ fn what_decoding_takes_is_known_before() {
     let bytes = |message: &FlightData| decoding_bytes(message, &limits);
     let plain = messages(&numbers(), None);
     assert_eq!(bytes(&plain[0]), 0, "a schema");
-    assert_eq!(bytes(&plain[1]), plain[1].data_body.len() as u64);
+    for shift in [0, 8, 3] {
+        let mut room: Vec<u8> =
+            Vec::with_capacity(BODY_ALIGNMENT + shift + plain[1].data_body.len());
+        room.resize(room.as_ptr().align_offset(BODY_ALIGNMENT) + shift, 0);
+        let start = room.len();
+        room.extend_from_slice(&plain[1].data_body);
+        let message = FlightData {
+            data_body: Bytes::from(room).slice(start..),
+            ..plain[1].clone()
+        };
+        let copied = if shift == 0 {
+            0
+        } else {
+            message.data_body.len() as u64
+        };
+        assert_eq!(bytes(&message), copied, "{shift} bytes behind a good place");
+    }
     for codec in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
         let small = messages(&numbers(), Some(codec));
         assert!(small[1].data_body.len() < plain[1].data_body.len());
