@@ -278,7 +278,7 @@ def rust_tests(log):
     """Unit, property, golden and documentation tests of every crate."""
     code = log.run(["cargo", "test", *WORKSPACE, "--no-fail-fast"], check=False)
     # How much was checked in process, which differs from run to run.
-    for line in re.findall(r"histories, .*", log.text()):
+    for line in HISTORIES_RESULT.findall(log.text()):
         print(f"    {line}", flush=True)
     return read_cargo_tests(log.text(), code)
 
@@ -493,6 +493,9 @@ def read_junit(report, code):
         outcome.add(Outcome(failed=1, failures=[f"the test command exited with {code}"]))
     return outcome
 
+
+# Histories of rows, and of keys.
+HISTORIES_RESULT = re.compile(r"histories(?: of keys)?, .*")
 
 CHAOS_RESULT = re.compile(r"^(\d+) passed, (\d+) failed$", re.M)
 CHAOS_FAILURE = re.compile(r"^(seed \d+ \w+): FAILED", re.M)

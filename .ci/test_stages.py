@@ -97,6 +97,11 @@ class Reading(unittest.TestCase):
         self.assertEqual((outcome.passed, outcome.failed, outcome.skipped), (6, 1, 1))
         self.assertEqual(outcome.failures, ["wal::a_bad_one"])
 
+    def test_what_both_kinds_of_histories_came_to_is_found_wherever_it_stands(self):
+        said = "test every_history ... histories of keys, fixed: 1 seeds\nok\nhistories, fresh: 9"
+        found = stages.HISTORIES_RESULT.findall(said)
+        self.assertEqual(found, ["histories of keys, fixed: 1 seeds", "histories, fresh: 9"])
+
     def test_a_failed_run_without_a_failed_test_is_a_failure(self):
         outcome = stages.read_cargo_tests("error: could not compile", 101)
         self.assertEqual((outcome.passed, outcome.failed), (0, 1))

@@ -69,8 +69,8 @@ impl Broken {
         Self::DeletesWithoutTheLost,
     ];
 
-    /// Those that histories of rows catch; the others are for [`crate::registers`].
-    pub(crate) const ALL: [Self; 18] = [
+    /// Those that histories of rows catch.
+    pub(crate) const OF_ROWS: [Self; 18] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -91,10 +91,10 @@ impl Broken {
         Self::OpensNothing,
     ];
 
-    /// The one with this name.
+    /// The one with this name, of either list.
     pub(crate) fn of(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
+        { Self::OF_ROWS.into_iter() }
+            .chain(Self::OF_KEYS)
             .find(|each| format!("{each:?}") == name)
     }
 }

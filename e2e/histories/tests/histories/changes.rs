@@ -2,29 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use crate::keys::Pass;
+
 /// A write of a key.
 #[derive(Debug, Clone)]
-pub(crate) struct Write {
-    pub(crate) value: i64,
-    pub(crate) started: usize,
+struct Write {
+    value: i64,
+    started: usize,
     /// When it was acknowledged.
-    pub(crate) ended: Option<usize>,
-    pub(crate) refused: bool,
+    ended: Option<usize>,
+    refused: bool,
 }
 
 /// A deletion of what a condition is true for.
 #[derive(Debug, Clone)]
-pub(crate) struct Deletion {
+struct Deletion {
     /// Of one key, or of all whose value is not above this.
-    pub(crate) key: Option<i64>,
-    pub(crate) highest: i64,
-    pub(crate) started: usize,
+    key: Option<i64>,
+    highest: i64,
+    started: usize,
     /// When it had succeeded; one that failed may take effect at any time.
-    pub(crate) ended: Option<usize>,
+    ended: Option<usize>,
 }
 
 impl Deletion {
-    pub(crate) fn sql(&self) -> String {
+    fn sql(&self) -> String {
         match self.key {
             Some(key) => format!("id = {key}"),
             None => format!("value <= {}", self.highest),
@@ -44,17 +46,71 @@ impl Deletion {
 pub(crate) struct Known {
     /// Beginnings and ends, counted.
     pub(crate) now: usize,
-    pub(crate) next: i64,
-    pub(crate) writes: BTreeMap<i64, Vec<Write>>,
-    pub(crate) deletions: Vec<Deletion>,
+    next: i64,
+    writes: BTreeMap<i64, Vec<Write>>,
+    deletions: Vec<Deletion>,
     /// The values of each key as they followed each other, [`ABSENT`] among them.
-    pub(crate) seen: BTreeMap<i64, Vec<i64>>,
+    seen: BTreeMap<i64, Vec<i64>>,
 }
 
 /// The value of a key that is not there.
 const ABSENT: i64 = 0;
 
 impl Known {
+    /// A write of these keys begins; returns the value of each.
+    pub(crate) fn begin(&mut self, keys: &[i64]) -> Vec<i64> {
+        self.now += 1;
+        let started = self.now;
+        let begin = |key: &i64| {
+            self.next += 1;
+            let value = self.next;
+            self.writes.entry(*key).or_default().push(Write {
+                value,
+                started,
+                ended: None,
+                refused: false,
+            });
+            value
+        };
+        keys.iter().map(begin).collect()
+    }
+
+    /// The write of these values is over.
+    pub(crate) fn end(&mut self, values: &[i64], acknowledged: bool, refused: bool) {
+        self.now += 1;
+        let writes = self.writes.values_mut().flatten();
+        for write in writes.filter(|write| values.contains(&write.value)) {
+            write.ended = acknowledged.then_some(self.now);
+            write.refused = refused;
+        }
+    }
+
+    /// A deletion begins; returns its number and its condition.
+    pub(crate) fn begin_deletion(&mut self, pass: Pass) -> (usize, String) {
+        self.now += 1;
+        let (key, beyond) = match pass {
+            Pass::Key(key) => (Some(key), 0),
+            Pass::UpTo(beyond) => (None, beyond),
+        };
+        let deletion = Deletion {
+            key,
+            highest: self.next + beyond,
+            started: self.now,
+            ended: None,
+        };
+        let sql = deletion.sql();
+        self.deletions.push(deletion);
+        (self.deletions.len() - 1, sql)
+    }
+
+    /// A deletion is over.
+    pub(crate) fn end_deletion(&mut self, number: usize, succeeded: bool) {
+        self.now += 1;
+        if succeeded {
+            self.deletions[number].ended = Some(self.now);
+        }
+    }
+
     pub(crate) fn judge(&mut self, asked: usize, found: &[(i64, i64)]) -> Result<(), String> {
         for (key, writes) in &self.writes {
             let values: Vec<i64> = found.iter().filter(|r| r.0 == *key).map(|r| r.1).collect();

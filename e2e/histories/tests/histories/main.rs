@@ -10,6 +10,9 @@
 //! Every answer is checked ([`history`]), and what a snapshot answered once is asked for again ([`past`]);
 //! a bad history is made as short as it gets and printed.
 //!
+//! Histories of keys are others ([`keys`], [`registers`]): of a few rows that are overwritten and deleted all the
+//! time, through nodes whose clocks are far apart, it is always the last change that has to be read.
+//!
 //! # What is deterministic
 //! The program of a seed, the place of each fault, and the luck of every power cut. Steps run one at a
 //! time, and what is to overlap is held at a port until the rest is done, so nothing depends on how
@@ -18,8 +21,8 @@
 //! that a full buffer starts runs beside the steps. A seed that fails once in a while is run again.
 //!
 //! # Switches
-//! `SEED=n SEEDS=count` runs those seeds and no others (`make histories`); `BROKEN=name` runs them with a
-//! broken build, to see what its report looks like.
+//! `SEED=n SEEDS=count` runs those seeds of both kinds and no others (`make histories`); `BROKEN=name` runs them
+//! with a broken build, to see what its report looks like.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod broken;
@@ -28,6 +31,7 @@ mod changes;
 mod client;
 mod disk;
 mod history;
+mod keys;
 mod life;
 mod past;
 mod peers;
@@ -45,6 +49,7 @@ mod watch;
 mod world;
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use broken::Broken;
@@ -91,19 +96,56 @@ fn must_be_good(sum: &Sum, broken: Option<Broken>) {
     }
 }
 
+/// What somebody asked for: seeds, and the broken build they are run with.
+struct Asked {
+    seeds: Range<u64>,
+    broken: Option<Broken>,
+}
+
+/// See "Switches"; `None` when nothing was asked for.
+fn asked() -> Option<Asked> {
+    let first = number("SEED")?;
+    let count = number("SEEDS").unwrap_or(1);
+    let broken = std::env::var("BROKEN").ok().map(|name| {
+        let (rows, keys) = (Broken::OF_ROWS, Broken::OF_KEYS);
+        let found = Broken::of(&name);
+        found.unwrap_or_else(|| panic!("no broken build {name}; there are {rows:?} and {keys:?}"))
+    });
+    let seeds = first..first + count;
+    Some(Asked { seeds, broken })
+}
+
+impl Asked {
+    /// Whether histories that catch these broken builds are meant too.
+    fn concerns(&self, kind: &str, caught: &[Broken]) -> bool {
+        let concerned = self.broken.is_none_or(|broken| caught.contains(&broken));
+        if !concerned {
+            say(&format!(
+                "{kind}, none: they have nothing of {:?}",
+                self.broken
+            ));
+        }
+        concerned
+    }
+}
+
+/// The first of seeds that nobody chose.
+fn fresh() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    1_000_000 + (since.unwrap().as_nanos() as u64 % 1_000_000_000)
+}
+
 #[test]
 fn no_history_breaks_a_promise() {
     let begun = Instant::now();
-    if let Some(first) = number("SEED") {
-        let count = number("SEEDS").unwrap_or(1);
-        let name = std::env::var("BROKEN").ok();
-        let broken = name.map(|name| {
-            let found = Broken::of(&name);
-            found.unwrap_or_else(|| panic!("no broken build {name}; there are {:?}", Broken::ALL))
-        });
-        let sum = run_seeds(first..first + count, broken, None);
-        tell(&format!("from {first}"), &sum, begun);
-        return must_be_good(&sum, broken);
+    if let Some(asked) = asked() {
+        if asked.concerns("histories", &Broken::OF_ROWS) {
+            let what = format!("from {}", asked.seeds.start);
+            let sum = run_seeds(asked.seeds, asked.broken, None);
+            tell(&what, &sum, begun);
+            must_be_good(&sum, asked.broken);
+        }
+        return;
     }
     let sum = run_seeds(0..FIXED, None, None);
     tell("fixed", &sum, begun);
@@ -124,42 +166,48 @@ fn no_history_breaks_a_promise() {
         }
     }
 
-    let nanos = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_nanos();
-    let fresh = 1_000_000 + (nanos as u64 % 1_000_000_000);
     let begun_fresh = Instant::now();
-    let sum = run_seeds(fresh.., None, Some((begun + TIME).max(begun_fresh + FRESH)));
-    tell(&format!("fresh from {fresh}"), &sum, begun_fresh);
+    let first = fresh();
+    let sum = run_seeds(first.., None, Some((begun + TIME).max(begun_fresh + FRESH)));
+    tell(&format!("fresh from {first}"), &sum, begun_fresh);
     must_be_good(&sum, None);
     assert!(sum.runs > 0, "no fresh history was run");
 }
 
-/// Seeds of histories of overwritten and deleted rows.
-const REGISTERS: u64 = 100;
+/// Seeds of histories of keys that are run every time.
+const FIXED_KEYS: u64 = 100;
+
+fn tell_keys(what: &str, sum: &registers::Sum, begun: Instant) {
+    let seconds = begun.elapsed().as_secs_f64();
+    let (done, refused) = sum.deletions_without;
+    say(&format!(
+        "histories of keys, {what}: {} seeds in {seconds:.1} s, {} writes acknowledged, {} rows deleted, {} answers \
+         checked, {} calls held; with a node down {done} deletions succeeded and {refused} were refused",
+        sum.runs, sum.acknowledged, sum.deleted, sum.answers, sum.held,
+    ));
+}
+
+fn keys_must_be_good(sum: &registers::Sum, broken: Option<Broken>) {
+    if let Some(bad) = &sum.bad {
+        panic!("{}", registers::report(bad, broken));
+    }
+}
 
 #[test]
 fn the_later_write_to_a_key_is_read_in_every_history() {
     let begun = Instant::now();
-    let first = number("SEED").unwrap_or(0);
-    let seeds = first..first + number("SEEDS").unwrap_or(REGISTERS);
-    let sum = registers::run_seeds(seeds, None);
-    let seconds = begun.elapsed().as_secs_f64();
-    say(&format!(
-        "histories of keys: {} seeds in {seconds:.1} s, {} writes acknowledged, {} rows deleted, {} answers \
-         checked, {} calls held; with a node down {} deletions succeeded and {} were refused",
-        sum.runs,
-        sum.acknowledged,
-        sum.deleted,
-        sum.answers,
-        sum.held,
-        sum.deletions_without.0,
-        sum.deletions_without.1
-    ));
-    if let Some(bad) = sum.bad {
-        panic!("{bad}");
+    if let Some(asked) = asked() {
+        if asked.concerns("histories of keys", &Broken::OF_KEYS) {
+            let what = format!("from {}", asked.seeds.start);
+            let sum = registers::run_seeds(asked.seeds, asked.broken, None);
+            tell_keys(&what, &sum, begun);
+            keys_must_be_good(&sum, asked.broken);
+        }
+        return;
     }
+    let sum = registers::run_seeds(0..FIXED_KEYS, None, None);
+    tell_keys("fixed", &sum, begun);
+    keys_must_be_good(&sum, None);
     assert!(sum.held > sum.runs, "writes overlap: {}", sum.held);
     assert!(sum.deleted > sum.runs, "rows go: {}", sum.deleted);
     let (done, refused) = sum.deletions_without;
@@ -167,17 +215,26 @@ fn the_later_write_to_a_key_is_read_in_every_history() {
         done > 0 && refused > 0,
         "some need the lost node: {done}, {refused}"
     );
+
+    let begun_fresh = Instant::now();
+    let first = fresh();
+    let sum = registers::run_seeds(first.., None, Some(begun_fresh + FRESH));
+    tell_keys(&format!("fresh from {first}"), &sum, begun_fresh);
+    keys_must_be_good(&sum, None);
+    assert!(sum.runs > 0, "no fresh history was run");
 }
 
 #[test]
 fn every_broken_build_of_keys_is_caught() {
     let mut missed = Vec::new();
     for broken in Broken::OF_KEYS {
-        let sum = registers::run_seeds(0..CAUGHT_WITHIN, Some(broken));
+        let begun = Instant::now();
+        let sum = registers::run_seeds(0..CAUGHT_WITHIN, Some(broken), None);
+        let seconds = begun.elapsed().as_secs_f64();
         match sum.bad {
             Some(bad) => say(&format!(
-                "histories of keys, {broken:?}: caught after {} seeds: {bad}",
-                sum.runs
+                "histories of keys, {broken:?}: caught by seed {} after {} seeds in {seconds:.1} s: {}",
+                bad.seed, sum.runs, bad.what
             )),
             None => missed.push(broken),
         }
@@ -188,7 +245,7 @@ fn every_broken_build_of_keys_is_caught() {
 #[test]
 fn every_broken_build_is_caught() {
     let mut missed = Vec::new();
-    for broken in Broken::ALL {
+    for broken in Broken::OF_ROWS {
         let begun = Instant::now();
         let sum = run_seeds(0..CAUGHT_WITHIN, Some(broken), None);
         let seconds = begun.elapsed().as_secs_f64();

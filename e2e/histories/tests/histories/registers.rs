@@ -11,73 +11,30 @@
 //! no deletion that this value meets. A key that was acknowledged is there, unless a deletion met its last
 //! value. A value that gave way never comes back.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use flightcluster_ingest::{Error, TableMode};
 use flightcluster_keys::METADATA_KEY;
 use parking_lot::Mutex;
-use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
-use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::Notify;
 
 use crate::broken::Broken;
-use crate::changes::{Deletion, Known, Write};
+use crate::changes::Known;
 use crate::client::stored_nothing;
-use crate::life::{Fault, Port, Trouble};
-use crate::program::{Chore, Settings};
+use crate::keys::{Batch, Pass, Program, Restart, Step};
+use crate::life::Fault;
+use crate::program::Chore;
 use crate::reader::Reader;
-use crate::run::Bench;
+use crate::run::{Bench, shortest};
 use crate::world::{Process, Start, World, alive};
 
-const KEYS: i64 = 3;
 /// How often a question is asked before a lack of answers counts: a reader does not wait long for one.
 const ATTEMPTS: usize = 50;
-const STEPS: usize = 40;
-
-/// Where a write may be held: before and after its table is opened, before and after its numbers are taken, and before it is on disk.
-const HOLDS: [(Port, Trouble); 5] = [
-    (Port::Open, Trouble::HoldBefore),
-    (Port::Open, Trouble::HoldAfter),
-    (Port::Order, Trouble::HoldBefore),
-    (Port::Order, Trouble::HoldAfter),
-    (Port::Sync, Trouble::HoldBefore),
-];
-/// What else may happen to one.
-const LOSSES: [(Port, Trouble); 6] = [
-    (Port::Open, Trouble::LostAnswer),
-    (Port::Open, Trouble::CrashAfter),
-    (Port::Order, Trouble::LostRequest),
-    (Port::Order, Trouble::LostAnswer),
-    (Port::Order, Trouble::CrashAfter),
-    (Port::Sync, Trouble::CrashAfter),
-];
-
-/// Where a deletion may be held: before and after it learns whom to ask, before one of the ingesters is asked, before and after its snapshot, and
-/// before its files take the place of others.
-const DELETE_HOLDS: [(Port, u8, Trouble); 10] = [
-    (Port::Lookup, 0, Trouble::HoldAfter),
-    (Port::Lookup, 1, Trouble::HoldBefore),
-    (Port::Lookup, 1, Trouble::HoldAfter),
-    (Port::Peer, 0, Trouble::HoldBefore),
-    (Port::Peer, 1, Trouble::HoldBefore),
-    (Port::Peer, 0, Trouble::HoldAfter),
-    (Port::Peer, 1, Trouble::HoldAfter),
-    (Port::Snapshot, 1, Trouble::HoldBefore),
-    (Port::Snapshot, 1, Trouble::HoldAfter),
-    (Port::Replace, 0, Trouble::HoldBefore),
-];
-/// What else may happen to one.
-const DELETE_LOSSES: [(Port, Trouble); 5] = [
-    (Port::Peer, Trouble::LostRequest),
-    (Port::Peer, Trouble::LostAnswer),
-    (Port::Get, Trouble::LostRequest),
-    (Port::Replace, Trouble::LostRequest),
-    (Port::Replace, Trouble::LostAnswer),
-];
 
 /// What histories came to.
 #[derive(Debug, Default)]
@@ -89,32 +46,55 @@ pub(crate) struct Sum {
     pub(crate) deleted: u64,
     /// Deletions that succeeded while an ingester was down, and those that did not.
     pub(crate) deletions_without: (u64, u64),
-    pub(crate) bad: Option<String>,
+    /// The lowest seed that broke a promise.
+    pub(crate) bad: Option<Bad>,
 }
 
-/// Runs the histories of these seeds on every core until one is bad.
-pub(crate) fn run_seeds(seeds: std::ops::Range<u64>, broken: Option<Broken>) -> Sum {
+/// A seed that broke a promise, and what happened then.
+#[derive(Debug)]
+pub(crate) struct Bad {
+    pub(crate) seed: u64,
+    pub(crate) what: String,
+    notes: Vec<String>,
+}
+
+impl Sum {
+    fn add(&mut self, seed: u64, run: Run) {
+        self.runs += 1;
+        self.acknowledged += run.acknowledged;
+        self.answers += run.answers;
+        self.held += run.held;
+        self.deleted += run.deleted;
+        self.deletions_without.0 += run.deletions_without.0;
+        self.deletions_without.1 += run.deletions_without.1;
+        if let Some(what) = run.bad
+            && self.bad.as_ref().is_none_or(|other| seed < other.seed)
+        {
+            let notes = run.notes;
+            self.bad = Some(Bad { seed, what, notes });
+        }
+    }
+}
+
+/// Runs the histories of these seeds on every core until one is bad, none is left, or `until` is over.
+pub(crate) fn run_seeds(
+    seeds: impl Iterator<Item = u64> + Send,
+    broken: Option<Broken>,
+    until: Option<Instant>,
+) -> Sum {
     let (seeds, sum) = (Mutex::new(seeds), Mutex::new(Sum::default()));
     let stop = AtomicBool::new(false);
     let work = || {
         let bench = Bench::new();
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) && until.is_none_or(|until| Instant::now() < until) {
             let Some(seed) = seeds.lock().next() else {
                 break;
             };
-            let run = run(&bench, seed, broken);
-            let mut sum = sum.lock();
-            sum.runs += 1;
-            sum.acknowledged += run.acknowledged;
-            sum.answers += run.answers;
-            sum.held += run.held;
-            sum.deleted += run.deleted;
-            sum.deletions_without.0 += run.deletions_without.0;
-            sum.deletions_without.1 += run.deletions_without.1;
-            if let Some(bad) = run.bad {
+            let run = run(&bench, &Program::of(seed), broken);
+            if run.bad.is_some() {
                 stop.store(true, Ordering::Relaxed);
-                sum.bad = Some(format!("seed {seed}: {bad}"));
             }
+            sum.lock().add(seed, run);
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -126,87 +106,165 @@ pub(crate) fn run_seeds(seeds: std::ops::Range<u64>, broken: Option<Broken>) -> 
     sum.into_inner()
 }
 
-fn run(bench: &Bench, seed: u64, broken: Option<Broken>) -> Sum {
-    let mut chance = StdRng::seed_from_u64(seed);
-    let settings = Settings {
-        nodes: chance.random_range(2..=3),
-        tables: 1,
-        clients: vec![],
-        uploads: vec![],
-        segment_bytes: *[1 << 10, 64 << 20].choose(&mut chance).unwrap(),
-        grace_seconds: *[1, 60].choose(&mut chance).unwrap(),
-        flush_bytes: 128 << 20,
-        buffer_bytes: 512 << 20,
-        min_files: 2,
-        target_bytes: 256 << 20,
-        leases_end: chance.random(),
-        luck: chance.random(),
+/// A bad seed for people: what was broken, the shortest history that breaks a promise, what happened in it.
+pub(crate) fn report(bad: &Bad, broken: Option<Broken>) -> String {
+    let program = Program::of(bad.seed);
+    let bench = Bench::new();
+    let with = |steps: &[Step]| {
+        let steps = steps.to_vec();
+        Program {
+            steps,
+            ..program.clone()
+        }
     };
+    let (steps, again) = shortest(&program.steps, |steps| {
+        let run = run(&bench, &with(steps), broken);
+        Some((run.bad?, run.notes))
+    });
+    let mut text = format!("seed {} of keys: {}\n", bad.seed, bad.what);
+    let mut line = |more: &str| {
+        let _ = writeln!(text, "{more}");
+    };
+    let notes = match &again {
+        None => {
+            line("It did not happen again: run the seed more often.");
+            &bad.notes
+        }
+        Some((what, notes)) => {
+            let (few, all) = (steps.len(), program.steps.len());
+            line(&format!("{few} of its {all} steps do it too: {what}"));
+            notes
+        }
+    };
+    line(&format!("{:?}", program.settings));
+    let [first, last] = &program.starts;
+    line(&format!("starts: {first:?}"));
+    for step in &steps {
+        line(&format!("  {step:?}"));
+    }
+    line(&format!("starts before the last questions: {last:?}"));
+    line("what happened:");
+    for note in notes {
+        line(&format!("  {note}"));
+    }
+    text
+}
+
+/// How a history went.
+#[derive(Debug, Default)]
+struct Run {
+    acknowledged: u64,
+    answers: u64,
+    held: u64,
+    deleted: u64,
+    deletions_without: (u64, u64),
+    bad: Option<String>,
+    notes: Vec<String>,
+}
+
+fn run(bench: &Bench, program: &Program, broken: Option<Broken>) -> Run {
+    let settings = program.settings.clone();
     let ended = bench.in_world(settings, broken, async |world, reader| {
         let mut history = Registers {
             world,
             reader,
-            chance,
-            writes: Mutex::default(),
-            sum: Sum::default(),
+            known: Mutex::default(),
+            sum: Run::default(),
         };
-        history.sum.bad = history.all().await.err();
+        history.sum.bad = history.all(program).await.err();
+        history.sum.notes = std::mem::take(&mut world.history.lock().notes);
         history.sum
     });
-    ended.unwrap_or_else(|stuck| Sum {
+    ended.unwrap_or_else(|stuck| Run {
         bad: Some(stuck.to_owned()),
-        ..Sum::default()
+        ..Run::default()
     })
 }
 
 struct Registers<'a> {
     world: &'a World,
     reader: &'a Reader,
-    chance: StdRng,
-    writes: Mutex<Known>,
-    sum: Sum,
+    known: Mutex<Known>,
+    sum: Run,
 }
 
 impl Registers<'_> {
-    async fn all(&mut self) -> Result<(), String> {
-        let nodes = self.world.settings.nodes;
-        for node in 0..nodes {
-            self.start(node, false).await;
+    async fn all(&mut self, program: &Program) -> Result<(), String> {
+        let [first, last] = &program.starts;
+        for start in first {
+            self.start(start).await;
         }
-        for _ in 0..STEPS {
-            let node = self.chance.random_range(0..nodes);
-            match self.chance.random_range(0..100) {
-                0..33 => self.write(node, None).await,
-                33..41 => {
-                    let loss = *LOSSES.choose(&mut self.chance).unwrap();
-                    self.write(node, Some(loss)).await;
-                }
-                41..60 => self.during(node).await?,
-                60..70 => self.flush(node).await,
-                70..76 => {
-                    self.world.crash(node);
-                    self.start(node, true).await;
-                }
-                76..79 => {
-                    let seconds = self.chance.random_range(0..100);
-                    self.world.advance(node, seconds);
-                }
-                79..84 => {
-                    self.world
-                        .tidy(self.reader, node, Chore::Compact, &[])
-                        .await;
-                }
-                84..90 => self.delete().await,
-                90..95 => self.during_deletion().await?,
-                95..98 => self.during_absence(node).await?,
-                _ => self.check().await?,
-            }
+        for step in &program.steps {
+            self.carry_out(step).await?;
             self.world.bury();
         }
-        for node in 0..nodes {
-            self.start(node, false).await;
+        for start in last {
+            self.start(start).await;
         }
         self.check_at_last().await
+    }
+
+    async fn carry_out(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Write { batch, fault } => {
+                self.write(batch, *fault).await;
+                Ok(())
+            }
+            Step::HeldWrite {
+                batch,
+                fault,
+                others,
+                deletion,
+            } => self.held_write(batch, *fault, others, *deletion).await,
+            Step::Flush { node } => {
+                self.flush(*node).await;
+                Ok(())
+            }
+            Step::Crash(restart) => {
+                self.crash(restart.node);
+                self.start(restart).await;
+                Ok(())
+            }
+            Step::Advance { node, seconds } => {
+                self.world.advance(*node, *seconds);
+                Ok(())
+            }
+            Step::Compact { node } => {
+                let done = { self.world.tidy(self.reader, *node, Chore::Compact, &[]) }.await;
+                self.world.note(format!("node {node} compacted: {done}"));
+                Ok(())
+            }
+            Step::Delete { pass, fault } => {
+                self.world.reading.arm(fault.as_slice());
+                self.delete(*pass).await;
+                self.world.reading.disarm();
+                Ok(())
+            }
+            Step::HeldDelete {
+                pass,
+                fault,
+                others,
+            } => self.held_delete(*pass, *fault, others).await,
+            Step::Absence {
+                rests,
+                last,
+                deletions,
+                restart,
+            } => {
+                let node = restart.node;
+                if *rests {
+                    self.rest(node).await;
+                }
+                if let Some(batch) = last {
+                    self.write(batch, None).await;
+                }
+                self.crash(node);
+                self.deletions_without(deletions).await?;
+                self.start(restart).await;
+                self.check().await
+            }
+            Step::Read => self.check().await,
+        }
     }
 
     /// As [`Self::check`], when nothing is in the way of an answer any more.
@@ -226,12 +284,12 @@ impl Registers<'_> {
         }
     }
 
-    async fn start(&mut self, node: usize, power_cut: bool) {
+    async fn start(&mut self, restart: &Restart) {
         let start = Start {
-            node,
-            power_cut: power_cut && self.chance.random(),
-            clock: *[0, 1000, 5000, 100_000].choose(&mut self.chance).unwrap(),
-            luck: self.chance.random(),
+            node: restart.node,
+            power_cut: restart.power_cut,
+            clock: restart.clock,
+            luck: restart.luck,
             faults: &[],
         };
         assert!(
@@ -240,9 +298,16 @@ impl Registers<'_> {
         );
     }
 
+    fn crash(&self, node: usize) {
+        self.world.note(format!("node {node} is killed"));
+        self.world.crash(node);
+    }
+
     async fn flush(&mut self, node: usize) {
         if let Some(process) = self.world.running(node) {
-            let _ = alive(&process.life, process.ingest.flush()).await;
+            let flushed = alive(&process.life, process.ingest.flush()).await;
+            let done = matches!(flushed, Some(Ok(_)));
+            self.world.note(format!("node {node} flushed: {done}"));
         }
     }
 
@@ -253,97 +318,48 @@ impl Registers<'_> {
         self.flush(node).await;
     }
 
-    /// Deletes, and writes elsewhere, while a node is down that may or may not have rows in its log.
-    async fn during_absence(&mut self, node: usize) -> Result<(), String> {
-        if self.chance.random() {
-            self.rest(node).await;
-        }
-        if self.chance.random_range(0..3) == 0 {
-            self.write(node, None).await;
-        }
-        self.world.crash(node);
-        for _ in 0..self.chance.random_range(1..4) {
-            if self.chance.random() {
-                let other = self.chance.random_range(0..self.world.settings.nodes);
-                self.write(other, None).await;
+    async fn deletions_without(&mut self, all: &[(Option<Batch>, Pass)]) -> Result<(), String> {
+        for (batch, pass) in all {
+            if let Some(batch) = batch {
+                self.write(batch, None).await;
             }
-            let deletion = self.deletion();
-            match delete(&self.writes, self.reader, deletion).await {
-                Some(deleted) => {
-                    self.sum.deleted += deleted;
-                    self.sum.deletions_without.0 += 1;
-                }
-                None => self.sum.deletions_without.1 += 1,
+            match self.delete(*pass).await {
+                true => self.sum.deletions_without.0 += 1,
+                false => self.sum.deletions_without.1 += 1,
             }
             self.check().await?;
         }
-        self.start(node, true).await;
-        self.check().await
+        Ok(())
     }
 
-    /// Writes a key or two through a node.
-    async fn write(&mut self, node: usize, trouble: Option<(Port, Trouble)>) {
-        let Some(process) = self.world.running(node) else {
+    async fn write(&mut self, batch: &Batch, fault: Option<Fault>) {
+        let Some(process) = self.world.running(batch.node) else {
             return;
         };
-        let keys = self.keys();
-        if let Some((port, trouble)) = trouble {
-            let nth = 0;
-            process.life.arm(&[Fault { port, nth, trouble }]);
-        }
-        self.sum.acknowledged += send(&self.writes, &process, &keys).await;
+        process.life.arm(fault.as_slice());
+        self.sum.acknowledged += self.send(&process, batch).await;
         process.life.disarm();
     }
 
-    fn keys(&mut self) -> Vec<i64> {
-        let first = self.chance.random_range(0..KEYS);
-        match self.chance.random() {
-            true => vec![first],
-            false => vec![first, (first + 1) % KEYS],
-        }
-    }
-
-    /// Something to be deleted, most often what was written lately.
-    fn deletion(&mut self) -> Deletion {
-        let next = self.writes.lock().next;
-        let one = self.chance.random_range(0..3) == 0;
-        Deletion {
-            key: one.then(|| self.chance.random_range(0..KEYS)),
-            // Also what is written while the deletion runs.
-            highest: next + self.chance.random_range(-4..8),
-            started: 0,
-            ended: None,
-        }
-    }
-
-    async fn delete(&mut self) {
-        let deletion = self.deletion();
-        if self.chance.random() {
-            let (port, trouble) = *DELETE_LOSSES.choose(&mut self.chance).unwrap();
-            let nth = self.chance.random_range(0..2);
-            self.world.reading.arm(&[Fault { port, nth, trouble }]);
-        }
-        let deleted = delete(&self.writes, self.reader, deletion).await;
+    /// Deletes; returns whether it succeeded.
+    async fn delete(&mut self, pass: Pass) -> bool {
+        let deleted = self.remove(pass).await;
         self.sum.deleted += deleted.unwrap_or_default();
-        self.world.reading.disarm();
+        deleted.is_some()
     }
 
-    /// Holds a deletion while writes begin and end.
-    async fn during_deletion(&mut self) -> Result<(), String> {
-        let (port, nth, trouble) = *DELETE_HOLDS.choose(&mut self.chance).unwrap();
-        let deletion = self.deletion();
-        let others: Vec<_> = (0..self.chance.random_range(1..4))
-            .map(|_| {
-                let node = self.chance.random_range(0..self.world.settings.nodes);
-                (node, self.keys())
-            })
-            .collect();
+    async fn held_delete(
+        &mut self,
+        pass: Pass,
+        fault: Fault,
+        others: &[Batch],
+    ) -> Result<(), String> {
         let life = &self.world.reading;
         life.may_hold();
-        life.arm(&[Fault { port, nth, trouble }]);
+        life.arm(&[fault]);
         let over = Notify::new();
         let held = async {
-            let deleted = delete(&self.writes, self.reader, deletion).await;
+            let deleted = self.remove(pass).await;
             over.notify_one();
             deleted
         };
@@ -352,8 +368,8 @@ impl Registers<'_> {
                 () = life.reached() => (),
                 () = over.notified() => { life.disarm(); }
             }
-            let acknowledged = send_all(self.world, &self.writes, &others).await;
-            let checked = check(&self.writes, self.reader).await;
+            let acknowledged = self.send_all(others).await;
+            let checked = self.ask().await;
             life.release();
             (acknowledged, checked)
         };
@@ -366,29 +382,21 @@ impl Registers<'_> {
         self.check().await
     }
 
-    /// Holds a write while others begin and end.
-    async fn during(&mut self, node: usize) -> Result<(), String> {
-        let Some(process) = self.world.running(node) else {
+    async fn held_write(
+        &mut self,
+        batch: &Batch,
+        fault: Fault,
+        others: &[Batch],
+        deletion: Option<Pass>,
+    ) -> Result<(), String> {
+        let Some(process) = self.world.running(batch.node) else {
             return Ok(());
         };
-        let (port, trouble) = *HOLDS.choose(&mut self.chance).unwrap();
-        let (nth, keys) = (0, self.keys());
         process.life.may_hold();
-        process.life.arm(&[Fault { port, nth, trouble }]);
-        let others: Vec<(usize, Vec<i64>)> = (0..self.chance.random_range(1..4))
-            .map(|_| {
-                (
-                    self.chance.random_range(0..self.world.settings.nodes),
-                    self.keys(),
-                )
-            })
-            .filter(|(other, _)| *other != node)
-            .collect();
-        // It waits for the write that is held.
-        let deletion = (self.chance.random_range(0..3) == 0).then(|| self.deletion());
+        process.life.arm(&[fault]);
         let over = Notify::new();
         let held = async {
-            let acknowledged = send(&self.writes, &process, &keys).await;
+            let acknowledged = self.send(&process, batch).await;
             over.notify_one();
             acknowledged
         };
@@ -397,14 +405,15 @@ impl Registers<'_> {
                 () = process.life.reached() => (),
                 () = over.notified() => (),
             }
-            let acknowledged = send_all(self.world, &self.writes, &others).await;
-            let checked = check(&self.writes, self.reader).await;
+            let acknowledged = self.send_all(others).await;
+            let checked = self.ask().await;
             process.life.release();
             (acknowledged, checked)
         };
         let deleting = async {
+            // It waits for the write that is held.
             match deletion {
-                Some(deletion) => delete(&self.writes, self.reader, deletion).await,
+                Some(pass) => self.remove(pass).await,
                 None => None,
             }
         };
@@ -418,8 +427,88 @@ impl Registers<'_> {
     }
 
     async fn check(&mut self) -> Result<(), String> {
-        self.sum.answers += check(&self.writes, self.reader).await?;
+        self.sum.answers += self.ask().await?;
         Ok(())
+    }
+
+    /// Writes the next value of each key in one batch; returns how many batches were acknowledged.
+    async fn send(&self, process: &Process, batch: &Batch) -> u64 {
+        let keys = &batch.keys;
+        let values = self.known.lock().begin(keys);
+        let (node, pairs) = (batch.node, keys.iter().zip(&values).collect::<Vec<_>>());
+        self.world.note(format!("node {node} is sent {pairs:?}"));
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(keys.clone())),
+            Arc::new(TimestampMicrosecondArray::from(keys.clone())),
+            Arc::new(Int64Array::from(values.clone())),
+        ];
+        let batch = RecordBatch::try_new(schema(), columns).unwrap();
+        let written = async {
+            let (name, mode) = (World::table(0), TableMode::CreateOrAppend);
+            let schema = schema();
+            let writer = process.ingest.writer(&name, &schema, mode, true).await?;
+            writer.write(batch, None, None).await
+        };
+        let written: Option<Result<_, Error>> = alive(&process.life, written).await;
+        let (acknowledged, refused) = match &written {
+            Some(Ok(_)) => (true, false),
+            Some(Err(error)) => (false, stored_nothing(error)),
+            None => (false, false),
+        };
+        self.known.lock().end(&values, acknowledged, refused);
+        self.world.note(match (acknowledged, refused) {
+            (true, _) => format!("node {node} acknowledged {pairs:?}"),
+            (_, true) => format!("node {node} refused {pairs:?}"),
+            _ => format!(
+                "node {node} may have {pairs:?}: {:?}",
+                written.map(|w| w.err())
+            ),
+        });
+        u64::from(acknowledged)
+    }
+
+    /// Writes batches, one after the other; returns how many were acknowledged.
+    async fn send_all(&self, batches: &[Batch]) -> u64 {
+        let mut acknowledged = 0;
+        for batch in batches {
+            if let Some(process) = self.world.running(batch.node) {
+                acknowledged += self.send(&process, batch).await;
+            }
+        }
+        acknowledged
+    }
+
+    /// Deletes; returns how many rows, if it succeeded.
+    async fn remove(&self, pass: Pass) -> Option<u64> {
+        let (at, sql) = self.known.lock().begin_deletion(pass);
+        self.world.note(format!("deletion of {sql} begins"));
+        let deleted = self.reader.delete(&World::table(0).table, &sql).await;
+        self.known.lock().end_deletion(at, deleted.is_ok());
+        self.world.note(format!("deletion of {sql}: {deleted:?}"));
+        deleted.ok()
+    }
+
+    /// Asks for all keys; returns how many answers there were.
+    async fn ask(&self) -> Result<u64, String> {
+        let asked = self.known.lock().now;
+        let table = World::table(0).table;
+        let Ok(found) = self.reader.values(&table, "true").await else {
+            self.world.note("a question has no answer");
+            return Ok(0);
+        };
+        self.world.note(format!("read {found:?}"));
+        self.known.lock().judge(asked, &found)?;
+        // A filter on the value must not bring an older row back.
+        if let Some((key, value)) = found.first()
+            && let Ok(same) = self
+                .reader
+                .values(&table, &format!("value <= {value}"))
+                .await
+            && let Some(other) = same.iter().find(|row| row.0 == *key && row.1 != *value)
+        {
+            return Err(format!("key {key} is {value}, and by a filter {}", other.1));
+        }
+        Ok(1)
     }
 }
 
@@ -433,97 +522,4 @@ fn schema() -> SchemaRef {
     let key = r#"["id", "time"]"#.to_owned();
     let metadata = [(METADATA_KEY.to_owned(), key)];
     Arc::new(Schema::new(fields).with_metadata(metadata.into()))
-}
-
-/// Writes the next value of each key in one batch; returns how many were acknowledged.
-async fn send(known: &Mutex<Known>, process: &Process, keys: &[i64]) -> u64 {
-    let values: Vec<i64> = {
-        let mut known = known.lock();
-        known.now += 1;
-        let started = known.now;
-        let begin = |key: &i64| {
-            known.next += 1;
-            let value = known.next;
-            known.writes.entry(*key).or_default().push(Write {
-                value,
-                started,
-                ended: None,
-                refused: false,
-            });
-            value
-        };
-        keys.iter().map(begin).collect()
-    };
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(keys.to_vec())),
-        Arc::new(TimestampMicrosecondArray::from(keys.to_vec())),
-        Arc::new(Int64Array::from(values.clone())),
-    ];
-    let batch = RecordBatch::try_new(schema(), columns).unwrap();
-    let written = async {
-        let (name, mode) = (World::table(0), TableMode::CreateOrAppend);
-        let writer = process.ingest.writer(&name, &schema(), mode, true).await?;
-        writer.write(batch, None, None).await
-    };
-    let written: Option<Result<_, Error>> = alive(&process.life, written).await;
-    let mut known = known.lock();
-    known.now += 1;
-    let now = known.now;
-    let writes = known.writes.values_mut().flatten();
-    for write in writes.filter(|write| values.contains(&write.value)) {
-        match &written {
-            Some(Ok(_)) => write.ended = Some(now),
-            Some(Err(error)) => write.refused = stored_nothing(error),
-            None => {}
-        }
-    }
-    u64::from(matches!(written, Some(Ok(_))))
-}
-
-/// Writes keys through nodes, one after the other; returns how many writes were acknowledged.
-async fn send_all(world: &World, known: &Mutex<Known>, all: &[(usize, Vec<i64>)]) -> u64 {
-    let mut acknowledged = 0;
-    for (node, keys) in all {
-        if let Some(process) = world.running(*node) {
-            acknowledged += send(known, &process, keys).await;
-        }
-    }
-    acknowledged
-}
-
-/// Deletes; returns how many rows, if it succeeded.
-async fn delete(known: &Mutex<Known>, reader: &Reader, mut deletion: Deletion) -> Option<u64> {
-    let at = {
-        let mut known = known.lock();
-        known.now += 1;
-        deletion.started = known.now;
-        known.deletions.push(deletion.clone());
-        known.deletions.len() - 1
-    };
-    let table = World::table(0).table;
-    let deleted = reader.delete(&table, &deletion.sql()).await;
-    let mut known = known.lock();
-    known.now += 1;
-    if deleted.is_ok() {
-        known.deletions[at].ended = Some(known.now);
-    }
-    deleted.ok()
-}
-
-/// Asks for all keys; returns how many answers there were.
-async fn check(known: &Mutex<Known>, reader: &Reader) -> Result<u64, String> {
-    let asked = known.lock().now;
-    let table = World::table(0).table;
-    let Ok(found) = reader.values(&table, "true").await else {
-        return Ok(0);
-    };
-    known.lock().judge(asked, &found)?;
-    // A filter on the value must not bring an older row back.
-    if let Some((key, value)) = found.first()
-        && let Ok(same) = reader.values(&table, &format!("value <= {value}")).await
-        && let Some(other) = same.iter().find(|row| row.0 == *key && row.1 != *value)
-    {
-        return Err(format!("key {key} is {value}, and by a filter {}", other.1));
-    }
-    Ok(1)
 }

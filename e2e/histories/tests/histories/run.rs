@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use crate::broken::Broken;
 use crate::history::{Kind, Violation, name};
 use crate::life::Counts;
-use crate::program::{Program, Settings};
+use crate::program::{Program, Settings, Step};
 use crate::reader::Reader;
 use crate::watch::within;
 use crate::world::{CATALOG, World};
@@ -138,31 +138,49 @@ impl Bench {
         done
     }
 
-    /// Leaves out steps as long as the same promise is broken without them.
-    pub(crate) fn shrink(&self, program: &Program, broken: Option<Broken>) -> (Program, Run) {
-        let begun = Instant::now();
-        let mut best = (program.clone(), self.run(program, broken));
-        let Some(kind) = best.1.violation.as_ref().map(|violation| violation.kind) else {
-            return best;
+    /// Leaves out steps as long as the same promise is broken without them; with the shortest history,
+    /// what happened in it, if it broke a promise again at all.
+    fn shrink(&self, program: &Program, broken: Option<Broken>) -> (Program, Option<Run>) {
+        let (settings, mut kind) = (&program.settings, None);
+        let with = |steps: &[Step]| Program {
+            settings: settings.clone(),
+            steps: steps.to_vec(),
         };
-        let mut size = best.0.steps.len().div_ceil(2);
-        while size > 0 {
-            let mut at = 0;
-            while at < best.0.steps.len() && begun.elapsed() < SHRINKING {
-                let mut shorter = best.0.clone();
-                let end = (at + size).min(shorter.steps.len());
-                shorter.steps.drain(at..end);
-                let run = self.run(&shorter, broken);
-                if run.violation.as_ref().map(|violation| violation.kind) == Some(kind) {
-                    best = (shorter, run);
-                } else {
-                    at += size;
-                }
-            }
-            size /= 2;
-        }
-        best
+        let (steps, run) = shortest(&program.steps, |steps| {
+            let run = self.run(&with(steps), broken);
+            let now = run.violation.as_ref().map(|violation| violation.kind);
+            kind = kind.or(now);
+            (now.is_some() && now == kind).then_some(run)
+        });
+        (with(&steps), run)
     }
+}
+
+/// The shortest history found in a while that still fails, and what `fails` said of it: `None` when not even
+/// all steps fail again.
+pub(crate) fn shortest<S: Clone, T>(
+    steps: &[S],
+    mut fails: impl FnMut(&[S]) -> Option<T>,
+) -> (Vec<S>, Option<T>) {
+    let begun = Instant::now();
+    let mut best = (steps.to_vec(), fails(steps));
+    if best.1.is_none() {
+        return best;
+    }
+    let mut size = steps.len().div_ceil(2);
+    while size > 0 {
+        let mut at = 0;
+        while at < best.0.len() && begun.elapsed() < SHRINKING {
+            let mut shorter = best.0.clone();
+            shorter.drain(at..(at + size).min(best.0.len()));
+            match fails(&shorter) {
+                None => at += size,
+                found => best = (shorter, found),
+            }
+        }
+        size /= 2;
+    }
+    best
 }
 
 /// Where catalogs are: in memory when there is such a place, so that no disk is waited for.
@@ -261,13 +279,14 @@ pub(crate) fn report(bad: &Bad, broken: Option<Broken>) -> String {
         kind, text: what, ..
     } = &bad.violation;
     line(&format!("seed {}: {kind:?}: {what}", bad.seed));
-    let (violation, notes) = match &run.violation {
+    let (violation, notes) = match &run {
         None => {
             line("It did not happen again: run the seed more often.");
             (&bad.violation, &bad.notes)
         }
-        Some(violation) => {
+        Some(run) => {
             let (few, all) = (shortest.steps.len(), program.steps.len());
+            let violation = run.violation.as_ref().unwrap_or(&bad.violation);
             let Violation {
                 kind, text: what, ..
             } = violation;
@@ -300,4 +319,23 @@ fn a_history_that_hangs_is_reported() {
     });
     assert_eq!(stuck, Err(STUCK));
     assert_eq!(bench.in_world(settings, None, async |_, _| 7), Ok(7));
+}
+
+#[test]
+fn a_bad_history_is_made_as_short_as_it_gets() {
+    let steps: Vec<u32> = (0..50).collect();
+    // Three steps together do it.
+    let mut asked = 0;
+    let (few, found) = shortest(&steps, |steps| {
+        asked += 1;
+        [3, 17, 41]
+            .iter()
+            .all(|each| steps.contains(each))
+            .then_some(steps.len())
+    });
+    assert_eq!((few, found), (vec![3, 17, 41], Some(3)));
+    assert!(asked < 100, "{asked} runs");
+    let (none_left_out, found) = shortest::<_, ()>(&steps, |_| None);
+    assert_eq!((none_left_out, found), (steps, None));
+    assert_eq!(shortest(&[1, 2], |_| Some(())), (vec![], Some(())));
 }
