@@ -282,3 +282,43 @@ class _KeepHeaders(flight.ClientMiddleware):
     def received_headers(self, headers):
         for name, values in headers.items():
             self.factory.last[name.lower()] = values[0]
+
+
+def retry_delay(trailers):
+    """Seconds after which the last failed call may be repeated, by its google.rpc.RetryInfo.
+
+    As a client without the generated classes reads it; None when the failure does not say.
+    """
+    details = trailers.last["grpc-status-details-bin"]
+    details = details if isinstance(details, bytes) else details.encode("latin-1")
+    for number, detail in _fields(details):
+        if number != 3:  # google.rpc.Status.details
+            continue
+        of_any = dict(_fields(detail))
+        if of_any[1] == b"type.googleapis.com/google.rpc.RetryInfo":
+            delay = dict(_fields(dict(_fields(of_any[2]))[1]))
+            return delay.get(1, 0) + delay.get(2, 0) / 1e9
+    return None
+
+
+def _fields(message):
+    """Number and value of each field of a protobuf message that holds numbers and bytes only."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        number, kind = divmod(varint(), 8)
+        value = varint()
+        if kind == 2:
+            at, value = at + value, message[at : at + value]
+        yield number, value

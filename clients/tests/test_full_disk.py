@@ -8,7 +8,7 @@ import subprocess
 import numpy
 import pyarrow as pa
 import pytest
-from harness import put, running, select, wait_until
+from harness import Trailers, put, retry_delay, running, select, wait_until
 
 VOLUME_BYTES = 48 << 20
 ROWS = 512
@@ -67,11 +67,14 @@ def write(client, number):
 def test_a_log_past_its_budget_refuses_and_recovers_by_flushing(new_server):
     server = new_server({"ingest": {"wal_bytes": "4MiB", "flush_interval": "1h"}})
     server.expect_log(ANNOUNCED)
-    with small_volume(server), running(server), server.client() as client:
+    trailers = Trailers()
+    with small_volume(server), running(server), server.client(middleware=[trailers]) as client:
         refusals = 0
         for number in range(24):
             while not write(client, number):
                 refusals += 1
+                assert trailers.last["x-fc-code"] == "DISK_FULL"
+                assert retry_delay(trailers) == 1
                 assert server.metric("wal_size_bytes") <= 5 << 20
                 wait_until(
                     lambda: server.metric("wal_size_bytes") < 1 << 20, "a flush made room", 20

@@ -78,7 +78,7 @@ pub struct QueryConfig {
     pub task_threads: u16,
     /// Queries that run at once; 0 decides by threads and memory.
     pub max_concurrent_queries: u32,
-    /// Queries that wait for their turn; more are refused with `ResourceExhausted`.
+    /// Queries that wait for their turn; more are refused with `Unavailable` (`QUEUE_FULL`).
     pub queue_length: u32,
     /// Memory of all queries together, in bytes; 0 takes 60 % of the memory limit of the container
     /// or machine.

@@ -124,8 +124,7 @@ impl PeerIngesters {
                 ingester.name,
                 time_text(ingester.seen_at_millis)
             );
-            return Err(Failure::new(ErrorCode::IngesterUnavailable, message)
-                .retry_after(Duration::from_secs(1)));
+            return Err(Failure::new(ErrorCode::IngesterUnavailable, message));
         };
         answer.map(drop).map_err(|failure| Failure {
             message: format!(

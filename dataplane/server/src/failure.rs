@@ -1,11 +1,9 @@
 //! Which failure of which crate becomes which [`ErrorCode`]: one exhaustive `match` each, so that a
 //! new variant can't be forgotten.
 
-use std::time::Duration;
-
 use arrow_flight::error::FlightError;
 use flightcluster_auth::Denied;
-use flightcluster_ingest::Fault;
+use flightcluster_ingest::{Fatal, Fault};
 use flightcluster_query::rewrite::RewriteError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -13,15 +11,8 @@ use tonic_types::StatusExt as _;
 use crate::peers;
 use crate::status::{ErrorCode, Failure, chain};
 
-/// When a part of the cluster that is away may be back.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 fn told(code: ErrorCode, error: &(dyn std::error::Error + 'static)) -> Failure {
-    let failure = Failure::new(code, chain(error));
-    match code.grpc() {
-        Code::Unavailable => failure.retry_after(RETRY_AFTER),
-        _ => failure,
-    }
+    Failure::new(code, chain(error))
 }
 
 impl From<Denied> for Failure {
@@ -38,31 +29,35 @@ impl From<Denied> for Failure {
 
 impl From<flightcluster_catalog::Error> for Failure {
     fn from(error: flightcluster_catalog::Error) -> Self {
-        use flightcluster_catalog::Error;
-        let code = match &error {
-            Error::DatabaseNotFound(_) => ErrorCode::DatabaseNotFound,
-            Error::DatabaseExists(_) => ErrorCode::DatabaseExists,
-            Error::TableNotFound(_) => ErrorCode::TableNotFound,
-            Error::TableExists(_) => ErrorCode::TableExists,
-            Error::InvalidName { .. }
-            | Error::UploadTarget { .. }
-            | Error::UploadKey { .. }
-            | Error::NotReadable { .. } => ErrorCode::InvalidArgument,
-            Error::UploadNotFound(_) => ErrorCode::UploadNotFound,
-            Error::UploadEnded { .. } => ErrorCode::UploadEnded,
-            // Both say: somebody else was first, begin again.
-            Error::SchemaChanged { .. } | Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
-            Error::Fenced { .. } | Error::WrongLog { .. } | Error::RolledBack { .. } => {
-                ErrorCode::WalFailed
-            }
-            // A file that is written anew at the next attempt.
-            Error::Unavailable { .. } | Error::FileGivenUp { .. } => ErrorCode::CatalogUnavailable,
-            // The first two are answers to an operator, who does not come by this way.
-            Error::IngesterNotFound(_) | Error::NotDrained(_) | Error::Store { .. } => {
-                ErrorCode::Internal
-            }
-        };
-        told(code, &error)
+        told(of_catalog(&error), &error)
+    }
+}
+
+/// The code of a refusal of the catalog, whoever asked it.
+fn of_catalog(error: &flightcluster_catalog::Error) -> ErrorCode {
+    use flightcluster_catalog::Error;
+    match error {
+        Error::DatabaseNotFound(_) => ErrorCode::DatabaseNotFound,
+        Error::DatabaseExists(_) => ErrorCode::DatabaseExists,
+        Error::TableNotFound(_) => ErrorCode::TableNotFound,
+        Error::TableExists(_) => ErrorCode::TableExists,
+        Error::InvalidName { .. }
+        | Error::UploadTarget { .. }
+        | Error::UploadKey { .. }
+        | Error::NotReadable { .. } => ErrorCode::InvalidArgument,
+        Error::UploadNotFound(_) => ErrorCode::UploadNotFound,
+        Error::UploadEnded { .. } => ErrorCode::UploadEnded,
+        // Both say: somebody else was first, begin again.
+        Error::SchemaChanged { .. } | Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
+        Error::Fenced { .. } | Error::WrongLog { .. } | Error::RolledBack { .. } => {
+            ErrorCode::WalFailed
+        }
+        // A file that is written anew at the next attempt.
+        Error::Unavailable { .. } | Error::FileGivenUp { .. } => ErrorCode::CatalogUnavailable,
+        // The first two are answers to an operator, who does not come by this way.
+        Error::IngesterNotFound(_) | Error::NotDrained(_) | Error::Store { .. } => {
+            ErrorCode::Internal
+        }
     }
 }
 
@@ -94,7 +89,15 @@ impl From<flightcluster_query::Error> for Failure {
             Error::QueueFull { .. } => ErrorCode::QueueFull,
             Error::Rewrite { source, .. } => match source.as_ref() {
                 RewriteError::Store { .. } => ErrorCode::StoreUnavailable,
-                _ => ErrorCode::Internal,
+                // What reading came to, and being stopped, are told by the statement itself.
+                RewriteError::Read { .. }
+                | RewriteError::Stopped
+                | RewriteError::Schema { .. }
+                | RewriteError::Rows { .. }
+                | RewriteError::Encode { .. }
+                | RewriteError::Fit { .. }
+                | RewriteError::Task { .. }
+                | RewriteError::Start { .. } => ErrorCode::Internal,
             },
             Error::MemoryExhausted { .. } | Error::ScratchExhausted { .. } => {
                 ErrorCode::MemoryExhausted
@@ -104,12 +107,7 @@ impl From<flightcluster_query::Error> for Failure {
             Error::IngesterUnavailable { .. } => ErrorCode::IngesterUnavailable,
             Error::TableReplaced { .. } => ErrorCode::SchemaChanged,
             Error::ObjectStore { .. } => ErrorCode::StoreUnavailable,
-            Error::Catalog { source, .. } => match source.as_ref() {
-                flightcluster_catalog::Error::Unavailable { .. } => ErrorCode::CatalogUnavailable,
-                flightcluster_catalog::Error::SchemaChanged { .. }
-                | flightcluster_catalog::Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
-                _ => ErrorCode::Internal,
-            },
+            Error::Catalog { source, .. } => of_catalog(source),
             // What the writer said is what the client is to hear.
             Error::Write { source, .. } => match source.downcast_ref::<Failure>() {
                 Some(failure) => return failure.clone(),
@@ -130,49 +128,66 @@ impl From<flightcluster_query::Error> for Failure {
 
 impl From<flightcluster_ingest::Error> for Failure {
     fn from(error: flightcluster_ingest::Error) -> Self {
-        use flightcluster_catalog::Error as CatalogError;
-        let refused = match &error {
-            flightcluster_ingest::Error::Catalog { source, .. } => Some(source.as_ref()),
-            _ => None,
-        };
-        let code = match error.fault() {
-            Fault::NotFound if matches!(refused, Some(CatalogError::UploadNotFound(_))) => {
-                ErrorCode::UploadNotFound
-            }
-            Fault::FailedPrecondition
-                if matches!(refused, Some(CatalogError::UploadEnded { .. }))
-                    || error.category() == "upload_sealed" =>
-            {
-                ErrorCode::UploadEnded
-            }
-            Fault::FailedPrecondition if error.category() == "producer_order" => {
-                ErrorCode::ProducerOrder
-            }
-            Fault::InvalidArgument => match error.category() {
-                "unsupported_type" => ErrorCode::UnsupportedType,
-                "schema_conflict" => ErrorCode::SchemaConflict,
-                _ => ErrorCode::InvalidArgument,
-            },
-            Fault::NotFound => ErrorCode::TableNotFound,
-            Fault::AlreadyExists => ErrorCode::TableExists,
-            Fault::FailedPrecondition => ErrorCode::SchemaConflict,
-            Fault::Unavailable => match error.category() {
-                "draining" => ErrorCode::Draining,
-                "overloaded" => ErrorCode::Overloaded,
-                "catalog" => ErrorCode::CatalogUnavailable,
-                "producer_owner" | "producer_moved" | "other_life" => {
-                    ErrorCode::IngesterUnavailable
-                }
-                _ => ErrorCode::WalFailed,
-            },
-            Fault::ResourceExhausted => ErrorCode::DiskFull,
-            Fault::Internal => ErrorCode::Internal,
-        };
-        let failure = told(code, &error);
+        let failure = told(of_ingest(&error), &error);
         match error.retry_after() {
             Some(delay) => failure.retry_after(delay),
             None => failure,
         }
+    }
+}
+
+/// The code of a refusal of the ingester. By what happened, not by whose fault it is: each part that can
+/// be away has another cure.
+fn of_ingest(error: &flightcluster_ingest::Error) -> ErrorCode {
+    use flightcluster_ingest::Error;
+    match error {
+        Error::UnsupportedType { .. } => ErrorCode::UnsupportedType,
+        Error::TypeConflict { .. }
+        | Error::MissingColumn { .. }
+        | Error::NullValue { .. }
+        | Error::NullableColumn { .. }
+        | Error::KeyMismatch { .. } => ErrorCode::SchemaConflict,
+        Error::DuplicateColumn { .. }
+        | Error::NoColumns
+        | Error::SchemaMismatch
+        | Error::Values { .. }
+        | Error::ProducerId { .. } => ErrorCode::InvalidArgument,
+        Error::Key(error) if error.is_callers() => ErrorCode::InvalidArgument,
+        // The table is of a newer release.
+        Error::Key(_) => ErrorCode::Unimplemented,
+        Error::UploadSealed => ErrorCode::UploadEnded,
+        Error::TableNotFound(_) => ErrorCode::TableNotFound,
+        Error::TableExists(_) => ErrorCode::TableExists,
+        Error::ProducerOrder { .. } => ErrorCode::ProducerOrder,
+        Error::ProducerOwner { .. } | Error::ProducerMoved { .. } | Error::OtherLife { .. } => {
+            ErrorCode::IngesterUnavailable
+        }
+        Error::Overloaded { .. } => ErrorCode::Overloaded,
+        // The process is ending.
+        Error::Draining | Error::Cancelled => ErrorCode::Draining,
+        // Only the log ends an attempt that is under way; what it lacks is told to the repeat.
+        Error::FirstAttempt { .. } => ErrorCode::WalFailed,
+        Error::OutOfService(Fatal::Wal(_) | Fatal::Fenced(_) | Fatal::RolledBack(_)) => {
+            ErrorCode::WalFailed
+        }
+        Error::Unconfirmed(cause) => of_ingest(cause),
+        Error::Wal(_) | Error::OpenWal(_) => match error.fault() {
+            Fault::InvalidArgument => ErrorCode::InvalidArgument,
+            Fault::ResourceExhausted => ErrorCode::DiskFull,
+            Fault::Unavailable => ErrorCode::WalFailed,
+            Fault::NotFound
+            | Fault::AlreadyExists
+            | Fault::FailedPrecondition
+            | Fault::Internal => ErrorCode::Internal,
+        },
+        Error::Catalog { source, .. } => of_catalog(source),
+        Error::Store { .. } => ErrorCode::StoreUnavailable,
+        Error::UnknownColumn { .. }
+        | Error::UnreadableRecord { .. }
+        | Error::UnreadableSchema { .. }
+        | Error::EncodeBatch { .. }
+        | Error::EncodeFile { .. }
+        | Error::EncoderPanicked { .. } => ErrorCode::Internal,
     }
 }
 
@@ -316,7 +331,7 @@ impl Failure {
     pub fn from_peer(url: &str, status: &Status) -> Self {
         Self::of_ours(status).unwrap_or_else(|| {
             let text = format!("ingester {url} can't be reached: {}", chain(status));
-            Self::new(ErrorCode::IngesterUnavailable, text).retry_after(RETRY_AFTER)
+            Self::new(ErrorCode::IngesterUnavailable, text)
         })
     }
 
@@ -339,7 +354,102 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use flightcluster_catalog::Error as Catalog;
+    use flightcluster_ingest::Error as Ingest;
+
     use super::*;
+
+    fn of_the_catalog(source: Catalog) -> Ingest {
+        Ingest::Catalog {
+            doing: "committing",
+            source: Arc::new(source),
+        }
+    }
+
+    /// The store that is away is not the log's volume, and a slow catalog is not another schema.
+    #[test]
+    fn each_part_that_is_away_has_its_own_code() {
+        let store = Ingest::Store {
+            path: "t/1.parquet".to_owned(),
+            source: object_store::Error::NotImplemented {
+                operation: "put".to_owned(),
+                implementer: "nobody".to_owned(),
+            },
+        };
+        let away = || Catalog::Unavailable {
+            place: "https://catalog:17002".to_owned(),
+            source: "refused".into(),
+        };
+        let name = || "ingester-0".to_owned();
+        let cases = [
+            (store, ErrorCode::StoreUnavailable),
+            (of_the_catalog(away()), ErrorCode::CatalogUnavailable),
+            (Ingest::Cancelled, ErrorCode::Draining),
+            (Ingest::Draining, ErrorCode::Draining),
+            (
+                Ingest::FirstAttempt {
+                    producer: name(),
+                    sequence: 1,
+                },
+                ErrorCode::WalFailed,
+            ),
+            (
+                Ingest::Unconfirmed(Box::new(of_the_catalog(away()))),
+                ErrorCode::CatalogUnavailable,
+            ),
+            (
+                Ingest::OtherLife { ingester: name() },
+                ErrorCode::IngesterUnavailable,
+            ),
+        ];
+        for (error, code) in cases {
+            let (text, failure) = (error.to_string(), Failure::from(error));
+            assert_eq!(failure.code, code, "{text}");
+            assert!(failure.retry_after.is_some(), "{text}");
+        }
+    }
+
+    /// Columns that do not fit, and nothing else.
+    #[test]
+    fn only_columns_that_do_not_fit_are_a_conflict_of_schemas() {
+        let table = || flightcluster_catalog::TableName {
+            database: "d".to_owned(),
+            schema: "public".to_owned(),
+            table: "t".to_owned(),
+        };
+        let conflict = Ingest::TypeConflict {
+            table: table(),
+            column: "a".to_owned(),
+            expected: Box::new(arrow_schema::DataType::Int64),
+            found: Box::new(arrow_schema::DataType::Utf8),
+        };
+        let missing = Ingest::MissingColumn {
+            table: table(),
+            column: "a".to_owned(),
+        };
+        for error in [conflict, missing] {
+            assert_eq!(Failure::from(error).code, ErrorCode::SchemaConflict);
+        }
+        let others = [
+            of_the_catalog(Catalog::NotDrained("ingester-0".to_owned())),
+            of_the_catalog(Catalog::IngesterNotFound("ingester-0".to_owned())),
+            Ingest::NoColumns,
+            Ingest::UploadSealed,
+            of_the_catalog(Catalog::UploadNotFound("u".to_owned())),
+        ];
+        let codes = others.map(|error| Failure::from(error).code);
+        let expected = [
+            ErrorCode::Internal,
+            ErrorCode::Internal,
+            ErrorCode::InvalidArgument,
+            ErrorCode::UploadEnded,
+            ErrorCode::UploadNotFound,
+        ];
+        assert_eq!(codes, expected);
+    }
 
     #[test]
     fn a_failure_survives_the_way_through_a_peer() {
@@ -382,7 +492,6 @@ mod tests {
             "{}",
             failure.message
         );
-        assert!(failure.retry_after.is_some());
     }
 
     /// S2-30: the client is told the size and the limit, and what to do.

@@ -30,6 +30,10 @@ const MAX_MESSAGE_BYTES: usize = 3000;
 /// Arrow's own status number for an I/O error: with it pyarrow hands the details to the caller.
 const ARROW_STATUS_IO_ERROR: &str = "5";
 
+/// When a repeat may succeed, where nobody knows better: what is away for a moment is seldom back sooner,
+/// and clients that repeat at once make it worse.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// Where a retry of the same call may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryScope {
@@ -241,6 +245,12 @@ error_codes! {
 }
 
 impl ErrorCode {
+    /// When a repeat of the same call may succeed, if the failure itself does not say.
+    fn retry_after(self) -> Option<Duration> {
+        let waits = matches!(self.grpc(), Code::Unavailable | Code::ResourceExhausted);
+        (waits && self.retry_scope() != RetryScope::Never).then_some(RETRY_AFTER)
+    }
+
     /// Whether `x-arrow-status` keeps the class of pyarrow's exception right (measured).
     fn arrow_status_is_safe(self) -> bool {
         match self.grpc() {
@@ -273,12 +283,12 @@ pub struct Failure {
     pub code: ErrorCode,
     /// What the client reads: cause and cure.
     pub message: String,
-    /// When a retry may succeed.
+    /// When a retry may succeed, if that is known better than by the code.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// A failure without a retry delay.
+    /// A failure with the retry delay of its code.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
@@ -288,7 +298,7 @@ impl Failure {
         }
     }
 
-    /// The same with a retry delay.
+    /// The same with a retry delay of its own.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
@@ -316,7 +326,7 @@ impl Failure {
             )],
         );
         details.set_request_info(request_id, "");
-        if let Some(delay) = self.retry_after {
+        if let Some(delay) = self.retry_after.or(self.code.retry_after()) {
             details.set_retry_info(Some(delay));
         }
         Status::with_error_details_and_metadata(
@@ -385,7 +395,8 @@ pub fn errors_page() -> String {
          Every failed call carries the code below in the trailer `x-fc-code`, at the end of the \
          message, and as `ErrorInfo.reason` (domain `flightcluster.io`) of the `google.rpc.Status` \
          in `grpc-status-details-bin`, there with `retry_scope` (`never`, `here`, `other`, `any`), \
-         a retry delay where one is known, and the request id. An error without a code was made by \
+         a retry delay (`RetryInfo`) where a repeat \
+         after it may help, and the request id. An error without a code was made by \
          the transport, not by this product.\n\n\
          | code | gRPC | retry | meaning | the client | the cluster's owner |\n\
          |---|---|---|---|---|---|\n",
@@ -441,6 +452,25 @@ mod tests {
             );
             assert!(status.message().ends_with(&format!("[{}]", code.as_str())));
         }
+    }
+
+    /// Issue section 1: past a limit a client is told when to come back.
+    #[test]
+    fn what_a_repeat_can_cure_says_when_to_repeat() {
+        let delay = |failure: Failure| {
+            let details = failure.into_status("id").get_error_details();
+            details.retry_info().and_then(|info| info.retry_delay)
+        };
+        for code in ErrorCode::ALL {
+            let waits = matches!(code.grpc(), Code::Unavailable | Code::ResourceExhausted);
+            let expected = match code.retry_scope() {
+                RetryScope::Never => None,
+                _ => waits.then_some(Duration::from_secs(1)),
+            };
+            assert_eq!(delay(Failure::new(*code, "x")), expected, "{code:?}");
+        }
+        let own = Failure::new(ErrorCode::Overloaded, "x").retry_after(Duration::from_secs(9));
+        assert_eq!(delay(own), Some(Duration::from_secs(9)));
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Uploads {
             }
         }
         let message = "the table of the upload changes all the time; finish it again";
-        Err(Failure::new(ErrorCode::SchemaChanged, message).retry_after(Duration::from_secs(1)))
+        Err(Failure::new(ErrorCode::SchemaChanged, message))
     }
 
     /// How the upload ends in its table as that is now.

@@ -441,8 +441,7 @@ impl ForwardedWrites {
         ingesters.retain(|ingester| ingester.state == IngesterState::Active);
         if ingesters.is_empty() {
             let message = "no ingester is running, so nothing can be written";
-            return Err(Failure::new(ErrorCode::IngesterUnavailable, message)
-                .retry_after(std::time::Duration::from_secs(1)));
+            return Err(Failure::new(ErrorCode::IngesterUnavailable, message));
         }
         match producer {
             Some(producer) => route::prefer(&mut ingesters, table, producer),
