@@ -401,6 +401,7 @@ fn wal_fault(error: &wal::Error) -> Fault {
         | wal::Error::Directory { .. }
         | wal::Error::Segment { .. }
         | wal::Error::Damaged { .. }
+        | wal::Error::DamagedLabel { .. }
         | wal::Error::MissingSegment { .. }
         | wal::Error::SequenceGap { .. }
         | wal::Error::UnknownVersion { .. }

@@ -40,7 +40,7 @@ impl WalDirectory {
     ///
     /// # Errors
     /// [`Error::Locked`] when another process has it, [`Error::Directory`] when it can't be used,
-    /// [`Error::Damaged`] and [`Error::UnknownVersion`] when its label can't be read.
+    /// [`Error::DamagedLabel`] and [`Error::UnknownVersion`] when its label can't be read.
     pub fn lock(path: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Result<Self, Error> {
         let path = path.into();
         let failed = |doing| {

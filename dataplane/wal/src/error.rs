@@ -54,6 +54,17 @@ pub enum Error {
         /// What is wrong with them.
         problem: &'static str,
     },
+    /// The label is not as it was written. Nothing was changed, and nothing is wrong with the rows. The
+    /// process does not repair it by itself: without it nobody notices a catalog that went back.
+    #[error(
+        "label {file} of the write-ahead log is damaged; no row is lost with it: move this one file away \
+         and start again, it is made anew from the segments (if the catalog was restored or exchanged since \
+         the last start, see docs/reference/wal-format.md first)"
+    )]
+    DamagedLabel {
+        /// The file.
+        file: PathBuf,
+    },
     /// A segment between the oldest and the newest is not there. Nothing was changed.
     #[error(
         "segment {file} is missing although newer ones exist; put the file back, or move the log \
@@ -211,6 +222,7 @@ impl Error {
             Self::Directory { .. } => "directory",
             Self::Segment { .. } => "segment",
             Self::Damaged { .. } => "damaged",
+            Self::DamagedLabel { .. } => "damaged_label",
             Self::MissingSegment { .. } => "missing_segment",
             Self::SequenceGap { .. } => "sequence_gap",
             Self::UnknownVersion { .. } => "unknown_version",

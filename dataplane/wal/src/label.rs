@@ -6,6 +6,9 @@
 //! a catalog that does not know that state was restored from a backup.
 //!
 //! Written whole beside the old one, synced and renamed, so that there is always one that is right.
+//!
+//! Of one that is damaged or was deleted the segments tell the name and the last life, but nothing tells the
+//! state of the catalog. So a damaged label is not made anew before its operator says so.
 
 use std::io;
 use std::path::Path;
@@ -86,12 +89,11 @@ impl Label {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let covered = bytes.get(..BYTES - 4)?;
         let mut reader = Reader(bytes.get(16..BYTES)?);
         let id = LogId(Uuid::from_bytes(reader.array()?));
         let (epoch, snapshot) = (reader.u64()?, reader.u64()?);
         let created_at_millis = reader.u64()? as i64;
-        if bytes.len() != BYTES || reader.u32()? != crc32c::crc32c(covered) {
+        if bytes.len() != BYTES || whole_version(bytes)? > VERSION {
             return None;
         }
         let catalog = (snapshot > 0).then_some(CatalogState {
@@ -116,8 +118,7 @@ impl Label {
             file: file.clone(),
             source: Arc::new(source),
         })?;
-        let mut version = Reader(bytes.strip_prefix(&MAGIC).unwrap_or_default());
-        match version.u16() {
+        match whole_version(&bytes) {
             Some(found) if found > VERSION => Err(Error::UnknownVersion {
                 file,
                 offset: MAGIC.len() as u64,
@@ -126,11 +127,7 @@ impl Label {
             }),
             _ => match Self::decode(&bytes) {
                 Some(label) => Ok(Some(label)),
-                None => Err(Error::Damaged {
-                    file,
-                    offset: 0,
-                    problem: "it is not a whole label",
-                }),
+                None => Err(Error::DamagedLabel { file }),
             },
         }
     }
@@ -139,6 +136,18 @@ impl Label {
     pub(crate) fn write(&self, disk: &dyn Disk, directory: &Path) -> io::Result<()> {
         replace(disk, &directory.join(FILE), &self.encode())
     }
+}
+
+/// The version of a label that is as it was written, also of one this release does not know: magic, version,
+/// length and the checksum at the end are in the same places in every version. So a damaged version is not
+/// taken for a newer one.
+fn whole_version(bytes: &[u8]) -> Option<u16> {
+    let mut reader = Reader(bytes.strip_prefix(&MAGIC)?);
+    let (version, _, length) = (reader.u16()?, reader.u16()?, reader.u32()?);
+    let (covered, crc) = bytes.split_last_chunk()?;
+    let whole =
+        bytes.len() == length as usize && crc32c::crc32c(covered) == u32::from_le_bytes(*crc);
+    whole.then_some(version)
 }
 
 #[cfg(test)]
@@ -159,7 +168,7 @@ mod tests {
         let bytes = label.encode();
         assert_eq!(Label::decode(&bytes).unwrap(), label);
         assert_eq!(Label::decode(&Label::new().encode()).unwrap().catalog, None);
-        for at in 16..BYTES {
+        for at in 0..BYTES {
             let mut changed = bytes;
             changed[at] ^= 1;
             assert_eq!(Label::decode(&changed), None, "byte {at}");

@@ -163,6 +163,22 @@ fn version_1_is_read() {
     check("v1", &sample_records());
 }
 
+/// Segments of version 1 do not name their log: it gets another name, and nobody knows the one before.
+#[test]
+fn version_1_is_read_also_when_the_label_it_got_is_damaged() {
+    let copy = copy_of("v1");
+    let lock = || WalDirectory::lock(copy.path(), Arc::new(RealDisk));
+    let label = copy.path().join("label");
+    drop(lock().unwrap());
+    let mut bytes = std::fs::read(&label).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&label, bytes).unwrap();
+    let error = lock().unwrap_err();
+    assert_eq!(error.category(), "damaged_label");
+    std::fs::rename(&label, copy.path().join("label.damaged")).unwrap();
+    assert_eq!(read(copy.path()), sample_records());
+}
+
 #[tokio::test]
 async fn version_2_is_read() {
     write_missing("v2", sample_records()).await;

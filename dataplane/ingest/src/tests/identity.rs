@@ -116,6 +116,36 @@ async fn an_old_copy_of_the_volume_is_refused() {
 }
 
 #[tokio::test]
+async fn a_damaged_label_is_moved_away_and_every_row_and_guard_is_there() {
+    let world = World::new().await;
+    drop(written(&world, 0..3).await);
+    let old = world.directory.path().join("old");
+    copy(&world.wal_dir(), &old);
+    drop(written(&world, 3..6).await);
+    let label = world.wal_dir().join("label");
+    let mut bytes = std::fs::read(&label).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&label, bytes).unwrap();
+    let damaged = refused(&world).await;
+    assert!(damaged.contains("move this one file away"), "{damaged}");
+
+    std::fs::rename(&label, world.directory.path().join("damaged")).unwrap();
+    let ingest = world.open().await;
+    let all = world.numbers(&ingest, &readings()).await;
+    assert_eq!(all, [0, 1, 2, 3, 4, 5]);
+    drop(ingest);
+
+    // A label made anew lets no old copy in.
+    exchange(&world, &old);
+    std::fs::remove_file(world.wal_dir().join("label")).unwrap();
+    let stale = refused(&world).await;
+    assert!(
+        stale.contains("is an old copy of the one it wrote to"),
+        "{stale}"
+    );
+}
+
+#[tokio::test]
 async fn a_drained_ingester_starts_with_a_new_volume() {
     let world = World::new().await;
     let ingest = written(&world, 0..3).await;

@@ -91,18 +91,70 @@ async fn a_deleted_label_is_made_anew_from_the_segments() {
     assert_eq!((found.id, found.epoch), (id, 1));
 }
 
+/// Every byte of the label, and every length: what the message says is done, and all is back.
 #[tokio::test]
-async fn a_damaged_label_and_one_of_a_newer_release_are_refused() {
+async fn a_damaged_label_costs_no_row() {
+    let disk = FakeDisk::default();
+    let wal = open(&disk, options());
+    write(&wal, 1..=3).await;
+    drop(wal);
+    let label = Path::new(DIRECTORY).join("label");
+    let right = disk.content(&label);
+    let flipped = (0..right.len() * 8).map(|bit| {
+        let mut bytes = right.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        bytes
+    });
+    let cut = (0..right.len()).map(|length| right[..length].to_vec());
+    let longer = [[right.clone(), vec![0]].concat()];
+    for bytes in flipped.chain(cut).chain(longer) {
+        let damaged = disk.with(&label, bytes.clone());
+        let error = WalDirectory::lock(DIRECTORY, Arc::new(damaged.clone())).unwrap_err();
+        assert_eq!(error.category(), "damaged_label");
+        let text = error.to_string();
+        assert!(
+            text.contains("label /wal/label") && text.contains("move this one file away"),
+            "{text}"
+        );
+        assert_eq!(
+            damaged.content(&label),
+            bytes,
+            "a refused start changes nothing"
+        );
+
+        let cured = damaged.without(&label);
+        assert_records(&replay(&cured).unwrap(), 1..=3);
+        let (found, before) = (lock(&cured).label(), lock(&disk).label());
+        assert_eq!((found.id, found.epoch), (before.id, before.epoch));
+    }
+}
+
+#[test]
+fn a_damaged_label_of_an_empty_log_is_made_anew() {
+    let disk = FakeDisk::default();
+    let before = lock(&disk).label();
+    let label = Path::new(DIRECTORY).join("label");
+    let damaged = disk.with(&label, vec![0; 60]);
+    let error = WalDirectory::lock(DIRECTORY, Arc::new(damaged.clone())).unwrap_err();
+    assert_eq!(error.category(), "damaged_label");
+    let anew = lock(&damaged.without(&label));
+    assert!(anew.is_empty());
+    assert_ne!(anew.label().id, before.id, "nothing tells the name");
+}
+
+#[test]
+fn a_label_of_a_newer_release_is_refused() {
     let disk = FakeDisk::default();
     drop(lock(&disk));
     let label = Path::new(DIRECTORY).join("label");
-    let mut bytes = disk.content(&label);
-    bytes[20] ^= 1;
-    let damaged = disk.with(&label, bytes.clone());
-    let error = WalDirectory::lock(DIRECTORY, Arc::new(damaged)).unwrap_err();
-    assert_eq!(error.category(), "damaged");
-    bytes[8] = 9;
-    let newer = disk.with(&label, bytes);
+    // What all versions have in common: magic, version, length and, at the end, the checksum.
+    let mut newer = disk.content(&label);
+    newer.truncate(newer.len() - 4);
+    newer.extend(*b"something new");
+    newer[8] = 9;
+    newer[12] = newer.len() as u8 + 4;
+    newer.extend(crc32c::crc32c(&newer).to_le_bytes());
+    let newer = disk.with(&label, newer);
     let error = WalDirectory::lock(DIRECTORY, Arc::new(newer)).unwrap_err();
     assert_eq!(error.category(), "unknown_version");
 }
