@@ -2,6 +2,7 @@
 """The history checker: real processes, real clients, faults from a seed, every answer checked.
 
     chaos.py [--seed N] [--seeds COUNT] [--seconds S] [--topology standalone|cluster|both]
+             [--no-shorten]
 
 Each seed starts a standalone server or a cluster (a catalog, three ingesters, two queriers) on free
 ports of the loopback interface, lets writers and readers work for S seconds while processes are
@@ -12,8 +13,10 @@ also after a restart of every process. What counts as broken is in history.py.
 FLIGHTCLUSTER_BIN is the binary. With FLIGHTCLUSTER_OLDER_BIN, that of the release before, processes
 begin with it, and are upgraded role by role and set back in the middle of everything. Prints a line
 for each seed and `N passed, N failed` at the end; a seed that failed leaves its folder (logs, data)
-and prints where, and the story of a row. Faults are counted when they happened; a kind that was
-switched on several times and never did anything counts as failed.
+and prints where, and the story of a row. It is run a few times more with fewer and fewer of its
+faults, for about two minutes, and the fewest that failed again are printed (not with
+--no-shorten). Faults are counted when they happened; a kind that was switched on several times and
+never did anything counts as failed.
 """
 
 import argparse
@@ -25,7 +28,7 @@ import tempfile
 import threading
 import time
 
-from faults import Faults, idle
+from faults import STOOD_STILL_SECONDS, Faults, idle
 from history import History
 from links import Network
 from processes import cluster, standalone
@@ -38,6 +41,7 @@ from registers import (
     all_values,
     delete_keys,
 )
+from shorten import shortest
 from uploads import Uploader, UploadReader, Uploads, all_uploaded
 from workload import TROUBLE, Reader, Writer, all_rows, compactions
 
@@ -59,6 +63,9 @@ UPKEEP = {
     "run_in": ["ingester", "querier"],
 }
 FINISH_SECONDS = 60
+# For shorter histories: so many runs, and no new one after so long.
+SHORTER_RUNS = 8
+SHORTER_SECONDS = 90
 
 
 def settings_of(chance):
@@ -74,7 +81,7 @@ def settings_of(chance):
 class Run:
     """One seed."""
 
-    def __init__(self, seed, topology, seconds, folder):
+    def __init__(self, seed, topology, seconds, folder, plan=None):
         self.seed, self.topology, self.seconds = seed, topology, seconds
         self.chance = random.Random(f"run {seed}")
         self.settings = settings_of(self.chance)
@@ -90,7 +97,7 @@ class Run:
         self.stop = threading.Event()
         ingest = self.settings["ingest"]
         flushes = ingest["flush_interval"] != "1h" or ingest["flush_bytes"] != "128MiB"
-        self.faults = Faults(seed, self.processes, self.history, flushes)
+        self.faults = Faults(seed, self.processes, self.history, flushes, plan)
         self.writers, self.readers = [], []
         self.register_changers, self.register_readers = [], []
         self.uploaders = []
@@ -223,11 +230,10 @@ class Run:
         )
 
 
-def run_seed(seed, topology, seconds):
-    """Runs a seed; returns whether every promise was kept, and the faults."""
+def run_once(seed, topology, seconds, **more):
+    """Runs a seed; returns the run, what is wrong with it, and its folder."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
-    began = time.monotonic()
-    run = Run(seed, topology, seconds, folder)
+    run = Run(seed, topology, seconds, folder, **more)
     problem = None
     try:
         run.run()
@@ -239,14 +245,56 @@ def run_seed(seed, topology, seconds):
         problem = f"{type(error).__name__}: {error}"
     finally:
         run.close()
+    return run, problem, folder
+
+
+def run_seed(seed, topology, seconds, shorten):
+    """Runs a seed; returns whether every promise was kept, and the faults."""
+    began = time.monotonic()
+    run, problem, folder = run_once(seed, topology, seconds)
     took = time.monotonic() - began
     verdict = "FAILED" if problem else "ok"
     print(f"seed {seed} {topology}: {verdict}; {run.summary()}; {took:.1f} s", flush=True)
     if problem:
         print(f"  {problem}\n  settings: {run.settings}\n  folder: {folder}", flush=True)
+        if shorten and run.faults.made:
+            print(shortened(run, problem), flush=True)
     else:
         shutil.rmtree(folder)
     return problem is None, run.faults
+
+
+def shortened(run, problem):
+    """Runs a seed that failed again, with fewer faults; what to say of it."""
+    began = time.monotonic()
+    again = {}
+
+    def fails(faults):
+        _, found, folder = run_once(run.seed, run.topology, run.seconds, plan=faults)
+        shutil.rmtree(folder)
+        if found is None or kind_of(found) != kind_of(problem):
+            return False
+        again["story"] = found
+        return True
+
+    def more(runs):
+        return runs < SHORTER_RUNS and time.monotonic() - began < SHORTER_SECONDS
+
+    made = run.faults.made
+    fewest, runs = shortest(made, fails, more)
+    if fewest is None:
+        all_faults = "\n".join(f"    {fault}" for fault in made)
+        return (
+            f"  it did not happen again in {runs} tries with fewer faults; these were\n{all_faults}"
+        )
+    lines = "\n".join(f"    {fault}" for fault in fewest)
+    few, count = len(fewest), len(made)
+    return f"  {few} of its {count} faults, {runs} tries:\n{lines}\n  {again['story']}"
+
+
+def kind_of(problem):
+    """What was broken, without the numbers: `AssertionError: lost`."""
+    return ":".join(problem.split(":")[:2])
 
 
 def main():
@@ -255,15 +303,21 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long faults go on")
     parser.add_argument("--topology", default="both", choices=["standalone", "cluster", "both"])
+    parser.add_argument(
+        "--no-shorten", action="store_true", help="do not look for fewer faults that fail too"
+    )
     arguments = parser.parse_args()
     first = arguments.seed if arguments.seed is not None else random.randrange(10**6)
     topologies = ["standalone", "cluster"] if arguments.topology == "both" else [arguments.topology]
+    seeds = range(first, first + arguments.seeds)
     passed, failed, faults = 0, 0, []
-    for seed in range(first, first + arguments.seeds):
+    for seed in seeds:
         for topology in topologies:
-            kept, of_seed = run_seed(seed, topology, arguments.seconds)
+            kept, of_seed = run_seed(seed, topology, arguments.seconds, not arguments.no_shorten)
             passed, failed = passed + kept, failed + (not kept)
             faults.append(of_seed)
+    outlived = sum(each.counts.get("long pause", 0) for each in faults)
+    print(f"  {outlived} pauses of more than {STOOD_STILL_SECONDS:.0f} s")
     if idle(faults):
         print(f"  faults that never happened when they were switched on: {idle(faults)}")
         failed += 1

@@ -1,5 +1,6 @@
-"""The faults of a run, chosen by its seed."""
+"""The faults of a run, chosen by its seed, or those of a run before once more."""
 
+import dataclasses
 import random
 import time
 
@@ -13,48 +14,169 @@ TIMES_IN_VAIN = 3
 LASTING = ("full", "store error")
 CLOCK_SECONDS = (-86_000, -3600, -2, 2, 3600, 86_000)
 PAUSE_SECONDS = (0.2, 3.0)
+# An ingester that stood still for 8 s (dataplane/ingest/src/current.rs) asks before it goes on, and
+# calls between processes have given up by then. The run takes that much longer.
+STOOD_STILL_SECONDS = 8.0
+LONG_PAUSE_SECONDS = (9.0, 12.0)
+LONG_PAUSES = 1 / 4
+# Each seed of so many begins with one, so that runs of a few seeds have some.
+BEGINS_LONG = 4
 UPGRADE_SECONDS = 5.0
 BETWEEN_SECONDS = (0.1, 1.2)
+# Of cuts, the part that takes two links at once.
+DOUBLE_CUTS = 1 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One fault, with all that chance decided about it, so that it can be made again."""
+
+    # Seconds since the first of the run could begin.
+    at: float
+    kind: str
+    # Names of processes or links.
+    where: tuple
+    # How long it lasts, where that is chosen.
+    seconds: float = 0.0
+    # Of a clock how far it is put; of an upgrade how the processes end.
+    value: object = 1
+
+    def __str__(self):
+        lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
+        value = f" ({self.value})" if self.value != 1 else ""
+        return f"{self.at:8.3f} s  {self.kind}{value} at {', '.join(self.where)}{lasts}"
 
 
 def idle(runs):
-    """Kinds of faults that were switched on often in these runs and never once happened."""
+    """Kinds of faults that were to happen in these runs, often, and never once did."""
     sums = {}
     for run in runs:
         for kind, counts in run.occasions().items():
             sums[kind] = tuple(map(sum, zip(sums.get(kind, (0, 0)), counts, strict=True)))
-    return [kind for kind, (on, done) in sums.items() if on >= TIMES_IN_VAIN and not done]
+    kinds = [kind for kind, (on, done) in sums.items() if on >= TIMES_IN_VAIN and not done]
+    # Nothing can be in the way of the first fault of a run.
+    begun = any(run.begins_long and run.made for run in runs)
+    outlived = sum(run.counts.get("long pause", 0) for run in runs)
+    return kinds + (["long pause"] if begun and not outlived else [])
 
 
 class Faults:
-    """Breaks something, waits, mends it, and again. The same seed chooses the same."""
+    """Breaks something, waits, mends it, and again. The same seed chooses the same.
 
-    def __init__(self, seed, processes, history, flushes):
+    `plan` are the faults of a run before, to be made once more, when they were made then.
+    """
+
+    def __init__(self, seed, processes, history, flushes, plan=None):
         self.chance = random.Random(f"faults {seed}")
+        # Apart, so that a seed still chooses what it chose before there were these.
+        self.kinds_chance = random.Random(f"kinds of faults {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
+        self.plan = plan
+        self.begins_long = plan is None and seed % BEGINS_LONG == 1
         self.counts = {}
+        # All that were made.
+        self.made = []
         # Which faults inside a process were switched on; what they did the switches have counted.
         self.switched = {}
 
     def run(self, seconds, stop):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not stop.wait(self.chance.uniform(*BETWEEN_SECONDS)):
-            kinds = ["kill", "kill", "kill two", "pause", "terminate"]
-            if self.processes.links:
-                kinds += ["cut", "stall"]
-            kinds += ["full", "sync error", "kill in sync", "clock"]
-            if self.flushes:
-                kinds += ["store error", "kill in store"]
-            if OLDER_BINARY:
-                kinds += ["upgrade"] * 6
-                if any(process.binary == BINARY for process in self.processes.all):
-                    kinds.append("way back")
-            kind = self.chance.choice(kinds)
-            if kind in KINDS:
-                self.switch(kind, stop)
-                continue
-            self.counts[kind] = self.counts.get(kind, 0) + 1
-            getattr(self, kind.replace(" ", "_"))(stop)
+        self.began = time.monotonic()
+        self.seconds = seconds
+        if self.plan is None:
+            while self.left() > 0 and not stop.wait(self.chance.uniform(*BETWEEN_SECONDS)):
+                self.make(self.draw(), stop)
+            return
+        for fault in self.plan:
+            if stop.wait(max(0.0, fault.at - self.since_began())):
+                return
+            self.make(fault, stop)
+        stop.wait(max(0.0, self.left()))
+
+    def since_began(self):
+        return time.monotonic() - self.began
+
+    def left(self):
+        return self.seconds - self.since_began()
+
+    def make(self, fault, stop):
+        self.made.append(fault)
+        if fault.kind in KINDS:
+            self.switch(fault, stop)
+            return
+        if fault.kind != "long pause":
+            self.count(fault.kind)
+        getattr(self, fault.kind.replace(" ", "_"))(fault, stop)
+
+    def count(self, kind):
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+
+    def draw(self):
+        """The next fault."""
+        kinds = ["kill", "kill", "kill two", "pause", "terminate"]
+        if self.processes.links:
+            kinds += ["cut", "stall"]
+        kinds += ["full", "sync error", "kill in sync", "clock"]
+        if self.flushes:
+            kinds += ["store error", "kill in store"]
+        if OLDER_BINARY:
+            kinds += ["upgrade"] * 6
+            if any(process.binary == BINARY for process in self.processes.all):
+                kinds.append("way back")
+        if self.begins_long and not self.made:
+            return self.draw_pause(first=True)
+        kind = self.chance.choice(kinds)
+        if kind in KINDS:
+            return self.draw_switch(kind)
+        if kind == "pause":
+            return self.draw_pause()
+        if kind in ("cut", "stall"):
+            return self.draw_link(kind)
+        if kind in ("upgrade", "way back"):
+            return self.draw_upgrade(kind)
+        if kind == "kill two":
+            count = min(2, len(self.processes.all))
+            return self.fault(kind, self.chance.sample(self.processes.all, count))
+        return self.fault(kind, [self.chance.choice(self.processes.all)])
+
+    def fault(self, kind, where, **more):
+        return Fault(self.since_began(), kind, tuple(each.name for each in where), **more)
+
+    def draw_pause(self, first=False):
+        chance = self.kinds_chance if first else self.chance
+        victim, seconds = chance.choice(self.processes.all), chance.uniform(*PAUSE_SECONDS)
+        if first or self.kinds_chance.random() < LONG_PAUSES:
+            seconds = self.kinds_chance.uniform(*LONG_PAUSE_SECONDS)
+            return self.fault("long pause", [victim], seconds=seconds)
+        return self.fault("pause", [victim], seconds=seconds)
+
+    def draw_link(self, kind):
+        links = [self.chance.choice(self.processes.links)]
+        seconds = self.chance.uniform(*PAUSE_SECONDS)
+        if kind == "cut" and self.kinds_chance.random() < DOUBLE_CUTS:
+            others = [link for link in self.processes.links if link not in links]
+            links.append(self.kinds_chance.choice(others))
+            kind = "cut two"
+        return self.fault(kind, links, seconds=seconds)
+
+    def draw_upgrade(self, kind):
+        """The next role gets the new release; when all have it, all go back."""
+        chosen = self.processes.next_to_upgrade() if kind == "upgrade" else []
+        kind = "upgrade" if chosen else "way back"
+        end = self.chance.choice(["kill", "terminate"])
+        return self.fault(kind, chosen or self.processes.all, value=end)
+
+    def draw_switch(self, kind):
+        """A fault inside a process: for a while, or once, when the next call gives occasion."""
+        if kind == "clock":
+            victims = self.processes.all
+        elif kind in ("store error", "kill in store"):
+            victims = self.processes.of("catalog", "standalone")
+        else:
+            victims = self.processes.of("ingester", "standalone")
+        victim = self.chance.choice(victims)
+        value = self.chance.choice(CLOCK_SECONDS) if kind == "clock" else 1
+        seconds = self.chance.uniform(*PAUSE_SECONDS) if kind in LASTING else 0.0
+        return self.fault(kind, [victim], seconds=seconds, value=value)
 
     def occasions(self):
         """How often each kind inside a process was switched on, and how often it happened."""
@@ -66,96 +188,92 @@ class Faults:
     def tell(self, text):
         self.history.note(f"fault {text}")
 
-    def victim(self):
-        return self.chance.choice(self.processes.all)
+    def victims(self, fault):
+        return [each for each in self.processes.all if each.name in fault.where]
 
-    def kill(self, _stop):
-        victim = self.victim()
-        self.tell(f"kill {victim.name}")
-        victim.kill()
-
-    def kill_two(self, _stop):
-        count = min(2, len(self.processes.all))
-        for victim in self.chance.sample(self.processes.all, count):
+    def kill(self, fault, _stop):
+        for victim in self.victims(fault):
             self.tell(f"kill {victim.name}")
             victim.kill()
 
-    def terminate(self, _stop):
-        victim = self.victim()
-        self.tell(f"terminate {victim.name}")
-        victim.terminate()
+    kill_two = kill
 
-    def upgrade(self, stop):
-        """The next role gets the new release; when all have it, all go back."""
-        chosen = self.processes.next_to_upgrade()
-        if not chosen:
-            self.way_back(stop)
-            return
-        self.exchange(chosen, BINARY)
+    def terminate(self, fault, _stop):
+        for victim in self.victims(fault):
+            self.tell(f"terminate {victim.name}")
+            victim.terminate()
+
+    def upgrade(self, fault, stop):
+        self.exchange(fault, BINARY)
         # The next role waits for this one.
         end = time.monotonic() + UPGRADE_SECONDS
         while time.monotonic() < end and not stop.wait(0.05):
-            if all(process.port() or process.internal_port() for process in chosen):
+            if all(each.port() or each.internal_port() for each in self.victims(fault)):
                 break
 
-    def way_back(self, _stop):
+    def way_back(self, fault, _stop):
         """All processes get the release before, whatever they run."""
-        self.exchange(self.processes.all, OLDER_BINARY)
+        self.exchange(fault, OLDER_BINARY)
 
-    def exchange(self, processes, binary):
-        end = self.chance.choice(["kill", "terminate"])
+    def exchange(self, fault, binary):
         release = "newer" if binary == BINARY else "older"
-        for process in processes:
-            self.tell(f"{end} {process.name}, it starts with the {release} release")
+        for process in self.victims(fault):
+            self.tell(f"{fault.value} {process.name}, it starts with the {release} release")
             process.binary = binary
-            getattr(process, end)()
+            getattr(process, fault.value)()
 
-    def pause(self, stop):
-        victim = self.victim()
+    def pause(self, fault, stop):
+        """Stops a process for a while; returns how long it stood still, if it still runs."""
+        (victim,) = self.victims(fault)
         self.tell(f"pause {victim.name}")
+        child, began = victim.child, time.monotonic()
         victim.pause()
-        stop.wait(self.chance.uniform(*PAUSE_SECONDS))
+        stop.wait(fault.seconds)
+        stood_still = time.monotonic() - began
         victim.resume()
         self.tell(f"resume {victim.name}")
+        return stood_still if victim.child is child and child.poll() is None else 0.0
 
-    def cut(self, stop):
-        self.link("cut", stop)
+    def long_pause(self, fault, stop):
+        self.seconds += fault.seconds
+        if self.pause(fault, stop) > STOOD_STILL_SECONDS:
+            self.count("long pause")
 
-    def stall(self, stop):
-        self.link("stall", stop)
+    def cut(self, fault, stop):
+        self.links(fault, "cut", stop)
 
-    def link(self, what, stop):
-        link = self.chance.choice(self.processes.links)
-        self.tell(f"{what} {link.name}")
-        getattr(link, what)()
-        stop.wait(self.chance.uniform(*PAUSE_SECONDS))
-        link.heal()
-        self.tell(f"heal {link.name}")
+    cut_two = cut
 
-    def switch(self, kind, stop):
-        """A fault inside a process: for a while, or once, when the next call gives occasion."""
-        if kind == "clock":
-            victims = self.processes.all
-        elif kind in ("store error", "kill in store"):
-            victims = self.processes.of("catalog", "standalone")
-        else:
-            victims = self.processes.of("ingester", "standalone")
-        victim = self.chance.choice(victims)
-        value = self.chance.choice(CLOCK_SECONDS) if kind == "clock" else 1
+    def stall(self, fault, stop):
+        self.links(fault, "stall", stop)
+
+    def links(self, fault, what, stop):
+        links = [link for link in self.processes.links if link.name in fault.where]
+        for link in links:
+            self.tell(f"{what} {link.name}")
+            getattr(link, what)()
+        stop.wait(fault.seconds)
+        for link in links:
+            link.heal()
+            self.tell(f"heal {link.name}")
+
+    def switch(self, fault, stop):
+        (victim,) = self.victims(fault)
+        kind = fault.kind
         self.tell(f"{kind} at {victim.name}")
         self.switched[kind] = self.switched.get(kind, 0) + 1
         before = victim.switches.count(kind)
-        victim.switches.set(kind, value)
+        victim.switches.set(kind, fault.value)
         end = time.monotonic() + OCCASION_SECONDS
         while victim.switches.count(kind) == before and time.monotonic() < end:
             if stop.wait(0.02):
                 break
         if kind in LASTING:
-            stop.wait(self.chance.uniform(*PAUSE_SECONDS))
+            stop.wait(fault.seconds)
         # A clock stays where it was put until the end.
         if kind != "clock":
             victim.switches.set(kind, 0)
         times = victim.switches.count(kind) - before
         self.tell(f"{kind} at {victim.name} over, {times} times")
         if times:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
+            self.count(kind)

@@ -1,0 +1,112 @@
+"""What is chosen, how often it happened, and that faults can be made once more."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from faults import STOOD_STILL_SECONDS, Fault, Faults, idle
+from history import History
+
+
+class Child:
+    def __init__(self, ended=False):
+        self.ended = ended
+
+    def poll(self):
+        return 0 if self.ended else None
+
+
+class Process:
+    """Keeps what is done to it."""
+
+    def __init__(self, name):
+        self.name, self.role = name, "standalone"
+        self.child, self.done = Child(), []
+
+    def kill(self):
+        self.done.append("kill")
+
+    def pause(self):
+        self.done.append("pause")
+
+    def resume(self):
+        self.done.append("resume")
+
+
+def faults_of(seed, plan=None):
+    one, two = Process("one"), Process("two")
+    processes = SimpleNamespace(all=[one, two], links=[], of=lambda *_: [one, two])
+    faults = Faults(seed, processes, History(), True, plan)
+    return faults, one, two
+
+
+def drawn(seed, count):
+    """The faults of a seed, without making them."""
+    faults, _, _ = faults_of(seed)
+    faults.since_began = lambda: 0.0
+    found = []
+    for _ in range(count):
+        fault = faults.draw()
+        faults.made.append(fault)
+        found.append(fault)
+    return found
+
+
+def test_a_seed_chooses_the_same_again():
+    assert drawn(7, 50) == drawn(7, 50) != drawn(8, 50)
+
+
+def test_a_quarter_of_the_pauses_outlives_what_counts_as_standing_still():
+    all_faults = [fault for seed in range(40) for fault in drawn(4 * seed, 50)]
+    long = [fault.seconds for fault in all_faults if fault.kind == "long pause"]
+    short = [fault.seconds for fault in all_faults if fault.kind == "pause"]
+    assert 0.2 < len(long) / (len(long) + len(short)) < 0.3
+    assert min(long) > STOOD_STILL_SECONDS > max(short)
+
+
+def test_every_fourth_seed_begins_with_a_long_pause():
+    first = [drawn(seed, 1)[0].kind == "long pause" for seed in range(12)]
+    assert [seed for seed, begins in enumerate(first) if begins][:3] == [1, 5, 9]
+
+
+def run_of(counts, occasions=None, begins_long=False):
+    return SimpleNamespace(
+        counts=counts, occasions=lambda: occasions or {}, begins_long=begins_long, made=["a fault"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "found"),
+    [
+        ([run_of({}, {"full": (2, 0)}), run_of({}, {"full": (1, 0)})], ["full"]),
+        ([run_of({}, {"full": (2, 0)}), run_of({}, {"full": (1, 1)})], []),
+        ([run_of({}, {"full": (2, 0)})], []),
+        ([run_of({}, begins_long=True), run_of({})], ["long pause"]),
+        ([run_of({}, begins_long=True), run_of({"long pause": 1})], []),
+        ([run_of({}), run_of({})], []),
+    ],
+)
+def test_what_never_happened_in_all_runs_together_is_noticed(runs, found):
+    assert idle(runs) == found
+
+
+def test_the_faults_of_a_plan_are_made_and_no_others():
+    plan = [Fault(0.0, "kill", ("two",)), Fault(0.0, "kill two", ("one", "two"))]
+    faults, one, two = faults_of(1, plan)
+    faults.run(0.0, threading.Event())
+    assert (one.done, two.done) == (["kill"], ["kill", "kill"])
+    assert (faults.made, faults.counts) == (plan, {"kill": 1, "kill two": 1})
+
+
+def test_a_pause_that_was_cut_short_or_of_a_process_that_ended_did_not_outlive_anything():
+    stop = threading.Event()
+    stop.set()
+    faults, one, _ = faults_of(1)
+    faults.seconds = 0.0
+    fault = Fault(0.0, "long pause", ("one",), seconds=9.0)
+    faults.make(fault, stop)
+    assert faults.counts == {}
+    # The run takes as much longer.
+    assert (one.done, faults.seconds) == (["pause", "resume"], 9.0)
+    one.child = Child(ended=True)
+    assert faults.pause(fault, stop) == 0.0
