@@ -2,7 +2,7 @@
 """The history checker: real processes, real clients, faults from a seed, every answer checked.
 
     chaos.py [--seed N] [--seeds COUNT] [--seconds S] [--topology standalone|cluster|both]
-             [--no-shorten]
+             [--no-shorten] [--lies]
 
 Each seed starts a standalone server or a cluster (a catalog, three ingesters, two queriers) on free
 ports of the loopback interface, lets writers and readers work for S seconds while processes are
@@ -17,6 +17,9 @@ and prints where, and the story of a row. It is run a few times more with fewer 
 faults, for about two minutes, and the fewest that failed again are printed (not with
 --no-shorten). Faults are counted when they happened; a kind that was switched on several times and
 never did anything counts as failed.
+
+With --lies the disk says that the log is synced when it is not, and forgets the rest at a kill.
+That breaks the first promise of the product, so a seed has to fail: the checker finds it.
 """
 
 import argparse
@@ -28,7 +31,7 @@ import tempfile
 import threading
 import time
 
-from faults import STOOD_STILL_SECONDS, Faults, idle
+from faults import STOOD_STILL_SECONDS, Faults, Lies, idle
 from history import History
 from links import Network
 from processes import cluster, standalone
@@ -81,7 +84,7 @@ def settings_of(chance):
 class Run:
     """One seed."""
 
-    def __init__(self, seed, topology, seconds, folder, plan=None):
+    def __init__(self, seed, topology, seconds, folder, faults=Faults, plan=None):
         self.seed, self.topology, self.seconds = seed, topology, seconds
         self.chance = random.Random(f"run {seed}")
         self.settings = settings_of(self.chance)
@@ -97,7 +100,7 @@ class Run:
         self.stop = threading.Event()
         ingest = self.settings["ingest"]
         flushes = ingest["flush_interval"] != "1h" or ingest["flush_bytes"] != "128MiB"
-        self.faults = Faults(seed, self.processes, self.history, flushes, plan)
+        self.faults = faults(seed, self.processes, self.history, flushes, plan)
         self.writers, self.readers = [], []
         self.register_changers, self.register_readers = [], []
         self.uploaders = []
@@ -297,6 +300,24 @@ def kind_of(problem):
     return ":".join(problem.split(":")[:2])
 
 
+# What a row that is gone, and what stood on it, can look like.
+LOST = ("lost", "unseen", "missing", "outdated", "back")
+
+
+def finds_lies(seeds, topologies, seconds):
+    """Whether one of these seeds finds that rows are lost when syncs lie."""
+    for seed in seeds:
+        for topology in topologies:
+            run, problem, folder = run_once(seed, topology, seconds, faults=Lies)
+            shutil.rmtree(folder)
+            lies = run.faults.counts.get("sync lies", 0)
+            said = (problem or "nothing is wrong").splitlines()[0]
+            print(f"seed {seed} {topology}, {lies} kills after syncs that lied: {said}", flush=True)
+            if lies and problem and kind_of(problem).endswith(LOST):
+                return True
+    return False
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, help="the first seed; default: any")
@@ -306,10 +327,15 @@ def main():
     parser.add_argument(
         "--no-shorten", action="store_true", help="do not look for fewer faults that fail too"
     )
+    parser.add_argument("--lies", action="store_true", help="syncs lie, and a seed has to find it")
     arguments = parser.parse_args()
     first = arguments.seed if arguments.seed is not None else random.randrange(10**6)
     topologies = ["standalone", "cluster"] if arguments.topology == "both" else [arguments.topology]
     seeds = range(first, first + arguments.seeds)
+    if arguments.lies:
+        found = finds_lies(seeds, topologies, arguments.seconds)
+        print(f"{int(found)} passed, {int(not found)} failed")
+        return 0 if found else 1
     passed, failed, faults = 0, 0, []
     for seed in seeds:
         for topology in topologies:

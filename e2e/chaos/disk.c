@@ -7,20 +7,24 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, HELD_SYNC, KINDS };
+enum { FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, HELD_SYNC, SYNC_LIES };
 
-/* Switches, from 8 on how often each fault happened, and last in how many processes this is. */
-static volatile int64_t nothing[16];
+/* Switches, from 16 on how often each fault happened, and last in how many processes this is. */
+enum { COUNTS = 16, LOADED = 31, SLOTS = 32 };
+static volatile int64_t nothing[SLOTS];
 static volatile int64_t *slots = nothing;
 
 __attribute__((constructor)) static void begin(void) {
@@ -33,21 +37,26 @@ __attribute__((constructor)) static void begin(void) {
     if (page == MAP_FAILED)
         return;
     slots = page;
-    __atomic_add_fetch(&slots[15], 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&slots[LOADED], 1, __ATOMIC_SEQ_CST);
+}
+
+/* The length of the path of an open file, or -1. */
+static ssize_t path_of(int fd, char path[PATH_MAX]) {
+    char link[32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
+    if (length >= 0)
+        path[length] = 0;
+    return length;
 }
 
 static int of_kind(int fd, const char *part) {
-    char link[32], path[4096];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0)
-        return 0;
-    path[length] = 0;
-    return strstr(path, part) != NULL;
+    char path[PATH_MAX];
+    return path_of(fd, path) >= 0 && strstr(path, part) != NULL;
 }
 
 static void happened(int kind) {
-    __atomic_add_fetch(&slots[8 + kind], 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&slots[COUNTS + kind], 1, __ATOMIC_SEQ_CST);
 }
 
 /* For faults that happen once: whoever takes the switch has it. */
@@ -84,6 +93,57 @@ static int refusal(int fd) {
     if (!real) \
         real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
+/* While syncs lie, what a write is about to replace is kept in a file beside the switches, for
+ * disk.py to put back when the process was killed: position, size of the file, number of the bytes
+ * kept, length of the path; the path; the bytes. */
+static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
+static volatile int kept_any;
+
+static void unsynced_path(char path[PATH_MAX]) {
+    snprintf(path, PATH_MAX, "%s.unsynced", getenv("CHAOS_SWITCHES"));
+}
+
+static void keep(int fd, size_t count) {
+    char path[PATH_MAX], target[PATH_MAX];
+    ssize_t length = path_of(fd, path);
+    struct stat status;
+    off_t at = lseek(fd, 0, SEEK_CUR);
+    /* The process itself may not be able to read it. */
+    int source = open(path, O_RDONLY | O_CLOEXEC);
+    if (length < 0 || at < 0 || source < 0 || fstat(fd, &status) < 0)
+        abort();
+    int64_t head[4] = {at, status.st_size, 0, length};
+    char *record = malloc(sizeof head + length + count);
+    if (!record)
+        abort();
+    ssize_t kept = pread(source, record + sizeof head + length, count, at);
+    close(source);
+    head[2] = kept;
+    memcpy(record, head, sizeof head);
+    memcpy(record + sizeof head, path, length);
+    ssize_t size = sizeof head + length + kept;
+    unsynced_path(target);
+    pthread_mutex_lock(&keeping);
+    int file = open(target, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (kept < 0 || file < 0 || write(file, record, size) != size)
+        abort();
+    close(file);
+    kept_any = 1;
+    pthread_mutex_unlock(&keeping);
+    free(record);
+}
+
+/* A sync that was none takes nothing back once a real one has succeeded. */
+static void synced(void) {
+    char path[PATH_MAX];
+    pthread_mutex_lock(&keeping);
+    unsynced_path(path);
+    if (truncate(path, 0) < 0 && errno != ENOENT)
+        abort();
+    kept_any = 0;
+    pthread_mutex_unlock(&keeping);
+}
+
 ssize_t write(int fd, const void *bytes, size_t count) {
     REAL(write);
     int error = refusal(fd);
@@ -91,6 +151,8 @@ ssize_t write(int fd, const void *bytes, size_t count) {
         errno = error;
         return -1;
     }
+    if (slots[SYNC_LIES] && of_kind(fd, ".wal"))
+        keep(fd, count);
     return real(fd, bytes, count);
 }
 
@@ -100,6 +162,12 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     if (error) {
         errno = error;
         return -1;
+    }
+    if (slots[SYNC_LIES] && of_kind(fd, ".wal")) {
+        size_t all = 0;
+        for (int part = 0; part < count; part++)
+            all += parts[part].iov_len;
+        keep(fd, all);
     }
     return real(fd, parts, count);
 }
@@ -118,7 +186,14 @@ int fdatasync(int fd) {
             return -1;
         }
     }
-    return real(fd);
+    if (slots[SYNC_LIES] && of_kind(fd, ".wal")) {
+        happened(SYNC_LIES);
+        return 0;
+    }
+    int result = real(fd);
+    if (result == 0 && kept_any && of_kind(fd, ".wal"))
+        synced();
+    return result;
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {

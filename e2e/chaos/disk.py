@@ -10,11 +10,22 @@ import struct
 import subprocess
 import tempfile
 
-KINDS = ("full", "sync error", "store error", "kill in store", "kill in sync", "clock", "held sync")
-COUNTS_FROM = 8
-LOADED = 15
+KINDS = (
+    "full",
+    "sync error",
+    "store error",
+    "kill in store",
+    "kill in sync",
+    "clock",
+    "held sync",
+    "sync lies",
+)
+COUNTS_FROM = 16
+LOADED = 31
 SLOT = struct.Struct("=q")
-BYTES = 16 * SLOT.size
+BYTES = 32 * SLOT.size
+# Of what a write replaced while syncs lied: position, size of the file, bytes, length of the path.
+REPLACED = struct.Struct("=qqqq")
 
 
 @functools.cache
@@ -26,7 +37,7 @@ def library():
     atexit.register(shutil.rmtree, folder)
     target = folder / "disk.so"
     compiler = os.environ.get("CC", "cc")
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-pthread"]
     subprocess.run([compiler, *flags, "-o", target, source, "-ldl"], check=True)
     return target
 
@@ -58,3 +69,30 @@ class Switches:
     def off(self):
         for kind in KINDS:
             self.set(kind, 0)
+
+    def forget_unsynced(self):
+        """What a disk does that lied about syncs when its machine stops: they are undone."""
+        path = self.path.with_name(f"{self.path.name}.unsynced")
+        if not path.exists():
+            return
+        for file, position, size, before in reversed(replaced(path.read_bytes())):
+            # A segment that was not needed any more is gone.
+            if file.exists():
+                with file.open("r+b") as segment:
+                    segment.seek(position)
+                    segment.write(before)
+                    segment.truncate(size)
+        path.unlink()
+
+
+def replaced(notes):
+    """The notes of disk.c: file, position, size, bytes; one that a kill cut off is of no write."""
+    found, at = [], 0
+    while at + REPLACED.size <= len(notes):
+        position, size, count, length = REPLACED.unpack_from(notes, at)
+        begin = at + REPLACED.size + length
+        at = begin + count
+        if at <= len(notes):
+            file = pathlib.Path(os.fsdecode(notes[begin - length : begin]))
+            found.append((file, position, size, notes[begin:at]))
+    return found

@@ -25,6 +25,8 @@ UPGRADE_SECONDS = 5.0
 BETWEEN_SECONDS = (0.1, 1.2)
 # Of cuts, the part that takes two links at once.
 DOUBLE_CUTS = 1 / 3
+# Syncs that do nothing, before the process is killed.
+LIES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +102,10 @@ class Faults:
 
     def make(self, fault, stop):
         self.made.append(fault)
-        if fault.kind in KINDS:
+        if fault.kind in KINDS and fault.kind != "sync lies":
             self.switch(fault, stop)
             return
-        if fault.kind != "long pause":
+        if fault.kind not in ("long pause", "sync lies"):
             self.count(fault.kind)
         getattr(self, fault.kind.replace(" ", "_"))(fault, stop)
 
@@ -262,12 +264,7 @@ class Faults:
         kind = fault.kind
         self.tell(f"{kind} at {victim.name}")
         self.switched[kind] = self.switched.get(kind, 0) + 1
-        before = victim.switches.count(kind)
-        victim.switches.set(kind, fault.value)
-        end = time.monotonic() + OCCASION_SECONDS
-        while victim.switches.count(kind) == before and time.monotonic() < end:
-            if stop.wait(0.02):
-                break
+        before = self.switch_on(victim, fault, stop)
         if kind in LASTING:
             stop.wait(fault.seconds)
         # A clock stays where it was put until the end.
@@ -277,3 +274,35 @@ class Faults:
         self.tell(f"{kind} at {victim.name} over, {times} times")
         if times:
             self.count(kind)
+
+    def switch_on(self, victim, fault, stop, times=1):
+        """Waits until it happened; returns how often it had before."""
+        before = victim.switches.count(fault.kind)
+        victim.switches.set(fault.kind, fault.value)
+        end = time.monotonic() + OCCASION_SECONDS
+        while victim.switches.count(fault.kind) < before + times and time.monotonic() < end:
+            if stop.wait(0.02):
+                break
+        return before
+
+    def sync_lies(self, fault, stop):
+        """Syncs that do nothing, and then a kill that takes what was not synced."""
+        (victim,) = self.victims(fault)
+        self.tell(f"syncs do nothing at {victim.name}")
+        before = self.switch_on(victim, fault, stop, LIES)
+        # Nobody starts it in between.
+        with victim.lock:
+            victim.kill()
+            victim.switches.set(fault.kind, 0)
+        times = victim.switches.count(fault.kind) - before
+        self.tell(f"kill {victim.name} after {times} of them")
+        if times:
+            self.count(fault.kind)
+
+
+class Lies(Faults):
+    """What a run has to find: syncs that lie, and nothing else."""
+
+    def draw(self):
+        victims = self.processes.of("ingester", "standalone")
+        return self.fault("sync lies", [self.chance.choice(victims)])

@@ -116,6 +116,7 @@ class Process:
             self.ports = {}
             self.child.send_signal(signal.SIGKILL)
             self.child.wait()
+            self.switches.forget_unsynced()
             self.port_file.unlink(missing_ok=True)
             self.paused = False
 

@@ -1,0 +1,60 @@
+"""What is forgotten when syncs lied is what was written since the last one that did not."""
+
+import os
+import subprocess
+import sys
+
+from disk import Switches, replaced
+
+# Writes as the log does, and says what it has done; each line that comes back lets it go on.
+WRITER = """
+import os, sys
+file = os.open(sys.argv[1], os.O_WRONLY)
+for text in sys.argv[2:]:
+    if text == "sync":
+        os.fdatasync(file)
+    elif text == "wait":
+        print("waits", flush=True)
+        sys.stdin.readline()
+    else:
+        os.writev(file, [text[:1].encode(), text[1:].encode()])
+"""
+
+
+def left_of(tmp_path, *steps):
+    """What a log has that was `0123456789`; syncs lie from the first "wait" to the second."""
+    log, switches = tmp_path / "1.wal", Switches(tmp_path / "switches")
+    log.write_bytes(b"0123456789")
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITER, log, *steps],
+        env=os.environ | switches.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for value in (1, 0):
+        child.stdout.readline()
+        switches.set("sync lies", value)
+        child.stdin.write("\n")
+        child.stdin.flush()
+    child.communicate()
+    assert child.returncode == 0
+    before = log.read_bytes()
+    switches.forget_unsynced()
+    return before, log.read_bytes(), switches.count("sync lies")
+
+
+def test_what_is_written_while_syncs_lie_is_forgotten(tmp_path):
+    steps = ["ab", "sync", "wait", "cd", "sync", "efghijklm", "sync", "wait"]
+    assert left_of(tmp_path, *steps) == (b"abcdefghijklm", b"ab23456789", 2)
+
+
+def test_a_sync_that_does_not_lie_keeps_what_was_written_before_it(tmp_path):
+    steps = ["wait", "ab", "sync", "wait", "cd", "sync"]
+    assert left_of(tmp_path, *steps) == (b"abcd456789", b"abcd456789", 1)
+
+
+def test_a_note_that_a_kill_cut_off_is_of_no_write(tmp_path):
+    switches = Switches(tmp_path / "switches")
+    switches.forget_unsynced()
+    assert replaced(b"\x00" * 31) == []
