@@ -90,7 +90,7 @@ def test_what_can_not_be_set_is_said(client, database):
     for sql, cure in (
         ("ALTER TABLE t SET (retention = '1d')", "no time column"),
         ("ALTER TABLE t SET (retention = 'soon')", "'forever'"),
-        ("ALTER TABLE t SET (colour = 'red')", "only retention"),
+        ("ALTER TABLE t SET (colour = 'red')", "only retention and bloom_filter"),
     ):
         with pytest.raises(pa.ArrowInvalid, match=cure):
             select(client, database, sql)

@@ -15,6 +15,9 @@ pub const RETENTION: &str = "retention";
 /// The value of [`RETENTION`] for rows that are kept for ever.
 pub const FOREVER: &str = "forever";
 
+/// The option of a table that names the columns whose values its files have Bloom filters of.
+pub const BLOOM_FILTER: &str = "bloom_filter";
+
 /// What has options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,6 +44,12 @@ impl Table {
         let own = self.options.get(name);
         own.or_else(|| self.database_options.get(name))
             .map(String::as_str)
+    }
+
+    /// The columns whose values its files have Bloom filters of, from when the option was set on.
+    pub fn bloom_filters(&self) -> impl Iterator<Item = &str> {
+        let text = self.options.get(BLOOM_FILTER).map_or("", String::as_str);
+        column_names(text)
     }
 
     /// How long rows are kept, by their time; `None` for ever.
@@ -73,6 +82,13 @@ pub fn parse_retention(text: &str) -> Result<Option<Duration>, String> {
         Ok(time) => Ok(Some(time)),
         Err(error) => Err(format!("{error}; or '{FOREVER}'")),
     }
+}
+
+/// The names in a value of [`BLOOM_FILTER`]: with commas between them.
+pub fn column_names(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -134,6 +150,24 @@ mod tests {
             Some(-i64::MAX)
         );
         assert_eq!(table(None, None).expired_before(0), None);
+    }
+
+    #[test]
+    fn columns_are_named_with_commas_between_them() {
+        let names = |text| column_names(text).collect::<Vec<_>>();
+        assert_eq!(names("trace, user id ,x"), ["trace", "user id", "x"]);
+        assert!(names(" , ").is_empty());
+        let mut table = table(None, None);
+        assert_eq!(table.bloom_filters().count(), 0);
+        let value = ("bloom_filter".to_owned(), "trace".to_owned());
+        table.database_options.extend([value.clone()]);
+        assert_eq!(
+            table.bloom_filters().count(),
+            0,
+            "it is no option of a database"
+        );
+        table.options.extend([value]);
+        assert_eq!(table.bloom_filters().collect::<Vec<_>>(), ["trace"]);
     }
 
     #[test]

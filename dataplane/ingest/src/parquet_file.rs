@@ -75,7 +75,7 @@ pub(crate) fn encode(
         ("flightcluster.last_sequence", last_sequence.to_string()),
     ];
     let metadata = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value));
-    let properties = file_properties(&schema, metadata.to_vec(), max_row_group_rows);
+    let properties = file_properties(table, &schema, metadata.to_vec(), max_row_group_rows);
     let properties = properties.map_err(failed)?;
     let mut writer = ArrowWriter::try_new(
         Parts::default(),
@@ -149,28 +149,48 @@ pub(crate) fn path(database: &str, table: TableId) -> object_store::path::Path {
     object_store::path::Path::from_iter([database, &table.to_string(), &name])
 }
 
-/// How a file of `schema` is written, by whomever.
+/// How often a Bloom filter says that a value may be there which is not.
+const FALSE_POSITIVES: f64 = 0.01;
+
+/// Values a Bloom filter begins with room for, at most: about 2 MiB while its row group is written.
+const MOST_VALUES: u64 = 1 << 20;
+
+/// How a file of a table is written in `schema`, by whomever.
 ///
 /// Texts and bytes get a dictionary, which tags are made for. Numbers don't: a column of times or
 /// measurements has as many values as rows, and building its dictionary only to give it up cost a
 /// third of all encoding. Integers and times are stored as differences, which regular ones need
-/// almost no bytes for.
+/// almost no bytes for. Bloom filters are written of the columns that the table's options name; each is
+/// as large as what its row group holds needs.
 ///
 /// # Errors
 /// When the schema has no Parquet form.
 pub fn file_properties(
+    table: &Table,
     schema: &Schema,
     metadata: Vec<KeyValue>,
     max_row_group_rows: usize,
 ) -> Result<WriterProperties, ParquetError> {
+    let max_row_group_rows = max_row_group_rows.max(1);
+    let filtered: Vec<&str> = table.bloom_filters().collect();
+    let values = MOST_VALUES.min(max_row_group_rows as u64);
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_dictionary_enabled(false)
-        .set_max_row_group_row_count(Some(max_row_group_rows.max(1)))
+        .set_max_row_group_row_count(Some(max_row_group_rows))
         .set_created_by(format!("flightcluster {}", env!("CARGO_PKG_VERSION")))
         .set_key_value_metadata(Some(metadata));
     for column in ArrowSchemaConverter::new().convert(schema)?.columns() {
         let path = column.path().clone();
+        // Of nested columns queries can't use one.
+        if let [name] = path.parts()
+            && filtered.contains(&name.as_str())
+        {
+            properties = properties
+                .set_column_bloom_filter_enabled(path.clone(), true)
+                .set_column_bloom_filter_fpp(path.clone(), FALSE_POSITIVES)
+                .set_column_bloom_filter_max_ndv(path.clone(), values);
+        }
         properties = match column.physical_type() {
             Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY => {
                 properties.set_column_dictionary_enabled(path, true)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow_schema::DataType;
 use arrow_schema::Schema;
 use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{
@@ -11,7 +12,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
-use flightcluster_catalog::{RETENTION, SchemaVersion, parse_retention};
+use flightcluster_catalog::{
+    BLOOM_FILTER, OptionsOf, RETENTION, SchemaVersion, column_names, parse_retention,
+};
 
 use crate::Error;
 use crate::times::TimeColumn;
@@ -52,7 +55,7 @@ pub(crate) fn take(parsed: &mut ParsedStatement) -> Result<BTreeMap<String, Stri
         | CreateTableOptions::TableProperties(_) => {
             return Err(Error::Unsupported {
                 statement: "CREATE TABLE with such options".to_owned(),
-                cure: "write WITH (retention = '30d')",
+                cure: "write WITH (retention = '30d', bloom_filter = 'column, column')",
             });
         }
     };
@@ -91,11 +94,15 @@ fn changes(options: &[SqlOption]) -> Result<Changes, Error> {
             },
             _ => return Err(wrong(&name, "its value is a text in quotes, or NULL")),
         };
-        if name != RETENTION {
-            return Err(wrong(&name, "there is only retention"));
-        }
-        if let Some(text) = &text {
-            parse_retention(text).map_err(|problem| wrong(&name, &problem))?;
+        match (name.as_str(), &text) {
+            (RETENTION, Some(text)) => {
+                parse_retention(text).map_err(|problem| wrong(&name, &problem))?;
+            }
+            (BLOOM_FILTER, Some(text)) if column_names(text).next().is_none() => {
+                return Err(wrong(&name, "it names no column; NULL removes it"));
+            }
+            (RETENTION | BLOOM_FILTER, _) => {}
+            _ => return Err(wrong(&name, "there are only retention and bloom_filter")),
         }
         if changes.insert(name.clone(), text).is_some() {
             return Err(wrong(&name, "it comes twice"));
@@ -106,17 +113,57 @@ fn changes(options: &[SqlOption]) -> Result<Changes, Error> {
 
 /// Refuses options that mean nothing for a table of this schema.
 pub(crate) fn check<'a>(
-    mut names: impl Iterator<Item = &'a str>,
+    options: impl Iterator<Item = (&'a str, &'a str)>,
     schema: &Schema,
     version: SchemaVersion,
 ) -> Result<(), Error> {
-    if names.any(|name| name == RETENTION) && TimeColumn::of(schema, version).is_none() {
-        return Err(wrong(
-            RETENTION,
-            "the table has no time column; it is a timestamp called time, or one that is marked as it",
-        ));
+    for (name, value) in options {
+        match name {
+            RETENTION if TimeColumn::of(schema, version).is_none() => {
+                let problem = "the table has no time column; it is a timestamp called time, or one \
+                               that is marked as it";
+                return Err(wrong(RETENTION, problem));
+            }
+            BLOOM_FILTER => {
+                for column in column_names(value) {
+                    check_filtered(column, schema)?;
+                }
+            }
+            _ => {}
+        }
     }
     Ok(())
+}
+
+/// Refuses options of tables for a database.
+pub(crate) fn check_owner(of: &OptionsOf, changes: &Changes) -> Result<(), Error> {
+    match of {
+        OptionsOf::Database(_) if changes.contains_key(BLOOM_FILTER) => Err(wrong(
+            BLOOM_FILTER,
+            "it names columns, so it is an option of a table: ALTER TABLE t SET (bloom_filter = 'c')",
+        )),
+        OptionsOf::Database(_) | OptionsOf::Table(_) => Ok(()),
+    }
+}
+
+/// A column has a Bloom filter only if queries can use it.
+fn check_filtered(column: &str, schema: &Schema) -> Result<(), Error> {
+    let Ok(field) = schema.field_with_name(column) else {
+        let problem = format!("the table has no column {column:?}");
+        return Err(wrong(BLOOM_FILTER, &problem));
+    };
+    match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(()),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Ok(()),
+        DataType::FixedSizeBinary(_) => Ok(()),
+        DataType::Int32 | DataType::Int64 | DataType::UInt32 | DataType::UInt64 => Ok(()),
+        other => {
+            let problem = format!(
+                "column {column:?} is {other}; it can be texts, bytes, and integers of 32 or 64 bits"
+            );
+            Err(wrong(BLOOM_FILTER, &problem))
+        }
+    }
 }
 
 fn wrong(name: &str, problem: &str) -> Error {

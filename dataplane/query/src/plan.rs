@@ -432,7 +432,10 @@ fn create_table(
 }
 
 fn check_options(options: &BTreeMap<String, String>, schema: &Schema) -> Result<(), Error> {
-    options::check(options.keys().map(String::as_str), schema, SchemaVersion(1))
+    let options = options
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    options::check(options, schema, SchemaVersion(1))
 }
 
 /// Makes the columns at these places the key of a table to be created, as one of its options.

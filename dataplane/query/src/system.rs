@@ -13,7 +13,8 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use flightcluster_catalog::{
-    Catalog, Ingester, IngesterState, RETENTION, Replacement, Snapshot, SnapshotRecord,
+    BLOOM_FILTER, Catalog, Ingester, IngesterState, RETENTION, Replacement, Snapshot,
+    SnapshotRecord,
 };
 use flightcluster_keys::Key;
 
@@ -83,6 +84,7 @@ impl SystemTable {
                 ("created_at", millis, false),
                 ("retention", DataType::Utf8, true),
                 ("primary_key", DataType::Utf8, true),
+                ("bloom_filter", DataType::Utf8, true),
             ],
             Self::Files => vec![
                 ("table_name", DataType::Utf8, false),
@@ -238,6 +240,7 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
     let mut created = TimestampMillisecondBuilder::new().with_timezone("UTC");
     let mut retention = StringBuilder::new();
     let mut key = StringBuilder::new();
+    let mut filtered = StringBuilder::new();
     for held in &snapshot.tables {
         name.append_value(&held.table.name.table);
         id.append_value(held.table.id.0);
@@ -249,6 +252,7 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
         retention.append_option(held.table.option(RETENTION));
         let known = Key::of(&held.table.options).ok().flatten();
         key.append_option(known.map(|key| key.columns().join(", ")));
+        filtered.append_option(held.table.options.get(BLOOM_FILTER));
     }
     vec![
         Arc::new(name.finish()),
@@ -260,6 +264,7 @@ fn tables(snapshot: &Snapshot) -> Vec<ArrayRef> {
         Arc::new(created.finish()),
         Arc::new(retention.finish()),
         Arc::new(key.finish()),
+        Arc::new(filtered.finish()),
     ]
 }
 

@@ -168,16 +168,14 @@ impl Change {
 
     async fn set_options(&self, request: SetOptions) -> Result<u64, Error> {
         let failed = |source| Error::from_catalog("setting options", source);
+        options::check_owner(&request.of, &request.changes)?;
         if let OptionsOf::Table(name) = &request.of
             && let Some(table) = self.inner.catalog.table(name).await.map_err(failed)?
         {
-            let set = request.changes.iter().filter(|(_, value)| value.is_some());
+            let set = request.changes.iter();
+            let set = set.filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
             let schema = decode_schema(&table.schema)?;
-            options::check(
-                set.map(|(name, _)| name.as_str()),
-                &schema,
-                table.schema_version,
-            )?;
+            options::check(set, &schema, table.schema_version)?;
         }
         let set = self.inner.catalog.set_options(request).await;
         set.map(|()| 0).map_err(failed)

@@ -1,5 +1,8 @@
 //! When flushes happen, what the files hold, and how long rows stay.
 
+use std::collections::BTreeMap;
+
+use flightcluster_catalog::{BLOOM_FILTER, OptionsOf, SetOptions};
 use futures::TryStreamExt as _;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use tokio::sync::Notify;
@@ -206,6 +209,42 @@ async fn texts_get_a_dictionary_and_numbers_are_stored_as_differences() {
     assert!(uses(0, Encoding::DELTA_BINARY_PACKED));
     assert!(uses(1, Encoding::RLE_DICTIONARY));
     assert!(!uses(0, Encoding::RLE_DICTIONARY) && !uses(2, Encoding::RLE_DICTIONARY));
+}
+
+#[tokio::test]
+async fn a_file_has_bloom_filters_of_the_columns_that_its_table_names() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    write(&table, 0..2000).await.unwrap();
+    let column = table.schema().field(0).name().clone();
+    ingest.flush().await.unwrap();
+    let changes = BTreeMap::from([(BLOOM_FILTER.to_owned(), Some(column))]);
+    let of = OptionsOf::Table(readings());
+    let set = world.catalog.set_options(SetOptions { of, changes });
+    set.await.unwrap();
+    write(&table, 2000..4000).await.unwrap();
+    write(&table, 4000..4003).await.unwrap();
+    ingest.flush().await.unwrap();
+    write(&table, [4003]).await.unwrap();
+    ingest.flush().await.unwrap();
+    let mut sizes = Vec::new();
+    for file in world.files(&readings()).await {
+        let path = object_store::path::Path::parse(&file.file.path).unwrap();
+        let bytes = world.store.get(&path).await.unwrap().bytes().await.unwrap();
+        let reader = SerializedFileReader::new(bytes).unwrap();
+        let columns = reader.metadata().row_group(0).columns();
+        let of_columns = columns.iter().map(|column| column.bloom_filter_length());
+        sizes.push((file.file.rows, of_columns.collect::<Vec<_>>()));
+    }
+    sizes.sort();
+    let [(1, one), (2000, none), (2003, many)] = &sizes[..] else {
+        panic!("{sizes:?}")
+    };
+    assert!(none.iter().all(Option::is_none), "from before the option");
+    assert!(one[0].unwrap() < 100, "as large as its values need");
+    assert!(many[0].unwrap() > 2000, "{many:?}");
+    assert!(many[1..].iter().all(Option::is_none));
 }
 
 #[tokio::test]

@@ -67,10 +67,10 @@ pub struct RewriterOptions {
     pub properties: FileProperties,
 }
 
-/// Gives the properties of a file: of this schema, with these key-value metadata and at most so many
-/// rows in a row group.
+/// Gives the properties of a file of this table: of this schema, with these key-value metadata and at
+/// most so many rows in a row group.
 pub type FileProperties =
-    fn(&Schema, Vec<KeyValue>, usize) -> Result<WriterProperties, ParquetError>;
+    fn(&Table, &Schema, Vec<KeyValue>, usize) -> Result<WriterProperties, ParquetError>;
 
 /// What is to be rewritten.
 #[derive(Debug, Clone)]

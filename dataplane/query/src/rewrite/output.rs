@@ -163,8 +163,12 @@ impl<'a> Outputs<'a> {
             ("flightcluster.last_sequence", last.to_string()),
         ];
         let pairs = metadata.map(|(key, value)| KeyValue::new(key.to_owned(), value));
-        let properties =
-            (self.inner.properties)(&self.schema, pairs.to_vec(), self.inner.max_row_group_rows);
+        let properties = (self.inner.properties)(
+            self.table,
+            &self.schema,
+            pairs.to_vec(),
+            self.inner.max_row_group_rows,
+        );
         let writer = properties.and_then(|properties| {
             ArrowWriter::try_new(Vec::new(), Arc::clone(&self.schema), Some(properties))
         });

@@ -153,7 +153,12 @@ impl Ingesters {
         let rows_of = rows.iter().map(|row| &row.1);
         let (schema, batches) = upserts::kept(&table, (schema, sorted), rows_of);
         let mut bytes = Vec::new();
-        let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), None).unwrap();
+        // Of every column: whatever is asked, no filter may lose a row.
+        let filters = WriterProperties::builder()
+            .set_bloom_filter_enabled(true)
+            .set_bloom_filter_fpp(0.001);
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), Some(filters.build())).unwrap();
         let mut count = 0;
         for batch in &batches {
             writer.write(batch).unwrap();
@@ -398,7 +403,7 @@ impl Cluster {
             spill_dir: directory.path().join("rewrite"),
             target_bytes: 1 << 30,
             max_row_group_rows: 1000,
-            properties: |_, pairs, rows| {
+            properties: |_, _, pairs, rows| {
                 let properties = WriterProperties::builder().set_key_value_metadata(Some(pairs));
                 Ok(properties.set_max_row_group_row_count(Some(rows)).build())
             },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float64Builder, Int64Builder};
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use flightcluster_catalog::{File, IngesterId, NewFile, SchemaVersion, SequenceNumber, SnapshotId};
@@ -157,6 +157,57 @@ async fn the_newest_rows_are_found_without_reading_the_oldest_files() {
     }
 }
 
+#[tokio::test]
+async fn a_single_value_is_looked_for_where_a_bloom_filter_may_have_it() {
+    let cluster = Cluster::start().await;
+    let fields = [("trace", DataType::Utf8), ("id", DataType::Int64)];
+    let fields = fields.map(|(name, of)| Field::new(name, of, true));
+    let table = cluster.create("t", &Schema::new(fields.to_vec())).await;
+    for file in 0..4 {
+        // The ranges of all files are about the same.
+        let ids = || (0..1000).map(move |row| row * 4 + file);
+        let traces = ids().map(|id| format!("{:016x}", id * 7_919));
+        let columns = [
+            (
+                "trace",
+                Arc::new(StringArray::from_iter_values(traces)) as ArrayRef,
+            ),
+            ("id", Arc::new(Int64Array::from_iter_values(ids()))),
+        ];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(n, c)| (n, c, true)));
+        cluster.ingesters.write("a", &table, batch.unwrap());
+        cluster.ingesters.flush("a", &table.name).await;
+    }
+    cluster.ingesters.forget("a", table.id);
+    for (filter, id) in [
+        (format!("trace = '{:016x}'", 2_001 * 7_919), 2_001),
+        ("id = 1002".to_owned(), 1_002),
+    ] {
+        let sql = format!("SELECT id FROM t WHERE {filter}");
+        assert_eq!(int64s(&cluster.query(&sql).await.unwrap(), 0), [id]);
+        let plan = cluster.text(&format!("EXPLAIN ANALYZE {sql}")).await;
+        let pruned = "row_groups_pruned_bloom_filter=4 total → 1 matched";
+        assert!(plan.contains(pruned), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_large_row_group_only_the_pages_that_may_match_are_read() {
+    let cluster = Cluster::start().await;
+    let fields = vec![Field::new("id", DataType::Int64, false)];
+    let table = cluster.create("t", &Schema::new(fields)).await;
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..60_000));
+    let batch = RecordBatch::try_from_iter([("id", ids)]).unwrap();
+    cluster.ingesters.write("a", &table, batch);
+    cluster.ingesters.flush("a", &table.name).await;
+    cluster.ingesters.forget("a", table.id);
+    let sql = "SELECT count(*) FROM t WHERE id BETWEEN 30000 AND 30010";
+    assert_eq!(cluster.number(sql).await, 11);
+    let plan = cluster.text(&format!("EXPLAIN ANALYZE {sql}")).await;
+    let pruned = "page_index_rows_pruned=60.00 K total → 20.48 K matched";
+    assert!(plan.contains(pruned), "{plan}");
+}
+
 /// A small generator of its own: the same numbers everywhere for a seed.
 struct Numbers(u64);
 
@@ -198,7 +249,8 @@ fn filter(numbers: &mut Numbers, depth: usize) -> String {
     ];
     let (time, other) = (*numbers.one(&times), *numbers.one(&times));
     let op = numbers.one(&["=", "<>", "<", "<=", ">", ">="]);
-    match numbers.below(12) {
+    let (id, another) = (numbers.below(70), numbers.below(70));
+    match numbers.below(15) {
         0..4 => format!("time {op} {time}"),
         4 => format!("{time} {op} time"),
         5 => format!("time BETWEEN {time} AND {other}"),
@@ -207,6 +259,9 @@ fn filter(numbers: &mut Numbers, depth: usize) -> String {
         8 => format!("value {op} 'NaN'::double"),
         9 => format!("later {op} 30"),
         10 => "later IS NULL".to_owned(),
+        11 => format!("id = {id}"),
+        12 => format!("later IN ({id}, {another})"),
+        13 => format!("value {op} {}", id % 7),
         _ => format!("CAST(time AS TIMESTAMP(9)) {op} {time}"),
     }
 }

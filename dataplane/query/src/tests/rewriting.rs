@@ -42,6 +42,7 @@ pub(super) struct Place {
 }
 
 fn properties(
+    _: &Table,
     _: &Schema,
     metadata: Vec<KeyValue>,
     rows: usize,
