@@ -25,7 +25,7 @@ TROUBLE = (
     flight.FlightCancelledError,
 )
 # A refusal with one of these codes comes before anything is stored.
-REFUSALS = ("RESOURCE_EXHAUSTED", "DISK_FULL", "OVERLOADED")
+REFUSALS = ("RESOURCE_EXHAUSTED", "DISK_FULL", "OVERLOADED", "PERSIST_LAG")
 
 
 class Worker(threading.Thread):

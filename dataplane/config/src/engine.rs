@@ -29,6 +29,12 @@ pub struct IngestConfig {
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub flush_interval: Duration,
+    /// Time rows may be overdue for a file, because flushing fails, before writes to their table are refused
+    /// with `PERSIST_LAG`; and to all tables, when nothing could be stored for that long. Until then they are
+    /// in the write-ahead log, on one volume. 0 sets no limit.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub persist_lag: Duration,
     /// Bytes of all tables that are in memory and in no file yet, with the batches on their way in, at
     /// which writers are told to come back later. 0 takes a fifth of the memory limit of the container
     /// or machine, at most 512 MiB.
@@ -61,6 +67,9 @@ impl Default for IngestConfig {
             group_commit_max_bytes: ByteSize::mib(8),
             flush_bytes: ByteSize::mib(128),
             flush_interval: Duration::from_secs(30),
+            // An outage of hours is ridden out, as far as the log has room. One that nobody mended in a day is one
+            // nobody knows of, and every further row would be lost with the volume.
+            persist_lag: Duration::from_secs(24 * 3600),
             buffer_bytes: ByteSize(0),
             flushed_grace: Duration::from_secs(5),
             max_row_group_rows: 131_072,

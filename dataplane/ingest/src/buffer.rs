@@ -37,6 +37,8 @@ pub(crate) struct Row {
     pub(crate) batch: RecordBatch,
     pub(crate) bytes: u64,
     pub(crate) stamp_nanos: i64,
+    /// Since when it is acknowledged, by the clock of this process.
+    pub(crate) since: Instant,
     pub(crate) producer: Option<Producer>,
 }
 
@@ -54,6 +56,9 @@ struct TableRows {
     flushed: VecDeque<(Row, Instant)>,
     unflushed: VecDeque<Row>,
     unflushed_bytes: u64,
+    /// Since when the oldest unflushed row waits. Not always the first: of rows of a former life the clock of
+    /// that time decides.
+    oldest: Option<Instant>,
 }
 
 impl TableRows {
@@ -64,6 +69,7 @@ impl TableRows {
             flushed,
             unflushed,
             unflushed_bytes: 0,
+            oldest: None,
         }
     }
 }
@@ -88,7 +94,8 @@ pub(crate) struct Held {
     pub(crate) unflushed_rows: u64,
     pub(crate) retained_bytes: u64,
     pub(crate) tables: u64,
-    pub(crate) oldest_stamp_nanos: Option<i64>,
+    /// Since when the oldest unflushed row waits.
+    pub(crate) oldest: Option<Instant>,
 }
 
 /// Which tables are due.
@@ -168,6 +175,10 @@ impl Buffer {
         let rows = state.tables.entry(table);
         let rows = rows.or_insert_with(|| TableRows::new(SequenceNumber(0)));
         rows.unflushed_bytes += row.bytes;
+        rows.oldest = Some(
+            rows.oldest
+                .map_or(row.since, |oldest| oldest.min(row.since)),
+        );
         rows.unflushed.push_back(row);
         rows.unflushed_bytes
     }
@@ -258,6 +269,7 @@ impl Buffer {
             rows.flushed.push_back((row, now));
         }
         rows.unflushed_bytes -= bytes;
+        rows.oldest = rows.unflushed.iter().map(|row| row.since).min();
         state.unflushed_bytes -= bytes;
         state.unflushed_rows -= count;
         state.retained_bytes += bytes;
@@ -342,6 +354,14 @@ impl Buffer {
         tables.map(|(table, _)| *table).collect()
     }
 
+    /// The tables with rows that are in no file and wait since before `before`; since when the oldest does.
+    pub(crate) fn waiting_since(&self, before: Instant) -> Vec<(TableId, Instant)> {
+        let state = self.state.lock();
+        let tables = state.tables.iter();
+        let waiting = tables.filter_map(|(table, rows)| Some((*table, rows.oldest?)));
+        waiting.filter(|(_, since)| *since < before).collect()
+    }
+
     /// Every row up to here is in a file (or its table was dropped).
     pub(crate) fn flushed_up_to(&self) -> SequenceNumber {
         let state = self.state.lock();
@@ -352,7 +372,6 @@ impl Buffer {
 
     pub(crate) fn held(&self) -> Held {
         let state = self.state.lock();
-        let oldest = |rows: &TableRows| rows.unflushed.front().map(|row| row.stamp_nanos);
         let in_use = |rows: &&TableRows| !rows.flushed.is_empty() || !rows.unflushed.is_empty();
         Held {
             durable: state.durable,
@@ -360,7 +379,7 @@ impl Buffer {
             unflushed_rows: state.unflushed_rows,
             retained_bytes: state.retained_bytes,
             tables: state.tables.values().filter(in_use).count() as u64,
-            oldest_stamp_nanos: state.tables.values().filter_map(oldest).min(),
+            oldest: state.tables.values().filter_map(|rows| rows.oldest).min(),
         }
     }
 
@@ -393,6 +412,7 @@ mod tests {
                 batch,
                 bytes,
                 stamp_nanos,
+                since: Instant::now(),
                 producer: None,
             },
         );

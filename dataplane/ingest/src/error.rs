@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arrow_schema::{ArrowError, DataType};
 use flightcluster_catalog::{self as catalog, TableName};
+use flightcluster_config::format_duration;
 use flightcluster_keys::KeyError;
 use flightcluster_wal as wal;
 
@@ -194,6 +195,22 @@ pub enum Error {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Rows that were acknowledged can't be written to files for too long: retry later.
+    #[error(
+        "rows that were acknowledged {} ago are in no file yet and on one volume only, because flushing fails: \
+         {cause}; mend that, and writes are taken as soon as a flush succeeds (limit {}, setting \
+         ingest.persist_lag)",
+        format_duration(whole_seconds(*waiting)),
+        format_duration(*limit)
+    )]
+    PersistLag {
+        /// Age of the oldest of those rows.
+        waiting: Duration,
+        /// The limit, setting `ingest.persist_lag`.
+        limit: Duration,
+        /// Why a flush failed last.
+        cause: Arc<str>,
+    },
     /// The process is going away: retry with another.
     #[error("the ingester is shutting down")]
     Draining,
@@ -297,6 +314,10 @@ pub enum Fault {
 /// How long to wait before a repeat, when nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long while rows wait for too long: flushing is tried again within half a minute, and somebody has to help
+/// first.
+const RETRY_AFTER_LAG: Duration = Duration::from_secs(10);
+
 impl Error {
     /// A bounded label for metrics and events.
     #[must_use]
@@ -324,6 +345,7 @@ impl Error {
             Self::ProducerMoved { .. } => "producer_moved",
             Self::OtherLife { .. } => "other_life",
             Self::Overloaded { .. } => "overloaded",
+            Self::PersistLag { .. } => "persist_lag",
             Self::Draining => "draining",
             Self::OutOfService(_) => "out_of_service",
             Self::Unconfirmed(_) => "unconfirmed",
@@ -360,6 +382,7 @@ impl Error {
             Self::TableExists(_) => Fault::AlreadyExists,
             Self::ProducerOrder { .. } | Self::UploadSealed => Fault::FailedPrecondition,
             Self::Overloaded { .. }
+            | Self::PersistLag { .. }
             | Self::FirstAttempt { .. }
             | Self::ProducerOwner { .. }
             | Self::ProducerMoved { .. }
@@ -385,6 +408,7 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match (self, self.fault()) {
             (Self::Overloaded { retry_after, .. }, _) => Some(*retry_after),
+            (Self::PersistLag { .. }, _) => Some(RETRY_AFTER_LAG),
             (_, Fault::Unavailable | Fault::ResourceExhausted) => Some(RETRY_AFTER),
             _ => None,
         }
@@ -436,6 +460,11 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
         | catalog::Error::Unavailable { .. } => Fault::Unavailable,
         catalog::Error::Store { .. } => Fault::Internal,
     }
+}
+
+/// Nobody wants to read fractions of them.
+fn whole_seconds(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs())
 }
 
 /// What is wrong with the order of a batch, and what to do.

@@ -117,6 +117,8 @@ impl Core {
         if result.is_ok() {
             self.close_unused().await;
         }
+        self.lag
+            .judge(&self.buffer, result.as_ref().err(), self.clock.now());
         let mut counters = self.counters.lock();
         counters.last_error = result.as_ref().err().map(chain);
         if let Err(error) = &result {
@@ -431,6 +433,7 @@ impl Core {
         self.buffer.evict(now);
         self.freed.notify_waiters();
         if !commit.files.is_empty() {
+            self.lag.stored(now);
             self.count(&commit, took);
         }
         self.truncate().await;

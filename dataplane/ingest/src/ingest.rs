@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::fatal::{Fatal, FatalState};
 use crate::flush::{FlushState, PersistMemory, Scope};
 use crate::flusher::{self, Backoff};
+use crate::lag::{Ages, Lag};
 use crate::observe::{Observer, Statistics};
 use crate::open::OpenTables;
 use crate::order::Orders;
@@ -104,6 +105,8 @@ pub(crate) struct Core {
     pub(crate) orders: Orders,
     pub(crate) fatal: FatalState,
     pub(crate) flush: tokio::sync::Mutex<FlushState>,
+    /// Tables whose rows wait for too long.
+    pub(crate) lag: Lag,
     /// What flushing may hold beside the rows.
     pub(crate) persist: PersistMemory,
     pub(crate) counters: Mutex<Counters>,
@@ -167,6 +170,8 @@ impl Ingest {
         let registration = catalog.register_ingester(request).await;
         let registration = registration.map_err(failed("registering the ingester"))?;
         let newest = registration.newest;
+        let time = catalog.time().await;
+        let time = time.map_err(failed("reading the time of the catalog"))?;
         let limit_bytes = match config.buffer_bytes.as_u64() {
             0 => UNDECIDED_BUFFER_BYTES,
             bytes => bytes,
@@ -183,11 +188,13 @@ impl Ingest {
             producers: Arc::clone(&producers),
             observer: Arc::clone(&observer),
             options: (&config).into(),
+            ages: Ages::new(&clock, time.millis),
         };
         let wal = spawn_blocking(move || replay.run())
             .await
             .map_err(|_| Error::Cancelled)??;
         let current = Current::new(newest, clock.now());
+        let lag = Lag::new(&config, clock.now());
         let core = Arc::new(Core {
             config,
             catalog,
@@ -206,6 +213,7 @@ impl Ingest {
             orders: Orders::default(),
             fatal: FatalState::new(),
             flush: tokio::sync::Mutex::default(),
+            lag,
             persist: PersistMemory::of_buffer(limit_bytes),
             counters: Mutex::default(),
             due: Arc::default(),
@@ -360,21 +368,13 @@ impl Ingest {
         let core = &self.core;
         let held = core.buffer.held();
         let (wal_segments, wal_bytes) = core.wal().map_or((0, 0), |wal| wal.size());
-        let age = |stamp: i64| {
-            core.clock
-                .unix_nanos()
-                .saturating_sub(stamp)
-                .max(0)
-                .unsigned_abs()
-        };
+        let age = |since| core.clock.now().saturating_duration_since(since);
         let counters = core.counters.lock();
         Statistics {
             buffered_bytes: held.unflushed_bytes,
             buffered_rows: held.unflushed_rows,
             retained_bytes: held.retained_bytes,
-            oldest_age: held
-                .oldest_stamp_nanos
-                .map(|stamp| Duration::from_nanos(age(stamp))),
+            oldest_age: held.oldest.map(age),
             tables: held.tables,
             durable_sequence: held.durable,
             flushes: counters.flushes,

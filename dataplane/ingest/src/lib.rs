@@ -23,6 +23,8 @@
 //! - Bounded: unflushed rows take at most `ingest.buffer_bytes`, with those kept for the grace not
 //!   more either; writers wait for the flusher and are refused with [`Error::Overloaded`] when it
 //!   fails or can't keep up.
+//! - Not on one volume for ever: when rows can't be written to files for `ingest.persist_lag`, no more that
+//!   would join them are taken ([`Error::PersistLag`]).
 //! - Fenced: when a younger process of this name registers, or the catalog turns out to be an older
 //!   copy, [`Ingest::fatal`] completes within seconds and nothing is accepted any more. A process that
 //!   was paused asks before it takes a write.
@@ -53,6 +55,7 @@ mod flush;
 mod flusher;
 pub mod gate;
 mod ingest;
+mod lag;
 mod memory;
 mod message;
 mod observe;

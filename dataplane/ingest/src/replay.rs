@@ -12,6 +12,7 @@ use tracing::info;
 use crate::buffer::{Buffer, Row};
 use crate::current::catalog_state;
 use crate::error::Error;
+use crate::lag::Ages;
 use crate::memory::needed_bytes;
 use crate::message::decode_batch;
 use crate::observe::{Observer, WalEvents};
@@ -26,6 +27,7 @@ pub(crate) struct Replay {
     pub(crate) producers: Arc<Producers>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) options: wal::WalOptions,
+    pub(crate) ages: Ages,
 }
 
 impl Replay {
@@ -41,6 +43,7 @@ impl Replay {
             producers,
             observer,
             options,
+            ages,
         } = self;
         let watermarks: HashMap<TableId, SequenceNumber> =
             registration.watermarks.iter().copied().collect();
@@ -79,7 +82,7 @@ impl Replay {
                 buffer.skip(sequence);
                 in_files += 1;
             } else {
-                buffer.push(table, row(&mut schemas, record, producer)?);
+                buffer.push(table, row(&mut schemas, record, producer, ages)?);
                 replayed += 1;
             }
         }
@@ -93,7 +96,12 @@ impl Replay {
     }
 }
 
-fn row(schemas: &mut Schemas, record: Record, producer: Option<Producer>) -> Result<Row, Error> {
+fn row(
+    schemas: &mut Schemas,
+    record: Record,
+    producer: Option<Producer>,
+    ages: Ages,
+) -> Result<Row, Error> {
     let schema = schemas.get(&record.schema)?;
     let decoded = decode_batch(&schema, &record.messages);
     let numbered = decoded.and_then(|batch| match record.order {
@@ -114,6 +122,7 @@ fn row(schemas: &mut Schemas, record: Record, producer: Option<Producer>) -> Res
         bytes: encoded.max(needed_bytes(&batch)) as u64,
         batch,
         stamp_nanos: record.stamp_nanos,
+        since: ages.since(record.stamp_nanos),
         producer,
     })
 }

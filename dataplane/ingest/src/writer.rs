@@ -319,6 +319,8 @@ impl TableWriter {
                 known => return Ok(Handed::Known(known)),
             }
         }
+        // Behind the look for repeats: what is stored is acknowledged again.
+        core.lag.check(self.table.id, core.clock.now())?;
         let room = match room {
             Some(room) => Some(core.enlarge(room).await?),
             None => None,
@@ -367,6 +369,7 @@ impl TableWriter {
             batch,
             bytes,
             stamp_nanos,
+            since: core.clock.now(),
             producer: producer_of_row,
         };
         let completion = self.completion(row, admission, under_way);

@@ -163,6 +163,7 @@ fn of_ingest(error: &flightcluster_ingest::Error) -> ErrorCode {
             ErrorCode::IngesterUnavailable
         }
         Error::Overloaded { .. } => ErrorCode::Overloaded,
+        Error::PersistLag { .. } => ErrorCode::PersistLag,
         // The process is ending.
         Error::Draining | Error::Cancelled => ErrorCode::Draining,
         // Only the log ends an attempt that is under way; what it lacks is told to the repeat.
@@ -469,6 +470,24 @@ mod tests {
         });
         assert_eq!(failure.code, ErrorCode::Overloaded);
         assert_eq!(failure.retry_after, Some(Duration::from_secs(1)));
+    }
+
+    /// Not `OVERLOADED`: more ingesters or memory are no cure.
+    #[test]
+    fn an_ingester_whose_flushes_fail_for_too_long_says_why() {
+        let failure = Failure::from(flightcluster_ingest::Error::PersistLag {
+            waiting: Duration::from_millis(90_061_500),
+            limit: Duration::from_secs(24 * 3600),
+            cause: "can't store file a: refused".into(),
+        });
+        assert_eq!(failure.code, ErrorCode::PersistLag);
+        assert!(failure.retry_after.is_some());
+        assert_eq!(
+            failure.message,
+            "rows that were acknowledged 1d1h1m1s ago are in no file yet and on one volume only, because flushing \
+             fails: can't store file a: refused; mend that, and writes are taken as soon as a flush succeeds \
+             (limit 1d, setting ingest.persist_lag)"
+        );
     }
 
     #[test]

@@ -198,6 +198,11 @@ error_codes! {
     Overloaded = "OVERLOADED", Unavailable, Any,
         client: "Retry after the delay; the batch was not stored.",
         owner: "Check flushes and the object store; add ingesters, or give them more memory.";
+    /// Rows that the ingester acknowledged can't be written to files for longer than `ingest.persist_lag`: they
+    /// are on its volume only.
+    PersistLag = "PERSIST_LAG", Unavailable, Any,
+        client: "Retry after the delay; the batch was not stored.",
+        owner: "Mend what the message says: the object store, the catalog, or the named table. Writes are taken by themselves after that.";
     /// The query needs more memory, or more scratch disk, than it may have.
     MemoryExhausted = "MEMORY_EXHAUSTED", ResourceExhausted, Never,
         client: "Ask for less at once.",

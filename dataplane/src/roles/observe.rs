@@ -121,6 +121,8 @@ pub(crate) fn sample(
                     .ingest
                     .buffer_rows
                     .set(gauge(statistics.buffered_rows));
+                let age = statistics.oldest_age.unwrap_or_default();
+                metrics.ingest.unflushed_age.set(gauge(age.as_secs()));
             }
             if let Some(engine) = &engine {
                 let stats = engine.stats();

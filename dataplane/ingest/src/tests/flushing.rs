@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::*;
 
 #[derive(Debug, Default)]
-struct Flushed(Notify);
+pub(super) struct Flushed(pub(super) Notify);
 
 impl Observer for Flushed {
     fn flushed(&self, _: Duration, _: u64, _: u64, _: u64) {
@@ -18,7 +18,7 @@ impl Observer for Flushed {
     }
 }
 
-async fn open_observed(world: &World) -> (Arc<Ingest>, Arc<Flushed>) {
+pub(super) async fn open_observed(world: &World) -> (Arc<Ingest>, Arc<Flushed>) {
     let flushed = Arc::new(Flushed::default());
     let observer = Arc::clone(&flushed) as Arc<dyn Observer>;
     (

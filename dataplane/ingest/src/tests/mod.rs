@@ -8,6 +8,7 @@ mod exactly_once;
 mod faults;
 mod flushing;
 mod identity;
+mod lag;
 mod open;
 mod pressure;
 mod schemas;

@@ -163,6 +163,7 @@ fn flushed_rows_give_way_to_writes() {
             batch: numbers([sequence as i64]),
             bytes: 300,
             stamp_nanos: 0,
+            since: now,
             producer: None,
         };
         buffer.push(TableId(1), row);

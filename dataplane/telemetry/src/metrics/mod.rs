@@ -370,6 +370,8 @@ pub struct IngestMetrics {
     pub buffer_bytes: Gauge,
     /// Rows in the buffer.
     pub buffer_rows: Gauge,
+    /// Seconds the oldest of the rows that are in no file waits.
+    pub unflushed_age: Gauge,
     /// Seconds of a flush.
     pub flush: Histogram,
     /// Rows flushed.
@@ -389,7 +391,11 @@ impl IngestMetrics {
             ),
             buffer_rows: declare.gauge(
                 "flightcluster_ingest_buffer_rows",
-                "Rows acknowledged and not yet released from memory",
+                "Rows acknowledged and in no file yet",
+            ),
+            unflushed_age: declare.gauge(
+                "flightcluster_ingest_unflushed_age_seconds",
+                "Age of the oldest acknowledged row that is in no file yet; 0 when there is none",
             ),
             flush: declare.histogram(
                 "flightcluster_flush_duration_seconds",

@@ -98,6 +98,7 @@ pub(crate) fn stored_nothing(error: &Error) -> bool {
     matches!(
         error,
         Error::Overloaded { .. }
+            | Error::PersistLag { .. }
             | Error::Draining
             | Error::UploadSealed
             | Error::OutOfService(_)
