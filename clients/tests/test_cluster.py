@@ -120,6 +120,22 @@ def test_a_repeat_at_another_ingester_is_stored_once_whatever_became_of_the_firs
     assert cluster.numbers("t") == [1, 2, 3, 4]
 
 
+def test_a_query_waits_for_a_catalog_that_restarts(cluster):
+    """Issue 4 section 2: the catalog is reached again; only the time it takes tells."""
+    with cluster.first.connect() as client:
+        writer, acknowledged = begin(client, "t")
+        writer.write_batch(numbers(1, 2, 3))
+        acknowledged.read()
+        writer.close()
+    assert cluster.numbers("t") == [1, 2, 3]
+    (catalog,) = cluster.processes.of("catalog")
+    catalog.kill()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        queries = [pool.submit(cluster.numbers, "t") for _ in range(4)]
+        cluster.restart(catalog)
+        assert [query.result() for query in queries] == [[1, 2, 3]] * 4
+
+
 def test_an_upload_without_a_batch_makes_an_empty_table_through_a_querier_too(cluster):
     """The querier reads to the end of it while it looks for a producer."""
     with cluster.querier.connect() as client:

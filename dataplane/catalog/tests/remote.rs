@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod causes;
 mod contract;
 
 use std::error::Error as _;
@@ -101,13 +102,39 @@ async fn a_flush_whose_answer_got_lost_is_repeated_and_added_once() {
     assert_eq!(content(&fixture.catalog, &table).await.0, ["x"]);
 }
 
+/// A short time for calls that fail in the end.
+const SHORT: Duration = Duration::from_millis(300);
+
 #[tokio::test]
-async fn a_read_is_repeated_once_and_not_more() {
-    let fixture = open_with(losing("list_databases", 1)).await;
+async fn a_read_is_repeated_until_it_is_answered_or_its_time_is_over() {
+    let fixture = open_with(losing("list_databases", 3)).await;
     assert_eq!(fixture.catalog.list_databases().await.unwrap().len(), 1);
-    let fixture = open_with(losing("list_databases", 2)).await;
-    let error = fixture.catalog.list_databases().await.unwrap_err();
+    let fixture = open_with(losing("list_databases", usize::MAX)).await;
+    let error = remote(&fixture.place, SHORT).list_databases().await;
+    let error = error.unwrap_err();
     assert!(matches!(&error, Error::Unavailable { place, .. } if *place == fixture.place));
+    let text = causes::chain(&error);
+    assert!(text.contains("answer") && text.contains("502"), "{text}");
+}
+
+/// Nothing of a call is sent without a connection, so every call waits for one.
+#[tokio::test]
+async fn what_is_not_repeatable_is_sent_when_there_is_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = format!("https://{}", listener.local_addr().unwrap());
+    let timeout = Duration::from_secs(60);
+    let tls = Some(Arc::new(tls_without_roots()));
+    let catalog = RemoteCatalog::new(&place, RemoteOptions { tls, timeout }).unwrap();
+    // It ends connections before they are secured.
+    let third = async {
+        for _ in 0..3 {
+            drop(listener.accept().await.unwrap());
+        }
+    };
+    tokio::select! {
+        given_up = catalog.create_database("d", false) => panic!("{given_up:?}"),
+        () = third => {}
+    }
 }
 
 #[tokio::test]
@@ -125,12 +152,14 @@ async fn nobody_listening_is_unavailable_and_names_the_place() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let error = remote(&place, Duration::from_secs(10))
-        .ping()
-        .await
-        .unwrap_err();
+    let error = remote(&place, SHORT).ping().await.unwrap_err();
     assert!(matches!(&error, Error::Unavailable { place: named, .. } if *named == place));
-    assert!(error.to_string().contains(&place));
+    let text = causes::chain(&error);
+    assert!(text.contains(&place) && text.contains("refused"), "{text}");
+    // Who waits for a catalog is told at once.
+    let patient = remote(&place, Duration::from_secs(24 * 3600));
+    let error = patient.reach().await.unwrap_err();
+    assert!(causes::chain(&error).contains("refused"));
 }
 
 #[tokio::test]
@@ -177,7 +206,7 @@ async fn a_catalog_that_is_closing_is_unavailable() {
         .await
         .unwrap();
     let (address, server) = serve(router(Arc::new(inner.clone()))).await;
-    let catalog = remote(&format!("http://{address}"), Duration::from_secs(10));
+    let catalog = remote(&format!("http://{address}"), SHORT);
     inner.close().await;
     let refused = catalog.list_databases().await;
     assert!(
@@ -244,15 +273,18 @@ async fn a_request_that_is_no_call_is_refused_and_named() {
     );
 }
 
-fn reqwest_client() -> reqwest::Client {
+fn tls_without_roots() -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
+    rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
+        .with_no_client_auth()
+}
+
+fn reqwest_client() -> reqwest::Client {
     reqwest::Client::builder()
-        .use_preconfigured_tls(tls)
+        .use_preconfigured_tls(tls_without_roots())
         .no_proxy()
         .build()
         .unwrap()

@@ -180,7 +180,7 @@ pub struct CatalogConfig {
     pub postgres_max_connections: u32,
     /// Copies of the catalog in the object store.
     pub backup: BackupConfig,
-    /// Time one catalog call may take.
+    /// Time one catalog call may take. While the catalog is away, calls wait this long for it to be back.
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub request_timeout: Duration,

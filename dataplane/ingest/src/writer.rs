@@ -11,6 +11,7 @@ use flightcluster_catalog::{SequenceNumber, Table, TableName};
 use flightcluster_keys::{Key, take_declared, with_order};
 use flightcluster_wal::{self as wal, Append, Completion, Message, Pending, SchemaDefinition};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
@@ -33,6 +34,8 @@ use crate::table::{TableMode, failed, resolve};
 
 /// How often a stream asks the catalog whether its table is still there.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait for that answer: a call waits for a catalog that is away, but a stream goes on without it.
+const CHECK_ANSWER: Duration = Duration::from_millis(500);
 /// How long a stream goes on while the catalog can't be asked: longer than a restart of it takes.
 const CHECK_GRACE: Duration = Duration::from_secs(60);
 
@@ -471,19 +474,30 @@ impl TableWriter {
         if now.duration_since(checks.asked) < CHECK_INTERVAL {
             return Ok(());
         }
-        let found = self.core.catalog.table(&self.table.name).await;
+        let asked = self.core.catalog.table(&self.table.name);
+        // Behind the grace nothing goes on without an answer.
+        let found = match now.duration_since(checks.seen) < CHECK_GRACE {
+            true => timeout(CHECK_ANSWER, asked).await,
+            false => Ok(asked.await),
+        };
         checks.asked = self.core.clock.now();
+        let goes_on = checks.asked.duration_since(checks.seen) < CHECK_GRACE;
         match found {
-            Ok(Some(table)) if table.id == self.table.id => {
+            Ok(Ok(Some(table))) if table.id == self.table.id => {
                 checks.seen = checks.asked;
                 Ok(())
             }
-            Ok(_) => Err(gone()),
-            Err(error) if checks.asked.duration_since(checks.seen) < CHECK_GRACE => {
+            Ok(Ok(_)) => Err(gone()),
+            Ok(Err(error)) if goes_on => {
                 warn!(table = %self.table.name, error = %chain(&error), "can't check table");
                 Ok(())
             }
-            Err(error) => Err(failed("checking that the table exists")(error)),
+            Ok(Err(error)) => Err(failed("checking that the table exists")(error)),
+            Err(_) => {
+                let waited_seconds = CHECK_ANSWER.as_secs_f64();
+                warn!(table = %self.table.name, waited_seconds, "can't check table, no answer");
+                Ok(())
+            }
         }
     }
 

@@ -196,7 +196,8 @@ async fn open_catalog(
     };
     let catalog = RemoteCatalog::new(url, options)?;
     let mut told = false;
-    while let Err(error) = catalog.ping().await {
+    // Once each time: who starts the process is told at once that it waits.
+    while let Err(error) = catalog.reach().await {
         if !told {
             tracing::warn!(url, error = %chain(&error), "waiting for the catalog");
             told = true;

@@ -10,6 +10,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use reqwest::{Client, Response, Url};
 use rustls::ClientConfig;
+use tokio::time::Instant;
 
 use super::calls::{
     AbortUploadCall, BeginStatementCall, CheckIngesterCall, ClaimProducerCall, CloseTablesCall,
@@ -24,6 +25,8 @@ use super::calls::{
     UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
+use super::repeat::{Cause, Outcome, repeat};
+use super::silence::Silence;
 use crate::{
     AsOf, BeginStatement, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database,
     Epoch, Error, File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
@@ -33,10 +36,6 @@ use crate::{
     SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table, TableId,
     TableName, Upload,
 };
-
-/// Pause before the second attempt: long enough for a restarting listener to be back, short enough
-/// to be lost in the time of a query.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest wait for a TCP and TLS handshake, so that a dead address leaves time for a retry.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -51,7 +50,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 pub struct RemoteOptions {
     /// TLS for `https` URLs; its resolver and verifier may change with rotated certificates.
     pub tls: Option<Arc<ClientConfig>>,
-    /// Longest time of one call with its retry.
+    /// Longest time of one call with all its attempts.
     pub timeout: Duration,
 }
 
@@ -70,8 +69,9 @@ impl fmt::Debug for RemoteOptions {
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
 /// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush`,
-///   `take_orders` and the calls about open tables, statements, producers, uploads and of upkeep are sent a second time when the
-///   first got no answer and there is time left.
+///   `take_orders` and the calls about open tables, statements, producers, uploads and of upkeep are sent again, with
+///   growing pauses, until there is an answer or the time of the call is over: a catalog that restarts delays
+///   them. Any other call is sent again only when no connection was made, so that nothing of it was sent.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
     client: Client,
@@ -80,6 +80,7 @@ pub struct RemoteCatalog {
     /// The base, for messages.
     place: String,
     timeout: Duration,
+    silence: Silence,
 }
 
 /// A URL that can't be that of a catalog.
@@ -119,49 +120,68 @@ impl RemoteCatalog {
             methods,
             place,
             timeout,
+            silence: Silence::default(),
         })
     }
 
-    async fn call<C: Call>(&self, call: C) -> Result<C::Reply, Error> {
-        let body = Bytes::from(serde_json::to_vec(&call).map_err(|error| Error::Store {
-            doing: "writing a catalog call",
-            source: Box::new(error),
-        })?);
-        match tokio::time::timeout(self.timeout, self.attempts::<C>(body)).await {
-            Ok(result) => result,
-            Err(elapsed) => Err(self.unavailable(elapsed)),
-        }
-    }
-
-    async fn attempts<C: Call>(&self, body: Bytes) -> Result<C::Reply, Error> {
-        match self.attempt::<C>(body.clone()).await {
-            Err(Error::Unavailable { source, .. }) if C::REPEATABLE => {
-                tracing::debug!(method = C::METHOD, error = %source, "repeating a catalog call");
-                tokio::time::sleep(RETRY_PAUSE).await;
-                self.attempt::<C>(body).await
+    /// Asks once whether the catalog answers, for who has to say at once that it does not.
+    ///
+    /// - Errors: as any call.
+    pub async fn reach(&self) -> Result<(), Error> {
+        let started = Instant::now();
+        let body = write_call(&PingCall {})?;
+        match tokio::time::timeout(self.timeout, self.noted::<PingCall>(body)).await {
+            Ok(Outcome::Answered(answer)) => answer,
+            Ok(Outcome::NotSent(cause) | Outcome::Unanswered(cause)) => {
+                Err(self.unavailable(started, cause))
             }
-            result => result,
+            Err(elapsed) => Err(self.unavailable(started, Box::new(elapsed))),
         }
     }
 
-    async fn attempt<C: Call>(&self, body: Bytes) -> Result<C::Reply, Error> {
-        let url = self.methods.join(C::METHOD).map_err(setup_error)?;
-        let response = self
+    async fn call<C: Call>(&self, call: C) -> Result<C::Reply, Error> {
+        let started = Instant::now();
+        let body = write_call(&call)?;
+        let attempt = || self.noted::<C>(body.clone());
+        match repeat(self.timeout, C::REPEATABLE, attempt).await {
+            Ok(answer) => answer,
+            Err(cause) => Err(self.unavailable(started, cause)),
+        }
+    }
+
+    /// An attempt, after which it is known since when the catalog does not answer.
+    async fn noted<C: Call>(&self, body: Bytes) -> Outcome<C::Reply> {
+        let started = Instant::now();
+        let outcome = self.attempt::<C>(body).await;
+        self.silence.note(started, &outcome);
+        outcome
+    }
+
+    async fn attempt<C: Call>(&self, body: Bytes) -> Outcome<C::Reply> {
+        let url = match self.methods.join(C::METHOD) {
+            Ok(url) => url,
+            Err(error) => return Outcome::Answered(Err(setup_error(error))),
+        };
+        let request = self
             .client
             .post(url)
             .header(VERSION_HEADER, VERSION)
             .header(CONTENT_TYPE, "application/json")
-            .body(body)
-            .send()
-            .await
-            .map_err(|error| self.unavailable(error.without_url()))?;
+            .body(body);
+        let response = match request.send().await {
+            Ok(response) => response,
+            // Without a connection not a byte of the call was sent.
+            Err(error) if error.is_connect() => {
+                return Outcome::NotSent(Box::new(error.without_url()));
+            }
+            Err(error) => return Outcome::Unanswered(Box::new(error.without_url())),
+        };
         let status = response.status();
         let version = version(&response);
-        let body = response
-            .bytes()
-            .await
-            .map_err(|error| self.unavailable(error.without_url()))?;
-        self.read_reply::<C>(status, version.as_deref(), &body)
+        match response.bytes().await {
+            Ok(body) => self.read_reply::<C>(status, version.as_deref(), &body),
+            Err(error) => Outcome::Unanswered(Box::new(error.without_url())),
+        }
     }
 
     fn read_reply<C: Call>(
@@ -169,38 +189,51 @@ impl RemoteCatalog {
         status: StatusCode,
         version: Option<&str>,
         body: &[u8],
-    ) -> Result<C::Reply, Error> {
+    ) -> Outcome<C::Reply> {
         if version == Some(VERSION) && status.is_success() {
-            return serde_json::from_slice(body).map_err(|error| Error::Store {
+            let reply = serde_json::from_slice(body).map_err(|error| Error::Store {
                 doing: "reading the answer of the catalog process",
                 source: Box::new(error),
             });
+            return Outcome::Answered(reply);
         }
         // A refusal explains itself, whatever version wrote it.
         if let Ok(refusal) = serde_json::from_slice::<Refusal>(body) {
-            return Err(refusal.into_error(&self.place));
+            return match refusal.into_error(&self.place) {
+                Error::Unavailable { source, .. } => Outcome::Unanswered(source),
+                refused => Outcome::Answered(Err(refused)),
+            };
         }
         let text = format!("{} answered HTTP status {status}", self.place);
         if status.is_server_error() {
-            return Err(self.unavailable(PeerError(text)));
+            return Outcome::Unanswered(Box::new(PeerError(text)));
         }
         let text = format!(
             "{text} with catalog protocol {}, this process speaks {VERSION}: check that the URL is \
              that of a catalog process of the same release",
             version.unwrap_or("none")
         );
-        Err(Error::Store {
+        Outcome::Answered(Err(Error::Store {
             doing: "calling the catalog process",
             source: Box::new(PeerError(text)),
-        })
+        }))
     }
 
-    fn unavailable(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    /// A call that began at `started` got no answer.
+    fn unavailable(&self, started: Instant, cause: Cause) -> Error {
         Error::Unavailable {
             place: self.place.clone(),
-            source: Box::new(error),
+            source: Box::new(self.silence.not_answered(started, cause)),
         }
     }
+}
+
+fn write_call(call: &impl Call) -> Result<Bytes, Error> {
+    let body = serde_json::to_vec(call).map_err(|error| Error::Store {
+        doing: "writing a catalog call",
+        source: Box::new(error),
+    })?;
+    Ok(Bytes::from(body))
 }
 
 fn setup_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {

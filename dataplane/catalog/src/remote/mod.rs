@@ -11,7 +11,9 @@
 mod calls;
 mod client;
 mod protocol;
+mod repeat;
 mod server;
+mod silence;
 
 pub use client::{RemoteCatalog, RemoteOptions};
 pub use server::router;

@@ -32,6 +32,8 @@ pub(crate) struct FaultyCatalog {
     commits: Mutex<VecDeque<Fault>>,
     registrations: Mutex<VecDeque<Fault>>,
     away: Mutex<bool>,
+    /// Questions for a table get no answer.
+    hangs: Mutex<bool>,
     /// This table's schema comes back unreadable.
     spoiled: Mutex<Option<TableId>>,
     pub(crate) commit_log: Mutex<Vec<FlushCommit>>,
@@ -67,6 +69,7 @@ impl FaultyCatalog {
             commits: Mutex::default(),
             registrations: Mutex::default(),
             away: Mutex::default(),
+            hangs: Mutex::default(),
             spoiled: Mutex::default(),
             commit_log: Mutex::default(),
             opens: Mutex::default(),
@@ -134,6 +137,10 @@ impl FaultyCatalog {
         *self.away.lock() = away;
     }
 
+    pub(crate) fn set_hangs(&self, hangs: bool) {
+        *self.hangs.lock() = hangs;
+    }
+
     pub(crate) fn spoil(&self, table: Option<TableId>) {
         *self.spoiled.lock() = table;
     }
@@ -189,6 +196,10 @@ impl Catalog for FaultyCatalog {
     async fn table(&self, name: &TableName) -> Result<Option<Table>, Error> {
         if *self.away.lock() {
             return Err(Self::unavailable());
+        }
+        let hangs = *self.hangs.lock();
+        if hangs {
+            std::future::pending::<()>().await;
         }
         self.inner.table(name).await
     }

@@ -230,6 +230,23 @@ async fn a_stream_goes_on_while_the_catalog_is_away_for_a_minute() {
     write(&writer, [2]).await.unwrap();
 }
 
+/// A call to it waits for a catalog that restarts; a stream must not.
+#[tokio::test]
+async fn a_stream_does_not_wait_for_a_catalog_that_does_not_answer() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let writer = writer(&ingest, &readings()).await;
+    world.catalog.set_hangs(true);
+    world.hand.advance(Duration::from_secs(2));
+    write(&writer, [1]).await.unwrap();
+    world.catalog.set_hangs(false);
+    world.hand.advance(Duration::from_secs(2));
+    let gone = world.catalog.drop_table(&readings(), false).await;
+    gone.unwrap();
+    let error = write(&writer, [2]).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::NotFound);
+}
+
 #[tokio::test]
 async fn draining_flushes_everything_and_refuses_new_writes() {
     let world = World::new().await;
