@@ -7,8 +7,9 @@
 Each seed starts a standalone server or a cluster (a catalog, three ingesters, two queriers) on free
 ports of the loopback interface, lets writers and readers work for S seconds while processes are
 killed (also in the middle of a sync or of storing a file), paused and ended, connections stalled
-and cut, disks full or failing and clocks wrong, mends everything, and asks for all rows once more,
-also after a restart of every process. What counts as broken is in history.py.
+and cut, disks full, slow or failing (of the log, of the files, of the catalog) and clocks wrong,
+mends everything, and asks for all rows once more, also after a restart of every process. What
+counts as broken is in history.py.
 
 FLIGHTCLUSTER_BIN is the binary. With FLIGHTCLUSTER_OLDER_BIN, that of the release before, processes
 begin with it, and are upgraded role by role and set back in the middle of everything. Prints a line

@@ -20,7 +20,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, HELD_SYNC, SYNC_LIES };
+enum {
+    FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, HELD_SYNC, SYNC_LIES,
+    READ_ERROR, SLOW_STORE, CATALOG_FULL
+};
 
 /* Switches, from 16 on how often each fault happened, and last in how many processes this is. */
 enum { COUNTS = 16, LOADED = 31, SLOTS = 32 };
@@ -73,8 +76,22 @@ static void end(void) {
         pause();
 }
 
+/* A store that takes its time, as many milliseconds as the switch says for each call. */
+static void slow(int fd) {
+    int64_t wait = slots[SLOW_STORE];
+    if (wait && of_kind(fd, ".parquet")) {
+        happened(SLOW_STORE);
+        usleep(wait * 1000);
+    }
+}
+
 /* The error of a write, or 0. */
 static int refusal(int fd) {
+    slow(fd);
+    if (slots[CATALOG_FULL] && of_kind(fd, ".sqlite")) {
+        happened(CATALOG_FULL);
+        return ENOSPC;
+    }
     if (slots[FULL] && of_kind(fd, ".wal")) {
         happened(FULL);
         return ENOSPC;
@@ -83,6 +100,16 @@ static int refusal(int fd) {
         end();
     if (slots[STORE_ERROR] && of_kind(fd, ".parquet")) {
         happened(STORE_ERROR);
+        return EIO;
+    }
+    return 0;
+}
+
+/* The error of a read, or 0. */
+static int unreadable(int fd) {
+    slow(fd);
+    if (slots[READ_ERROR] && of_kind(fd, ".parquet")) {
+        happened(READ_ERROR);
         return EIO;
     }
     return 0;
@@ -170,6 +197,36 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
         keep(fd, all);
     }
     return real(fd, parts, count);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
+    REAL(pwrite64);
+    int error = refusal(fd);
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return real(fd, bytes, count, at);
+}
+
+ssize_t read(int fd, void *bytes, size_t count) {
+    REAL(read);
+    int error = unreadable(fd);
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return real(fd, bytes, count);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t at) {
+    REAL(pread64);
+    int error = unreadable(fd);
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return real(fd, bytes, count, at);
 }
 
 int fdatasync(int fd) {

@@ -19,6 +19,9 @@ KINDS = (
     "clock",
     "held sync",
     "sync lies",
+    "read error",
+    "slow store",
+    "catalog full",
 )
 COUNTS_FROM = 16
 LOADED = 31

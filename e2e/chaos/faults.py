@@ -11,7 +11,7 @@ from processes import BINARY, OLDER_BINARY
 # nobody writes, or the process just starts. After so many times in vain it does not work at all.
 OCCASION_SECONDS = 4.0
 TIMES_IN_VAIN = 3
-LASTING = ("full", "store error")
+LASTING = ("full", "store error", "read error", "slow store", "catalog full")
 CLOCK_SECONDS = (-86_000, -3600, -2, 2, 3600, 86_000)
 PAUSE_SECONDS = (0.2, 3.0)
 # An ingester that stood still for 8 s (dataplane/ingest/src/current.rs) asks before it goes on, and
@@ -25,6 +25,9 @@ UPGRADE_SECONDS = 5.0
 BETWEEN_SECONDS = (0.1, 1.2)
 # Of cuts, the part that takes two links at once.
 DOUBLE_CUTS = 1 / 3
+# One in so many faults is of the store or the catalog, beside what the seed chose before.
+STORAGE_FAULTS = 1 / 5
+SLOW_MILLISECONDS = (5, 30, 150)
 # Syncs that do nothing, before the process is killed.
 LIES = 3
 
@@ -126,6 +129,8 @@ class Faults:
                 kinds.append("way back")
         if self.begins_long and not self.made:
             return self.draw_pause(first=True)
+        if self.kinds_chance.random() < STORAGE_FAULTS:
+            return self.draw_storage()
         kind = self.chance.choice(kinds)
         if kind in KINDS:
             return self.draw_switch(kind)
@@ -178,6 +183,18 @@ class Faults:
         victim = self.chance.choice(victims)
         value = self.chance.choice(CLOCK_SECONDS) if kind == "clock" else 1
         seconds = self.chance.uniform(*PAUSE_SECONDS) if kind in LASTING else 0.0
+        return self.fault(kind, [victim], seconds=seconds, value=value)
+
+    def draw_storage(self):
+        """Files that can't be read or are slow, and a database whose disk is full."""
+        kinds = ["catalog full"]
+        if self.flushes:
+            kinds += ["read error", "slow store"]
+        kind = self.kinds_chance.choice(kinds)
+        # The catalog's process has the embedded store too.
+        victim = self.kinds_chance.choice(self.processes.of("catalog", "standalone"))
+        value = self.kinds_chance.choice(SLOW_MILLISECONDS) if kind == "slow store" else 1
+        seconds = self.kinds_chance.uniform(*PAUSE_SECONDS) if kind in LASTING else 0.0
         return self.fault(kind, [victim], seconds=seconds, value=value)
 
     def occasions(self):

@@ -1,9 +1,11 @@
 """What is forgotten when syncs lied is what was written since the last one that did not."""
 
+import errno
 import os
 import subprocess
 import sys
 
+import pytest
 from disk import Switches, replaced
 
 # Writes as the log does, and says what it has done; each line that comes back lets it go on.
@@ -58,3 +60,43 @@ def test_a_note_that_a_kill_cut_off_is_of_no_write(tmp_path):
     switches = Switches(tmp_path / "switches")
     switches.forget_unsynced()
     assert replaced(b"\x00" * 31) == []
+
+
+# Does one thing with a file of 10 bytes.
+CALL = """
+import os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+try:
+    calls = {
+        "read": lambda: os.read(file, 10),
+        "pread": lambda: os.pread(file, 10, 0),
+        "write": lambda: os.write(file, b"0123456789"),
+        "pwrite": lambda: os.pwrite(file, b"0123456789", 0),
+    }
+    calls[sys.argv[2]]()
+except OSError as error:
+    sys.exit(error.errno)
+"""
+
+
+@pytest.mark.parametrize("call", ["read", "pread", "write", "pwrite"])
+@pytest.mark.parametrize(
+    ("kind", "name", "fails", "error"),
+    [
+        ("read error", "1.parquet", ("read", "pread"), errno.EIO),
+        ("read error", "1.wal", (), 0),
+        ("slow store", "1.parquet", (), 0),
+        ("catalog full", "catalog.sqlite-wal", ("write", "pwrite"), errno.ENOSPC),
+        ("catalog full", "1.parquet", (), 0),
+    ],
+)
+def test_a_fault_meets_its_files_and_calls_and_no_others(tmp_path, kind, name, fails, error, call):
+    switches, file = Switches(tmp_path / "switches"), tmp_path / name
+    file.write_bytes(b"0123456789")
+    switches.set(kind, 1)
+    environment = os.environ | switches.environment()
+    done = subprocess.run(
+        [sys.executable, "-c", CALL, file, call], env=environment, timeout=60, check=False
+    )
+    assert done.returncode == (error if call in fails else 0)
+    assert switches.count(kind) == (call in fails or kind == "slow store")

@@ -57,7 +57,7 @@ def test_a_seed_chooses_the_same_again():
 
 
 def test_a_quarter_of_the_pauses_outlives_what_counts_as_standing_still():
-    all_faults = [fault for seed in range(40) for fault in drawn(4 * seed, 50)]
+    all_faults = [fault for seed in range(200) for fault in drawn(4 * seed, 50)]
     long = [fault.seconds for fault in all_faults if fault.kind == "long pause"]
     short = [fault.seconds for fault in all_faults if fault.kind == "pause"]
     assert 0.2 < len(long) / (len(long) + len(short)) < 0.3
@@ -67,6 +67,18 @@ def test_a_quarter_of_the_pauses_outlives_what_counts_as_standing_still():
 def test_every_fourth_seed_begins_with_a_long_pause():
     first = [drawn(seed, 1)[0].kind == "long pause" for seed in range(12)]
     assert [seed for seed, begins in enumerate(first) if begins][:3] == [1, 5, 9]
+
+
+def test_faults_of_the_storage_come_beside_what_a_seed_chose_before(monkeypatch):
+    new = {"read error", "slow store", "catalog full"}
+    with_them = drawn(4, 200)
+    assert new <= {fault.kind for fault in with_them}
+    monkeypatch.setattr("faults.STORAGE_FAULTS", 0)
+    monkeypatch.setattr("faults.LONG_PAUSES", 0)
+    before = [(fault.kind, fault.where) for fault in drawn(4, 100)]
+    rest = [fault for fault in with_them if fault.kind not in new]
+    rest = [(fault.kind.removeprefix("long "), fault.where) for fault in rest]
+    assert rest[:100] == before
 
 
 def run_of(counts, occasions=None, begins_long=False):
