@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 /// What the kernel reads at once to write a part of it.
-const PAGE_BYTES: u64 = 4096;
+pub(crate) const PAGE_BYTES: u64 = 4096;
 
 /// Keeps a directory locked until it is dropped.
 pub type DirectoryLock = Box<dyn Send + Sync>;

@@ -39,8 +39,9 @@
 //!
 //! # Accepted
 //! An append whose future was dropped, or that was refused by a poisoned log, may still be there
-//! after a restart. A flipped bit in the very last group of a process that was killed can't be told
-//! from a torn tail. Deleting the oldest segment by hand is not noticed.
+//! after a restart. Damage of the very last group of a process that was killed within a fifth of a second
+//! after it, or had no space for the mark behind it, and damage of group and mark together, can't be told
+//! from a torn tail, and is cut. Deleting the oldest segment by hand is not noticed.
 
 mod budget;
 mod directory;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::directory::WalDirectory;
-use crate::disk::replace;
+use crate::disk::{PAGE_BYTES, replace};
 use crate::error::Error;
 use crate::format::evidence::was_synced;
 use crate::format::header::{self, Header};
@@ -330,13 +330,20 @@ impl Recovery {
                 problem,
             });
         }
-        info!(
-            file = %file.display(),
-            offset,
-            dropped_bytes = segment.bytes.len() - offset,
-            problem,
-            "cutting what follows the last whole record, none of it was acknowledged"
-        );
+        let dropped_bytes = segment.bytes.len() - offset;
+        let file = file.display();
+        if is_padding(&segment.bytes, offset) {
+            info!(%file, offset, dropped_bytes, "cutting zeros and what an older segment left behind them");
+        } else {
+            warn!(
+                %file,
+                offset,
+                dropped_bytes,
+                problem,
+                "cutting what follows the last whole record: it may hold a group that was being written \
+                 when the process ended; nothing of it was acknowledged, unless the disk damaged it afterwards"
+            );
+        }
         self.end_segment(segment);
         Ok(())
     }
@@ -403,6 +410,15 @@ impl OpenSegment {
     }
 }
 
+/// Whether the bytes at `offset` are the zeros with which an append over an older segment fills its last page:
+/// no record was begun there. No record begins with zeros, which would be its length.
+fn is_padding(segment: &[u8], offset: usize) -> bool {
+    const LENGTH_BYTES: usize = 4;
+    let page_end = offset.next_multiple_of(PAGE_BYTES as usize);
+    let padding = &segment[offset..page_end.min(segment.len())];
+    padding.len() >= LENGTH_BYTES && padding.iter().all(|byte| *byte == 0)
+}
+
 /// A file whose creation was interrupted: no longer than a header, and no whole header.
 ///
 /// The header is synced before a record is written, so nothing can be lost with such a file. Any
@@ -431,5 +447,23 @@ fn decode_header(bytes: &[u8], file: &Path) -> Result<(Header, usize), Error> {
             what: "format version",
             found: found.into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_zeros_up_to_the_end_of_a_page_are_padding() {
+        let page = PAGE_BYTES as usize;
+        let mut segment = [vec![1; 100], vec![0; page - 100], vec![7; page]].concat();
+        assert!(is_padding(&segment, 100));
+        assert!(is_padding(&segment, page - 4));
+        assert!(!is_padding(&segment, page - 3), "a length may begin so");
+        assert!(!is_padding(&segment, page));
+        assert!(!is_padding(&segment, 99));
+        segment[page - 1] = 1;
+        assert!(!is_padding(&segment, 100));
     }
 }

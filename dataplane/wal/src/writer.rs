@@ -7,6 +7,11 @@
 //! lone writer therefore never waits and pays one `fdatasync` per record; under load the groups grow
 //! by themselves, because everything that arrives during a sync is in the next group. A group also
 //! closes at `group_commit_max_bytes`.
+//!
+//! # Marks
+//! A record says that everything before its group was on disk, so the last group of a killed process has
+//! nothing that says it of itself. When no record comes for a while, and at an orderly end, a mark does.
+//! A mark that fails is as bad as a record that fails: the next group would be in the same page or behind it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
@@ -86,6 +91,8 @@ struct ActiveSegment {
     reused_bytes: u64,
     salt: u64,
     holds_batches: bool,
+    /// Nothing behind the last group says that it was synced.
+    is_unmarked: bool,
     slots: HashMap<(u64, Arc<SchemaDefinition>), u32>,
 }
 
@@ -134,7 +141,7 @@ impl Writer {
     /// Runs until every sender is gone.
     pub(crate) fn run(mut self, requests: &Receiver<Request>) {
         let _guard = PoisonOnPanic(Arc::clone(&self.shared), self.active.path.clone());
-        while let Ok(first) = requests.recv() {
+        while let Some(first) = self.next_request(requests) {
             let group = self.collect(first, requests);
             self.last_group = group.len();
             match self.write(&group) {
@@ -143,6 +150,19 @@ impl Writer {
             }
         }
         self.close();
+    }
+
+    /// The next request; when it takes long to come, the group before is marked meanwhile. `None` when every
+    /// sender is gone.
+    fn next_request(&mut self, requests: &Receiver<Request>) -> Option<Request> {
+        if self.active.is_unmarked {
+            match requests.recv_timeout(self.options.mark_after) {
+                Ok(request) => return Some(request),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.mark(),
+            }
+        }
+        requests.recv().ok()
     }
 
     fn collect(&self, first: Request, requests: &Receiver<Request>) -> VecDeque<Request> {
@@ -192,6 +212,7 @@ impl Writer {
         self.append(&encoded)?;
         self.active.length += encoded.bytes;
         self.active.holds_batches = true;
+        self.active.is_unmarked = true;
         self.active.slots.extend(encoded.new_slots);
         self.shared.set_active(self.active.bytes());
         self.shared
@@ -289,7 +310,7 @@ impl Writer {
 
     fn full(&self, source: io::Error) -> Error {
         let directory = self.shared.directory.path.clone();
-        warn!(directory = %directory.display(), "no space left, refusing writes");
+        warn!(directory = %directory.display(), "no space left for the write-ahead log");
         Error::Full {
             directory,
             source: Arc::new(source),
@@ -341,21 +362,38 @@ impl Writer {
         }
     }
 
-    /// Leaves a mark, so that damage of the last group is not taken for a torn tail.
-    fn close(&mut self) {
-        if self.shared.poison().is_some() || !self.active.holds_batches {
+    /// Says behind the last group that it was synced, so that damage of it is not taken for a torn tail.
+    ///
+    /// Tried once for each group: what finds no space is cut off again and does not matter, any other
+    /// failure poisons the log as that of a group does.
+    fn mark(&mut self) {
+        self.active.is_unmarked = false;
+        if self.shared.poison().is_some() {
             return;
         }
         let mut encoded = Encoded::default();
         let (salt, synced) = (self.active.salt, self.active.length);
         encoded.own(|own| records::encode_mark(own, salt, synced));
-        let marked = self.append(&encoded).and_then(|()| {
-            self.active.length += encoded.bytes;
-            let cut = self.active.cut_rest();
-            cut.map_err(|source| self.poison("cut at the end", source))
-        });
-        if let Err(error) = marked {
-            warn!(error = %error, "can't mark the end of the write-ahead log");
+        match self.append(&encoded) {
+            Ok(()) => {
+                self.active.length += encoded.bytes;
+                self.shared.set_active(self.active.bytes());
+            }
+            Err(error) => warn!(error = %error, "can't mark the end of the write-ahead log"),
+        }
+    }
+
+    /// Leaves a segment that ends with a mark and holds nothing else.
+    fn close(&mut self) {
+        if self.active.is_unmarked {
+            self.mark();
+        }
+        if self.shared.poison().is_some() || !self.active.holds_batches {
+            return;
+        }
+        let cut = self.active.cut_rest();
+        if let Err(error) = cut.map_err(|source| self.poison("cut at the end", source)) {
+            warn!(error = %error, "can't cut the end of the write-ahead log");
         }
     }
 }
@@ -492,6 +530,7 @@ fn create_segment(
         reused_bytes,
         salt,
         holds_batches: false,
+        is_unmarked: false,
         slots: HashMap::new(),
     })
 }

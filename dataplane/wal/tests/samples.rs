@@ -99,6 +99,7 @@ async fn write_sample(directory: &Path, records: Vec<Record>) {
         group_commit_window: Duration::ZERO,
         group_commit_max_bytes: 1 << 20,
         queue_bytes: 1 << 20,
+        mark_after: Duration::MAX,
     };
     let recovery = locked.recover(identity()).unwrap();
     let wal = recovery.finish(options, Arc::new(NoObserver)).unwrap();

@@ -33,7 +33,7 @@ async fn verify(target: &str, authority: &str, check: [&str; 2]) -> Result<Optio
 /// S1-11: verification need not be skipped.
 #[tokio::test]
 async fn the_certificate_is_valid_for_pods_services_and_extra_names() -> Result<()> {
-    in_noisy_namespace("certificates", REFUSED, async |namespace| {
+    in_noisy_namespace("certificates", &[REFUSED], async |namespace| {
         let demo = Product::new(namespace, "demo");
         demo.apply(SPEC).await?;
         demo.wait_until_ready().await?;

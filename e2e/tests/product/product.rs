@@ -34,13 +34,13 @@ pub(crate) async fn in_namespace(
     prefix: &str,
     body: impl AsyncFnOnce(&TestNamespace) -> Result<()>,
 ) -> Result<()> {
-    in_noisy_namespace(prefix, "", body).await
+    in_noisy_namespace(prefix, &[], body).await
 }
 
-/// Like [`in_namespace`], for a test that provokes warnings of which `announced` is a part.
+/// Like [`in_namespace`], for a test that provokes warnings of which one of `announced` is a part.
 pub(crate) async fn in_noisy_namespace(
     prefix: &str,
-    announced: &str,
+    announced: &[&str],
     body: impl AsyncFnOnce(&TestNamespace) -> Result<()>,
 ) -> Result<()> {
     let cluster = TestCluster::connect().await?;
@@ -155,7 +155,7 @@ pub(crate) fn condition(cluster: &FlightCluster, type_: ConditionType) -> Option
 /// namespace.
 async fn check_logs(
     namespace: &TestNamespace,
-    announced: &str,
+    announced: &[&str],
     operator: &TestNamespace,
 ) -> Result<()> {
     let is_starting = |line: &str| {
@@ -163,7 +163,7 @@ async fn check_logs(
         !warnings.is_empty() && STARTING.iter().any(|part| line.contains(part))
     };
     let is_announced =
-        |line: &str| is_starting(line) || (!announced.is_empty() && line.contains(announced));
+        |line: &str| is_starting(line) || announced.iter().any(|part| line.contains(part));
     for pod in namespace
         .pods("app.kubernetes.io/name=flightcluster")
         .await?

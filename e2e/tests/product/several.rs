@@ -23,7 +23,7 @@ fn pod_uri(namespace: &TestNamespace, role: &str, number: u32) -> String {
 /// the query instead of making it short.
 #[tokio::test]
 async fn every_querier_sees_every_ingester_or_says_which_is_missing() -> Result<()> {
-    in_noisy_namespace("several", UNREACHED, async |namespace| {
+    in_noisy_namespace("several", &[UNREACHED], async |namespace| {
         let demo = Product::new(namespace, "demo");
         demo.apply(SPEC).await?;
         demo.wait_until_ready().await?;

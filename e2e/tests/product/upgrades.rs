@@ -40,7 +40,7 @@ async fn see(demo: &Product<'_>, role: &str) -> Result<Seen> {
 
 #[tokio::test]
 async fn an_upgrade_goes_from_role_to_role_and_a_stuck_one_is_taken_back() -> Result<()> {
-    in_noisy_namespace("upgrade", AWAY, async |namespace| {
+    in_noisy_namespace("upgrade", &[AWAY], async |namespace| {
         let demo = Product::new(namespace, "demo");
         demo.apply("{image: {tag: dev}}").await?;
         demo.wait_until_ready().await?;

@@ -372,12 +372,14 @@ proptest! {
         acknowledged in 0_u64..12,
         unsynced in 0_u64..6,
         segment_bytes in 50_u64..2000,
+        marks in any::<bool>(),
         pages in proptest::collection::vec(any::<bool>(), 1..200),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let disk = FakeDisk::default();
         let after = runtime.block_on(async {
-            let wal = open(&disk, WalOptions { segment_bytes, ..options() });
+            let mark_after = if marks { Duration::ZERO } else { Duration::MAX };
+            let wal = open(&disk, WalOptions { segment_bytes, mark_after, ..options() });
             write(&wal, 1..=acknowledged).await;
             let numbers = acknowledged + 1..=acknowledged + unsynced;
             power_cut_before_the_sync(&disk, &wal, numbers, &pages).await

@@ -6,6 +6,7 @@ mod damage;
 mod durability;
 mod fake;
 mod identity;
+mod marks;
 mod segments;
 mod spares;
 
@@ -41,6 +42,8 @@ fn options() -> WalOptions {
         group_commit_window: Duration::ZERO,
         group_commit_max_bytes: 1 << 20,
         queue_bytes: 1 << 20,
+        // Tests that don't want marks are not to meet one.
+        mark_after: Duration::MAX,
     }
 }
 

@@ -388,13 +388,15 @@ proptest! {
         acknowledged in 0_u64..12,
         unsynced in 0_u64..6,
         segment_bytes in 100_u64..1000,
+        marks in any::<bool>(),
         pages in proptest::collection::vec(any::<bool>(), 1..200),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let disk = FakeDisk::default();
         let last = old + acknowledged;
         let after = runtime.block_on(async {
-            let wal = open(&disk, WalOptions { segment_bytes, ..options() });
+            let mark_after = if marks { Duration::ZERO } else { Duration::MAX };
+            let wal = open(&disk, WalOptions { segment_bytes, mark_after, ..options() });
             write(&wal, 1..=old).await;
             wal.truncate_up_to(SequenceNumber(old)).unwrap();
             write(&wal, old + 1..=last).await;
