@@ -480,3 +480,23 @@ fn out_of_order(sequence: u64, due: u64) -> String {
          producer id"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_replayed_has_a_row_with_an_action() {
+        let page = include_str!("../../../docs/reference/wal-format.md");
+        let source = || ArrowError::IpcError(String::new());
+        let record = Error::UnreadableRecord {
+            sequence: 987_654,
+            source: source(),
+        };
+        let schema = Error::UnreadableSchema { source: source() };
+        for error in [record, schema] {
+            let row = format!("| `{error}` | ").replace("987654", "…");
+            assert!(page.contains(&row), "no row has an action for: {error}");
+        }
+    }
+}

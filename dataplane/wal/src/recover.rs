@@ -21,6 +21,13 @@ use crate::label::CatalogState;
 use crate::record::{Record, SchemaDefinition, SequenceNumber};
 use crate::wal::{Observer, SealedSegment, Wal, WalOptions};
 
+/// What is logged when the last segment is removed.
+pub(crate) const UNFINISHED: &str = "removing segment without a header";
+/// What is logged when the end of the last segment is cut off.
+pub(crate) const TORN: &str = "cutting what follows the last whole record: it may hold a group that was \
+                               being written when the process ended; nothing of it was acknowledged, unless \
+                               the disk damaged it afterwards";
+
 /// Whose log it is.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -176,7 +183,7 @@ impl Recovery {
         let bytes = Bytes::from(bytes);
         let is_last = self.numbers.is_empty();
         if is_last && is_unfinished(&bytes, &self.identity.ingester_name) {
-            warn!(file = %file.display(), bytes = bytes.len(), "removing segment without a header");
+            warn!(file = %file.display(), bytes = bytes.len(), "{UNFINISHED}");
             self.repair = Some(Repair::Remove { number });
             return Ok(None);
         }
@@ -340,8 +347,7 @@ impl Recovery {
                 offset,
                 dropped_bytes,
                 problem,
-                "cutting what follows the last whole record: it may hold a group that was being written \
-                 when the process ended; nothing of it was acknowledged, unless the disk damaged it afterwards"
+                "{TORN}"
             );
         }
         self.end_segment(segment);

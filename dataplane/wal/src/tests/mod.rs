@@ -7,6 +7,7 @@ mod durability;
 mod fake;
 mod identity;
 mod marks;
+mod messages;
 mod segments;
 mod spares;
 
