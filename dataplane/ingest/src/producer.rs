@@ -16,6 +16,11 @@
 //! nothing either. Who cuts its rows anew gives the next batch the number that is due: a number names no
 //! rows.
 //!
+//! # Streams
+//! A batch may say after which number its rows begin ([`Producer::after`]): its numbers count rows then, and
+//! rows are what is stored once. A repeat that is cut into other batches is cut again where the stored rows
+//! end, and waits for rows of its own that another attempt has under way.
+//!
 //! # Holding
 //! A batch is stored only while this ingester holds its producer, see [`claim`](crate::claim): nobody
 //! else has newer batches of it then. What is known to be stored stays true without holding.
@@ -26,6 +31,7 @@
 //! know about them: they are claimed again when they come back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::time::Instant;
 
 use flightcluster_catalog::{ProducerPosition, SequenceNumber, TableId};
@@ -47,6 +53,9 @@ pub struct Producer {
     pub id: String,
     /// The producer's number of the batch.
     pub sequence: u64,
+    /// Where numbers count rows: the rows of the producer before this batch, which is `sequence` less its
+    /// rows.
+    pub after: Option<u64>,
 }
 
 impl Producer {
@@ -72,6 +81,10 @@ pub(crate) enum Decision {
     Stored(SequenceNumber),
     /// Its first attempt is under way: wait for the outcome.
     UnderWay(watch::Receiver<Outcome>),
+    /// Its rows are stored up to this number: store those behind it.
+    StoredUpTo(u64),
+    /// Some of its rows are under way in another batch: decide again after its outcome.
+    Overlaps(watch::Receiver<Outcome>),
 }
 
 /// How an attempt ended: `None` while it is under way.
@@ -226,8 +239,8 @@ impl Producers {
         let inner = self.inner.lock();
         let state = inner.states.get(&(table, producer.id.clone()))?;
         match state.decide(producer) {
-            Ok(Decision::Store) | Err(_) => None,
-            Ok(known) => Some(known),
+            Ok(known @ (Decision::Stored(_) | Decision::UnderWay(_))) => Some(known),
+            Ok(Decision::Store | Decision::StoredUpTo(_) | Decision::Overlaps(_)) | Err(_) => None,
         }
     }
 
@@ -262,11 +275,12 @@ impl Producers {
         let state = inner.state(table, &producer.id);
         match state.decide(producer)? {
             Decision::Store if state.held_since.is_some() => {}
-            Decision::Store => {
+            // The latter two: another attempt came between the look and this.
+            Decision::Store | Decision::StoredUpTo(_) | Decision::Overlaps(_) => {
                 let producer = producer.id.clone();
                 return Err(Error::ProducerMoved { producer });
             }
-            known => return Ok(Err(known)),
+            known @ (Decision::Stored(_) | Decision::UnderWay(_)) => return Ok(Err(known)),
         }
         let enqueued = enqueue()?;
         state.refused.clear();
@@ -291,7 +305,7 @@ impl Producers {
         let mut inner = self.inner.lock();
         let state = inner.state(table, &producer.id);
         match state.decide(producer) {
-            Ok(Decision::Store) => {}
+            Ok(Decision::Store | Decision::StoredUpTo(_) | Decision::Overlaps(_)) => {}
             // Because of one that was refused, not of one that is ahead of it.
             Err(Error::ProducerOrder { due, .. }) if due < producer.sequence => {}
             _ => return,
@@ -357,13 +371,29 @@ impl State {
         if let Some(attempt) = self.under_way.get(&sequence) {
             return Ok(Decision::UnderWay(attempt.subscribe()));
         }
+        let newest = self.stored.map_or(0, |(newest, _)| newest);
+        if let Some(after) = producer.after {
+            // Whichever of the two ends first: what is under way begins before this batch ends.
+            let behind = (Bound::Excluded(after), Bound::Unbounded);
+            if let Some((_, attempt)) = self.under_way.range(behind).next() {
+                return Ok(Decision::Overlaps(attempt.subscribe()));
+            }
+            if newest > after {
+                return Ok(Decision::StoredUpTo(newest));
+            }
+        }
         let ahead = self
             .under_way
             .keys()
             .next_back()
             .copied()
             .filter(|ahead| *ahead > sequence);
-        match self.refused.range(..sequence).next().copied().or(ahead) {
+        // Refused rows of this batch are in it: it was cut elsewhere.
+        let due = match producer.after {
+            Some(after) => self.refused.range(..=after).next().copied(),
+            None => self.refused.range(..sequence).next().copied(),
+        };
+        match due.or(ahead) {
             Some(due) => Err(Error::ProducerOrder {
                 producer: producer.id.clone(),
                 sequence,
@@ -385,6 +415,15 @@ mod tests {
         Producer {
             id: "p".to_owned(),
             sequence,
+            after: None,
+        }
+    }
+
+    /// Rows of a stream.
+    fn rows(after: u64, sequence: u64) -> Producer {
+        Producer {
+            after: Some(after),
+            ..batch(sequence)
         }
     }
 
@@ -406,7 +445,13 @@ mod tests {
     fn an_id_that_no_catalog_keeps_is_refused() {
         let check = |id: &str| {
             let id = id.to_owned();
-            Producer { id, sequence: 1 }.check()
+            let after = None;
+            Producer {
+                id,
+                sequence: 1,
+                after,
+            }
+            .check()
         };
         for good in ["p", "ünï/1", &"x".repeat(256)] {
             check(good).unwrap();
@@ -589,6 +634,49 @@ mod tests {
         assert!(matches!(told, Ok(Err(Decision::Stored(_)))));
     }
 
+    /// Whatever the batches of the repeat, no row is stored twice and none is left out.
+    #[test]
+    fn a_stream_that_is_cut_elsewhere_goes_on_where_its_stored_rows_end() {
+        let producers = held();
+        let decide = |batch: &Producer| producers.look_up(TABLE, batch);
+        let store = |batch: &Producer| producers.begin(TABLE, batch, || Ok(()));
+        for (after, sequence) in [(0, 100), (100, 200)] {
+            store(&rows(after, sequence)).unwrap().unwrap();
+            producers.stored(TABLE, &rows(after, sequence), SequenceNumber(sequence));
+        }
+        assert!(matches!(decide(&rows(0, 150)), Ok(Decision::Stored(_))));
+        assert!(matches!(
+            decide(&rows(150, 250)),
+            Ok(Decision::StoredUpTo(200))
+        ));
+        assert!(matches!(decide(&rows(200, 250)), Ok(Decision::Store)));
+        let moved = store(&rows(150, 250)).unwrap_err();
+        assert_eq!(moved.category(), "producer_moved");
+
+        // The first attempt goes on meanwhile: whoever cuts elsewhere waits for it.
+        store(&rows(200, 300)).unwrap().unwrap();
+        for (after, sequence) in [(150, 250), (200, 250), (200, 400), (250, 400)] {
+            let waits = decide(&rows(after, sequence));
+            assert!(
+                matches!(waits, Ok(Decision::Overlaps(_))),
+                "{after} {sequence}"
+            );
+        }
+        assert!(matches!(decide(&rows(300, 400)), Ok(Decision::Store)));
+        producers.refused(TABLE, &rows(200, 300));
+        // Without the refused rows nothing behind them; with some of them, yes.
+        let late = decide(&rows(300, 400)).unwrap_err();
+        assert_eq!(late.category(), "producer_order");
+        assert!(matches!(
+            decide(&rows(150, 350)),
+            Ok(Decision::StoredUpTo(200))
+        ));
+        store(&rows(200, 350)).unwrap().unwrap();
+        producers.stored(TABLE, &rows(200, 350), SequenceNumber(9));
+        assert!(matches!(decide(&rows(200, 300)), Ok(Decision::Stored(_))));
+        assert!(matches!(decide(&rows(350, 400)), Ok(Decision::Store)));
+    }
+
     #[test]
     fn a_number_below_one_under_way_is_told_to_grow() {
         let producers = held();
@@ -605,7 +693,7 @@ mod tests {
         let ids = 0..MAX_PRODUCERS as u64 + 10;
         let producer = |n: u64| Producer {
             id: format!("p{n}"),
-            sequence: 1,
+            ..batch(1)
         };
         for n in ids.clone() {
             producers.stored(TABLE, &producer(n), SequenceNumber(n));

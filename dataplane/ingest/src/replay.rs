@@ -64,6 +64,7 @@ impl Replay {
             let producer = producer.map(|p| Producer {
                 id: p.id,
                 sequence: p.sequence,
+                after: None,
             });
             if let Some(producer) = &producer {
                 producers.stored(table, producer, sequence);

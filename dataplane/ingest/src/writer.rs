@@ -91,6 +91,9 @@ struct UnderWay {
     ordered: Option<Ordered>,
 }
 
+/// Rows that are to be stored, the bytes they came as, and whose they are.
+type Unstored = (RecordBatch, Option<Vec<(Bytes, Bytes)>>, Option<Producer>);
+
 /// What became of a batch that was handed over.
 enum Handed {
     Over(Pending),
@@ -317,11 +320,12 @@ impl TableWriter {
                 return Ok(Handed::Known(known));
             }
             core.hold_producer(&self.table, &producer.id).await?;
-            match core.producers.look_up(self.table.id, producer)? {
-                Decision::Store => {}
-                known => return Ok(Handed::Known(known)),
-            }
         }
+        let (batch, raw, producer) = match self.left_to_store(batch, raw, producer).await? {
+            Ok(left) => left,
+            Err(known) => return Ok(Handed::Known(known)),
+        };
+        let producer = producer.as_ref();
         // Behind the look for repeats: what is stored is acknowledged again.
         core.lag.check(self.table.id, core.clock.now())?;
         let room = match room {
@@ -385,6 +389,38 @@ impl TableWriter {
         };
         let begun = core.producers.begin(self.table.id, producer, enqueue)?;
         Ok(begun.map_or_else(Handed::Known, Handed::Over))
+    }
+
+    /// The rows of a batch that are not stored yet: all of them, unless it is of a stream that was cut into
+    /// other batches the first time. The decision, when there is nothing left to store.
+    async fn left_to_store(
+        &self,
+        batch: RecordBatch,
+        raw: Option<Vec<(Bytes, Bytes)>>,
+        producer: Option<&Producer>,
+    ) -> Result<Result<Unstored, Decision>, Error> {
+        let Some(producer) = producer else {
+            return Ok(Ok((batch, raw, None)));
+        };
+        loop {
+            match self.core.producers.look_up(self.table.id, producer)? {
+                Decision::Store => return Ok(Ok((batch, raw, Some(producer.clone())))),
+                Decision::StoredUpTo(stored) => {
+                    let known = stored.saturating_sub(producer.after.unwrap_or_default());
+                    let known = usize::try_from(known)
+                        .unwrap_or(usize::MAX)
+                        .min(batch.num_rows());
+                    let rest = batch.slice(known, batch.num_rows() - known);
+                    let producer = Producer {
+                        after: Some(stored),
+                        ..producer.clone()
+                    };
+                    return Ok(Ok((rest, None, Some(producer))));
+                }
+                Decision::Overlaps(attempt) => drop(settled(attempt).await),
+                known @ (Decision::Stored(_) | Decision::UnderWay(_)) => return Ok(Err(known)),
+            }
+        }
     }
 
     /// What happens on the log's thread when the record is durable or refused.
@@ -509,10 +545,13 @@ impl TableWriter {
     ) -> Result<SequenceNumber, Error> {
         let durable = self.core.buffer.held().durable;
         match known {
-            Decision::Stored(SequenceNumber(0)) | Decision::Store => Ok(durable),
+            Decision::Stored(SequenceNumber(0))
+            | Decision::Store
+            | Decision::StoredUpTo(_)
+            | Decision::Overlaps(_) => Ok(durable),
             Decision::Stored(at) => Ok(at),
             Decision::UnderWay(outcome) => settled(outcome).await.ok_or_else(|| {
-                let Producer { id, sequence } = producer.unwrap_or_default();
+                let Producer { id, sequence, .. } = producer.unwrap_or_default();
                 Error::FirstAttempt {
                     producer: id,
                     sequence,

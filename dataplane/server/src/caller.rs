@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flightcluster_auth::{Action, Authenticator, Principal};
 use flightcluster_query::{Access, AccessKind, AsOf};
 use flightcluster_telemetry::metrics::ReasonLabels;
-use flightcluster_wire::{Encoding, headers};
+use flightcluster_wire::{Encoding, StreamName, headers};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tonic::Request;
@@ -34,6 +34,8 @@ pub(crate) struct Caller {
     database: Option<String>,
     /// The upload a stream is part of.
     pub(crate) upload: Option<String>,
+    /// The name of a stream whose rows are to be stored once.
+    pub(crate) stream: Option<StreamName>,
     /// The past that is read: that of a header, else that of the session.
     pub(crate) as_of: Option<AsOf>,
 }
@@ -57,6 +59,7 @@ impl Caller {
             session,
             database: headers::database_from_headers(metadata)?,
             upload: headers::upload_from_headers(metadata)?,
+            stream: StreamName::from_headers(metadata)?,
             as_of: as_of.as_deref().map(AsOf::parse).transpose()?,
         })
     }
@@ -85,6 +88,18 @@ impl Caller {
                 ErrorCode::InvalidArgument,
                 "rows can't be written into the past; take the header x-fc-as-of and the session \
                  option as_of away",
+            )),
+        }
+    }
+
+    /// Fails for a statement: it would be taken for one that is done once.
+    pub(crate) fn refuse_stream_name(&self) -> Result<(), Failure> {
+        match self.stream {
+            None => Ok(()),
+            Some(_) => Err(Failure::new(
+                ErrorCode::InvalidArgument,
+                "the headers x-fc-producer and x-fc-sequence name a stream of rows, not a statement: take \
+                 them away, or send the rows by DoPut or bulk ingest",
             )),
         }
     }

@@ -277,6 +277,12 @@ impl From<flightcluster_wire::headers::Error> for Failure {
     }
 }
 
+impl From<flightcluster_wire::stream::Error> for Failure {
+    fn from(error: flightcluster_wire::stream::Error) -> Self {
+        told(ErrorCode::InvalidArgument, &error)
+    }
+}
+
 impl From<flightcluster_wire::action::Error> for Failure {
     fn from(error: flightcluster_wire::action::Error) -> Self {
         let code = match &error {

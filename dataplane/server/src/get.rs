@@ -207,6 +207,7 @@ impl FlightServer {
                            statement writes is visible at once";
             return Err(Failure::new(ErrorCode::InvalidArgument, message));
         }
+        caller.refuse_stream_name()?;
         let options = ExecuteOptions {
             request_id: caller.request_id.clone(),
             idempotency_key: number,

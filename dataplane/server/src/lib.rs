@@ -31,6 +31,7 @@ mod inserted;
 pub mod internal;
 pub mod listener;
 mod metadata;
+mod named;
 mod once;
 pub mod peers;
 mod put;

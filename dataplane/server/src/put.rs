@@ -16,13 +16,15 @@ use flightcluster_catalog::{TableName, UNPUBLISHED_SCHEMA};
 use flightcluster_query::QueryRequest;
 use flightcluster_wire::command::{Ingest, TableExists, TableMissing};
 use flightcluster_wire::{
-    Command, DecodeLimits, Decoded, Descriptor, PreparedHandle, StreamDecoder, TablePath, params,
+    Command, DecodeLimits, Decoded, Descriptor, PreparedHandle, StreamDecoder, StreamName,
+    TablePath, params,
 };
 use futures::{Stream, StreamExt as _};
 use prost::Message as _;
 use tonic::{Status, Streaming};
 
 use crate::caller::Caller;
+use crate::named::numbered;
 use crate::receive::Inbox;
 use crate::service::FlightServer;
 use crate::status::{ErrorCode, Failure};
@@ -121,6 +123,10 @@ impl FlightServer {
             owner: caller.principal.name().to_owned(),
             upload: caller.upload.clone(),
         };
+        let messages = match &caller.stream {
+            Some(name) => numbered(messages, name),
+            None => messages,
+        };
         let acks = self.backends()?.writes()?.put(target, messages).await?;
         Ok(acks
             .map(|ack| {
@@ -189,6 +195,8 @@ impl FlightServer {
         caller.authorize(Action::Write, &database)?;
         caller.refuse_past()?;
         refuse_unsupported(&command)?;
+        let by_options = StreamName::from_options(&command.options)?;
+        let stream = StreamName::agreed(caller.stream.clone(), by_options)?;
         let schema = command.schema.filter(|schema| !schema.is_empty());
         let table = TableName {
             database,
@@ -216,6 +224,10 @@ impl FlightServer {
             idempotency_key: None,
             owner: caller.principal.name().to_owned(),
             upload: caller.upload.clone(),
+        };
+        let messages = match &stream {
+            Some(name) => numbered(messages, name),
+            None => messages,
         };
         let mut acks = self.backends()?.writes()?.put(target, messages).await?;
         let mut rows = 0;

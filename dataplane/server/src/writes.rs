@@ -119,6 +119,15 @@ struct BatchMetadata {
     producer: Value,
     #[serde(default)]
     sequence: Value,
+    /// Of the batches of a stream that has a name: the rows before it, see `named`.
+    #[serde(default)]
+    rows_before: Value,
+}
+
+/// Whether a batch says whose it is.
+pub(crate) fn names_producer(metadata: &Bytes) -> bool {
+    let read = serde_json::from_slice::<BatchMetadata>(metadata);
+    read.is_ok_and(|metadata| !metadata.producer.is_null())
 }
 
 /// The producer of a batch, if it has one, and its number for it.
@@ -133,6 +142,7 @@ pub(crate) fn producer_of(
         return Ok((batch_number == 1).then(|| Producer {
             id: key.clone(),
             sequence: batch_number,
+            after: None,
         }));
     }
     // Other applications put their own bytes there: only our JSON is understood, the rest ignored.
@@ -157,6 +167,7 @@ pub(crate) fn producer_of(
     Ok(Some(Producer {
         id: format!("{owner}/{id}"),
         sequence,
+        after: metadata.rows_before.as_u64(),
     }))
 }
 
@@ -363,6 +374,7 @@ impl Upload {
         }
         self.batches += 1;
         let producer = producer_of(&app_metadata, &self.target, self.batches)?;
+        check_rows(producer.as_ref(), batch.num_rows())?;
         let raw = raw.map(|raw| vec![(raw.header, raw.body)]);
         Ok(async move {
             let ack = match room {
@@ -381,6 +393,22 @@ impl Upload {
         }
         .boxed())
     }
+}
+
+/// Fails for a batch whose numbers are not those of its rows: it would be cut at the wrong one.
+fn check_rows(producer: Option<&Producer>, rows: usize) -> Result<(), Failure> {
+    let Some((producer, after)) = producer.and_then(|it| Some((it, it.after?))) else {
+        return Ok(());
+    };
+    if after.checked_add(rows as u64) == Some(producer.sequence) {
+        return Ok(());
+    }
+    let message = format!(
+        "app_metadata counts the rows of the batch from {after} to {}, but it has {rows}; leave \
+         `rows_before` out, or count rows",
+        producer.sequence
+    );
+    Err(Failure::new(ErrorCode::InvalidArgument, message))
 }
 
 /// Waits until the ingester has room for a message and for what it decodes to; the upload has room for

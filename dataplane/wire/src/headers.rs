@@ -13,6 +13,11 @@ use crate::schema::Encoding;
 pub const AUTHORIZATION: &str = "authorization";
 /// Request of DoPut: the upload of several streams it is part of.
 pub const UPLOAD: &str = "x-fc-upload";
+/// Request of DoPut: who sends the stream, by a name of its own; with [`SEQUENCE`]. See
+/// [`StreamName`](crate::StreamName).
+pub const PRODUCER: &str = "x-fc-producer";
+/// Request of DoPut: the producer's number of the stream, at least 0.
+pub const SEQUENCE: &str = "x-fc-sequence";
 /// Request: the past that is read, the number of a snapshot or a time.
 pub const AS_OF: &str = "x-fc-as-of";
 /// Request: database of the call; the preferred one of [`DATABASE_HEADERS`].
@@ -141,7 +146,7 @@ pub fn as_of_from_headers(headers: &HeaderMap) -> Result<Option<String>, Error> 
     text(headers, AS_OF)
 }
 
-fn text(headers: &HeaderMap, header: &'static str) -> Result<Option<String>, Error> {
+pub(crate) fn text(headers: &HeaderMap, header: &'static str) -> Result<Option<String>, Error> {
     let Some(value) = headers.get(header) else {
         return Ok(None);
     };

@@ -17,6 +17,7 @@
 //! | [`mod@conform`] | columns cast to the wire schema |
 //! | [`encode`] | record batches to `FlightData` of bounded size |
 //! | [`decode`] | `FlightData` to record batches, checked |
+//! | [`stream`] | the name of a stream that is stored once |
 //! | [`params`] | statement parameters as record batches and bytes |
 
 pub mod action;
@@ -28,9 +29,11 @@ pub mod headers;
 pub mod params;
 pub mod path;
 pub mod schema;
+pub mod stream;
 pub mod ticket;
 
 mod guard;
+mod rows;
 #[cfg(test)]
 mod samples;
 mod size;
@@ -40,6 +43,8 @@ pub use conform::conform;
 pub use decode::{BODY_ALIGNMENT, DecodeLimits, Decoded, StreamDecoder, decoding_bytes};
 pub use encode::{BatchEncoder, EncodeLimits};
 pub use path::{DEFAULT_SCHEMA, TablePath};
+pub use rows::batch_rows;
 pub use schema::{Encoding, fingerprint, schema_bytes, schema_from_bytes, wire_schema};
 pub use size::plain_batch_bytes;
+pub use stream::StreamName;
 pub use ticket::{PastState, PreparedHandle, SigningKey, Ticket, TicketQuery};

@@ -8,6 +8,7 @@ fn producer(sequence: u64) -> Option<Producer> {
     Some(Producer {
         id: "pump-7".to_owned(),
         sequence,
+        after: None,
     })
 }
 
@@ -43,6 +44,49 @@ async fn a_repeated_batch_is_acknowledged_and_not_stored_again() {
             .await
             .unwrap()
             .duplicate
+    );
+}
+
+/// Rows `first..last` of a stream, which are those numbers.
+async fn put_rows(table: &TableWriter, first: i64, last: i64) -> Ack {
+    let of_stream = Producer {
+        id: "stream".to_owned(),
+        sequence: last as u64,
+        after: Some(first as u64),
+    };
+    let rows = numbers(first..last);
+    table.write(rows, None, Some(of_stream)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_that_is_repeated_in_other_batches_is_stored_once() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    put_rows(&table, 0, 3).await;
+    put_rows(&table, 3, 6).await;
+    // In files, in the log, and in neither.
+    ingest.flush().await.unwrap();
+    put_rows(&table, 6, 8).await;
+    drop((table, ingest));
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    assert!(put_rows(&table, 0, 4).await.duplicate);
+    let cut = put_rows(&table, 4, 9).await;
+    assert_eq!((cut.rows, cut.duplicate), (5, false));
+    assert!(!put_rows(&table, 9, 12).await.duplicate);
+    assert_eq!(
+        world.numbers(&ingest, &readings()).await,
+        (0..12).collect::<Vec<_>>()
+    );
+    drop((table, ingest));
+    // The rows that were cut off are not in the log a second time.
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    assert!(put_rows(&table, 0, 12).await.duplicate);
+    assert_eq!(
+        world.numbers(&ingest, &readings()).await,
+        (0..12).collect::<Vec<_>>()
     );
 }
 
@@ -170,7 +214,11 @@ async fn an_unusable_producer_id_is_refused() {
     let ingest = world.open().await;
     let table = writer(&ingest, &readings()).await;
     for id in [String::new(), "x".repeat(257)] {
-        let producer = Producer { id, sequence: 1 };
+        let producer = Producer {
+            id,
+            sequence: 1,
+            after: None,
+        };
         let error = table
             .write(numbers([1]), None, Some(producer))
             .await

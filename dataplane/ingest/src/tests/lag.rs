@@ -170,6 +170,7 @@ async fn a_repeat_of_what_is_stored_is_acknowledged_past_the_lag() {
         Some(Producer {
             id: "p".to_owned(),
             sequence,
+            after: None,
         })
     };
     let first = table.write(numbers([1]), None, producer(1)).await.unwrap();

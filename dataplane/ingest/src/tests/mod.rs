@@ -13,6 +13,7 @@ mod open;
 mod pressure;
 mod schemas;
 mod several;
+mod streams;
 mod types;
 mod uploads;
 mod upserts;

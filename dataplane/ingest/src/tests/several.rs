@@ -98,6 +98,7 @@ async fn send(ingest: &Ingest, n: u64) -> Result<Ack, Error> {
     let producer = Producer {
         id: "pump-7".to_owned(),
         sequence: n,
+        after: None,
     };
     table.write(numbers([n as i64]), None, Some(producer)).await
 }
@@ -138,6 +139,7 @@ async fn a_producer_that_stays_asks_the_catalog_once() {
         let producer = Some(Producer {
             id: "pump-7".to_owned(),
             sequence: n,
+            after: None,
         });
         let ack = table.write(numbers([n as i64]), None, producer).await;
         assert!(!ack.unwrap().duplicate);
@@ -146,6 +148,7 @@ async fn a_producer_that_stays_asks_the_catalog_once() {
     let other = Producer {
         id: "new".to_owned(),
         sequence: 1,
+        after: None,
     };
     let refused = table.write(numbers([9]), None, Some(other)).await;
     let refused = refused.unwrap_err();
@@ -286,6 +289,7 @@ async fn an_earlier_life_is_not_asked_and_lets_nothing_go() {
     let producer = Some(Producer {
         id: "other".to_owned(),
         sequence: 1,
+        after: None,
     });
     let error = other.write(numbers([1]), None, producer).await.unwrap_err();
     assert_eq!(error.category(), "out_of_service");
@@ -302,6 +306,7 @@ async fn producers_of_a_dropped_table_begin_anew() {
     let producer = Some(Producer {
         id: "pump-7".to_owned(),
         sequence: 1,
+        after: None,
     });
     let error = old.write(numbers([1]), None, producer).await.unwrap_err();
     assert_eq!(error.fault(), Fault::NotFound);
@@ -348,7 +353,11 @@ async fn a_claim_is_renewed_within_the_window() {
         table.write(
             numbers([n as i64]),
             None,
-            Some(Producer { id, sequence: n }),
+            Some(Producer {
+                id,
+                sequence: n,
+                after: None,
+            }),
         )
     };
     hand.advance(Duration::from_millis(49_500));

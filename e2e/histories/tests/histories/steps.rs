@@ -328,6 +328,7 @@ impl World {
         let producer = batch.number.map(|sequence| Producer {
             id: format!("producer-{client}"),
             sequence,
+            after: None,
         });
         let (first, last) = (batch.rows[0].key, batch.rows[batch.rows.len() - 1].key);
         let span = format!("{} to {} of table {table}", name(first), name(last));
