@@ -135,7 +135,7 @@ class Server:
         return total
 
     def kill(self):
-        """SIGKILL: nothing is flushed, nothing is said. A group may be torn by it, which the next start says."""
+        """SIGKILL: nothing is flushed. A group may be torn by it, which the next start says."""
         self.expect_log("cutting what follows the last whole record")
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(STOP_SECONDS)
