@@ -147,6 +147,20 @@ pub enum Error {
         /// The batch that has to come first.
         due: u64,
     },
+    /// Rows of a stream that has a name came without those before them.
+    #[error(
+        "rows from {after} on of {producer:?} came, but only {end} rows of it are stored or on their way: \
+         those between were refused, or never sent; send it again from its first row, what is stored \
+         of it counts once"
+    )]
+    StreamGap {
+        /// The producer: the stream.
+        producer: String,
+        /// Rows before the batch.
+        after: u64,
+        /// Rows that are stored or under way.
+        end: u64,
+    },
     /// A repeated batch whose first attempt failed just now: send it again.
     #[error("the first attempt to write batch {sequence} of producer {producer:?} failed")]
     FirstAttempt {
@@ -339,7 +353,7 @@ impl Error {
             Self::Key(_) => "key",
             Self::KeyMismatch { .. } => "key_mismatch",
             Self::ProducerId { .. } => "producer_id",
-            Self::ProducerOrder { .. } => "producer_order",
+            Self::ProducerOrder { .. } | Self::StreamGap { .. } => "producer_order",
             Self::FirstAttempt { .. } => "first_attempt",
             Self::ProducerOwner { .. } => "producer_owner",
             Self::ProducerMoved { .. } => "producer_moved",
@@ -380,7 +394,9 @@ impl Error {
             Self::Key(_) | Self::KeyMismatch { .. } => Fault::FailedPrecondition,
             Self::TableNotFound(_) => Fault::NotFound,
             Self::TableExists(_) => Fault::AlreadyExists,
-            Self::ProducerOrder { .. } | Self::UploadSealed => Fault::FailedPrecondition,
+            Self::ProducerOrder { .. } | Self::StreamGap { .. } | Self::UploadSealed => {
+                Fault::FailedPrecondition
+            }
             Self::Overloaded { .. }
             | Self::PersistLag { .. }
             | Self::FirstAttempt { .. }

@@ -19,7 +19,9 @@
 //! # Streams
 //! A batch may say after which number its rows begin ([`Producer::after`]): its numbers count rows then, and
 //! rows are what is stored once. A repeat that is cut into other batches is cut again where the stored rows
-//! end, and waits for rows of its own that another attempt has under way.
+//! end, and waits for rows of its own that another attempt has under way. Rows are stored only behind those
+//! that are stored or under way, so what is stored of a stream is its beginning, and nothing has to be known
+//! of what was refused.
 //!
 //! # Holding
 //! A batch is stored only while this ingester holds its producer, see [`claim`](crate::claim): nobody
@@ -283,7 +285,8 @@ impl Producers {
             known @ (Decision::Stored(_) | Decision::UnderWay(_)) => return Ok(Err(known)),
         }
         let enqueued = enqueue()?;
-        state.refused.clear();
+        // Not those behind it: they may have been refused in a stream that still goes on.
+        state.refused.retain(|refused| *refused > producer.sequence);
         state
             .under_way
             .insert(producer.sequence, watch::Sender::new(None));
@@ -294,7 +297,9 @@ impl Producers {
     pub(crate) fn refused(&self, table: TableId, producer: &Producer) {
         let mut inner = self.inner.lock();
         let state = inner.state(table, &producer.id);
-        state.refused.insert(producer.sequence);
+        if producer.after.is_none() {
+            state.refused.insert(producer.sequence);
+        }
         if let Some(waiting) = state.under_way.remove(&producer.sequence) {
             waiting.send_replace(Some(None));
         }
@@ -302,10 +307,13 @@ impl Producers {
 
     /// Notes that a batch was turned away before it got under way; the producer will send it again.
     pub(crate) fn turned_away(&self, table: TableId, producer: &Producer) {
+        if producer.after.is_some() {
+            return;
+        }
         let mut inner = self.inner.lock();
         let state = inner.state(table, &producer.id);
         match state.decide(producer) {
-            Ok(Decision::Store | Decision::StoredUpTo(_) | Decision::Overlaps(_)) => {}
+            Ok(Decision::Store) => {}
             // Because of one that was refused, not of one that is ahead of it.
             Err(Error::ProducerOrder { due, .. }) if due < producer.sequence => {}
             _ => return,
@@ -371,16 +379,8 @@ impl State {
         if let Some(attempt) = self.under_way.get(&sequence) {
             return Ok(Decision::UnderWay(attempt.subscribe()));
         }
-        let newest = self.stored.map_or(0, |(newest, _)| newest);
         if let Some(after) = producer.after {
-            // Whichever of the two ends first: what is under way begins before this batch ends.
-            let behind = (Bound::Excluded(after), Bound::Unbounded);
-            if let Some((_, attempt)) = self.under_way.range(behind).next() {
-                return Ok(Decision::Overlaps(attempt.subscribe()));
-            }
-            if newest > after {
-                return Ok(Decision::StoredUpTo(newest));
-            }
+            return self.decide_rows(producer, after);
         }
         let ahead = self
             .under_way
@@ -388,11 +388,7 @@ impl State {
             .next_back()
             .copied()
             .filter(|ahead| *ahead > sequence);
-        // Refused rows of this batch are in it: it was cut elsewhere.
-        let due = match producer.after {
-            Some(after) => self.refused.range(..=after).next().copied(),
-            None => self.refused.range(..sequence).next().copied(),
-        };
+        let due = self.refused.range(..sequence).next().copied();
         match due.or(ahead) {
             Some(due) => Err(Error::ProducerOrder {
                 producer: producer.id.clone(),
@@ -401,6 +397,29 @@ impl State {
             }),
             None => Ok(Decision::Store),
         }
+    }
+
+    /// Of a batch whose rows begin behind `after` and are not all stored.
+    fn decide_rows(&self, producer: &Producer, after: u64) -> Result<Decision, Error> {
+        // Whichever of the two ends first: what is under way begins before this batch ends.
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        if let Some((_, attempt)) = self.under_way.range(behind).next() {
+            return Ok(Decision::Overlaps(attempt.subscribe()));
+        }
+        let newest = self.stored.map_or(0, |(newest, _)| newest);
+        if newest > after {
+            return Ok(Decision::StoredUpTo(newest));
+        }
+        let last = self.under_way.keys().next_back().copied();
+        let end = last.map_or(newest, |last| last.max(newest));
+        if after > end {
+            return Err(Error::StreamGap {
+                producer: producer.id.clone(),
+                after,
+                end,
+            });
+        }
+        Ok(Decision::Store)
     }
 }
 
@@ -675,6 +694,53 @@ mod tests {
         producers.stored(TABLE, &rows(200, 350), SequenceNumber(9));
         assert!(matches!(decide(&rows(200, 300)), Ok(Decision::Stored(_))));
         assert!(matches!(decide(&rows(350, 400)), Ok(Decision::Store)));
+    }
+
+    /// Two streams of one producer: the first goes on past what was refused of it, the second repeats it.
+    #[test]
+    fn a_number_that_was_refused_stays_due_while_a_lower_one_is_sent_again() {
+        let producers = held();
+        begin(&producers, 1).unwrap().unwrap();
+        producers.turned_away(TABLE, &batch(2));
+        producers.turned_away(TABLE, &batch(3));
+        begin(&producers, 2).unwrap().unwrap();
+        assert!(matches!(
+            begin(&producers, 4),
+            Err(Error::ProducerOrder { due: 3, .. })
+        ));
+        begin(&producers, 3).unwrap().unwrap();
+        begin(&producers, 4).unwrap().unwrap();
+    }
+
+    #[test]
+    fn rows_of_a_stream_are_stored_only_behind_the_rows_before_them() {
+        let producers = held();
+        let begin = |after, end| producers.begin(TABLE, &rows(after, end), || Ok(()));
+        begin(0, 100).unwrap().unwrap();
+        producers.turned_away(TABLE, &rows(100, 200));
+        producers.stored(TABLE, &rows(0, 100), SequenceNumber(1));
+        begin(100, 120).unwrap().unwrap();
+        let gap = begin(200, 300).unwrap_err();
+        assert_eq!(gap.category(), "producer_order");
+        let told = gap.to_string();
+        assert!(told.contains("send it again from its first row"), "{told}");
+        // A batch that failed while another attempt was ahead of it makes nothing wait for ever.
+        producers.turned_away(TABLE, &rows(0, 110));
+        producers.stored(TABLE, &rows(100, 120), SequenceNumber(2));
+        begin(120, 300).unwrap().unwrap();
+        producers.stored(TABLE, &rows(120, 300), SequenceNumber(3));
+        let repeat = begin(200, 300);
+        assert!(matches!(repeat, Ok(Err(Decision::Stored(_)))));
+        producers.in_catalog(&[ProducerPosition {
+            table: TABLE,
+            producer: "p".to_owned(),
+            sequence: 300,
+        }]);
+        let key = (TABLE, "p".to_owned());
+        assert!(
+            producers.inner.lock().states[&key].is_in_catalog(),
+            "kept for ever"
+        );
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn of_ingest(error: &flightcluster_ingest::Error) -> ErrorCode {
         Error::UploadSealed => ErrorCode::UploadEnded,
         Error::TableNotFound(_) => ErrorCode::TableNotFound,
         Error::TableExists(_) => ErrorCode::TableExists,
-        Error::ProducerOrder { .. } => ErrorCode::ProducerOrder,
+        Error::ProducerOrder { .. } | Error::StreamGap { .. } => ErrorCode::ProducerOrder,
         Error::ProducerOwner { .. } | Error::ProducerMoved { .. } | Error::OtherLife { .. } => {
             ErrorCode::IngesterUnavailable
         }

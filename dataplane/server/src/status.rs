@@ -154,9 +154,9 @@ error_codes! {
         client: "Begin a new upload, and send its rows again if the old one did not finish.",
         owner: "Uploads that rest for `ingest.upload_ttl` expire.";
     /// A batch of a producer came before one that has to be stored first: the message names it. It was refused
-    /// before, or is under way.
+    /// before, or is under way. Of a stream with a name: rows came without those before them.
     ProducerOrder = "PRODUCER_ORDER", FailedPrecondition, Never,
-        client: "Send again from the batch the message names. When it was given up, and its rows were cut into other batches: give the next batch its number and count on from there, or use a new producer id. To retry the same number alone does not help.",
+        client: "Send again from the batch the message names; a stream with a name from its first row. When it was given up, and its rows were cut into other batches: give the next batch its number and count on from there, or use a new producer id. To retry the same number alone does not help.",
         owner: "Nothing.";
     /// There is no such database.
     DatabaseNotFound = "DATABASE_NOT_FOUND", NotFound, Never,
