@@ -21,7 +21,7 @@ pub(crate) fn needed_bytes(batch: &RecordBatch) -> usize {
 }
 
 /// Bytes of all allocations a batch keeps alive, each counted once.
-fn held_bytes(batch: &RecordBatch) -> usize {
+pub(crate) fn held_bytes(batch: &RecordBatch) -> usize {
     let mut seen = HashMap::new();
     let mut pending: Vec<_> = batch
         .columns()

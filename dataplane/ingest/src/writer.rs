@@ -24,7 +24,7 @@ use crate::fatal::Fatal;
 use crate::flusher::chain;
 use crate::gate::{normalise_batch, normalise_schema};
 use crate::ingest::Core;
-use crate::memory::{compact, needed_bytes};
+use crate::memory::{compact, held_bytes, needed_bytes};
 use crate::message::{encode_batch, is_batch_of};
 use crate::open::OpenTable;
 use crate::order::Ordered;
@@ -332,11 +332,11 @@ impl TableWriter {
             Some(room) => Some(core.enlarge(room).await?),
             None => None,
         };
-        let (batch, messages) = self.prepare(batch, raw)?;
+        let (batch, messages, held) = self.prepare(batch, raw)?;
         // Before room is taken for a batch that has none: a slow catalog must not hold up tables that need no numbers.
         let (batch, first) = self.number(batch, &mut under_way).await?;
         let encoded: usize = messages.iter().map(|m| m.header.len() + m.body.len()).sum();
-        let bytes = encoded.max(needed_bytes(&batch)) as u64;
+        let bytes = encoded.max(needed_bytes(&batch)).max(held) as u64;
         let mut admission = match room {
             Some(room) => room,
             None => core.admit(0, bytes).await?,
@@ -479,12 +479,13 @@ impl TableWriter {
         Ok((batch, Some(first)))
     }
 
-    /// The rows to be stored and the messages that hold them.
+    /// The rows to be stored, the messages that hold them, and the memory that rows keep which are read in
+    /// their message: all of it, and copies of what lay at an odd address.
     fn prepare(
         &self,
         batch: RecordBatch,
         raw: Option<Vec<(Bytes, Bytes)>>,
-    ) -> Result<(RecordBatch, Vec<Message>), Error> {
+    ) -> Result<(RecordBatch, Vec<Message>, usize), Error> {
         let rows = batch.num_rows();
         let batch = normalise_batch(batch, &self.normalised)?;
         let batch = self.plan.apply(&batch)?;
@@ -492,12 +493,13 @@ impl TableWriter {
             .filter(|_| self.keeps_raw)
             .and_then(|raw| as_it_came(raw, rows))
         {
-            return Ok((batch, vec![message]));
+            let held = message.header.len() + held_bytes(&batch);
+            return Ok((batch, vec![message], held));
         }
         let encode = |source| Error::EncodeBatch { source };
         let batch = compact(batch).map_err(encode)?;
         let messages = encode_batch(&batch).map_err(encode)?;
-        Ok((batch, messages))
+        Ok((batch, messages, 0))
     }
 
     /// Finds out whether the table was dropped.

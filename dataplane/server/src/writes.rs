@@ -162,12 +162,20 @@ pub(crate) fn producer_of(
         );
         return Err(Failure::new(ErrorCode::InvalidArgument, message));
     };
+    let after = match &metadata.rows_before {
+        Value::Null => None,
+        counted => Some(counted.as_u64().ok_or_else(|| {
+            let message =
+                format!("app_metadata has rows_before {counted}; expected a number, or none");
+            Failure::new(ErrorCode::InvalidArgument, message)
+        })?),
+    };
     // The first slash ends the owner, so that nobody meets the producers of somebody else.
     let owner = target.owner.replace('%', "%25").replace('/', "%2F");
     Ok(Some(Producer {
         id: format!("{owner}/{id}"),
         sequence,
-        after: metadata.rows_before.as_u64(),
+        after,
     }))
 }
 
@@ -423,7 +431,8 @@ async fn admit(
     if message.data_body.is_empty() {
         return Ok((message, None));
     }
-    let held = message.data_header.len() + message.data_body.len();
+    // Application bytes are in the same piece of memory, until the batch has been read.
+    let held = message.data_header.len() + message.data_body.len() + message.app_metadata.len();
     let bytes = held as u64 + decoding_bytes(&message, &limits);
     let room = ingest.room(own, bytes).await?;
     Ok((message, Some(room)))

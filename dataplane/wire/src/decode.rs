@@ -290,13 +290,10 @@ pub fn is_before_batches(message: &FlightData) -> bool {
 }
 
 /// Memory that decoding a message takes beside the message itself: a copy of its body, if that lies at
-/// an odd address, or what the body says it grows to. At most what the limits allow.
+/// an odd address, or else of those of its buffers that do; or what the body says it grows to. At most what the
+/// limits allow.
 #[must_use]
 pub fn decoding_bytes(message: &FlightData, limits: &DecodeLimits) -> u64 {
-    let copied = match is_aligned(&message.data_body) {
-        true => 0,
-        false => message.data_body.len() as u64,
-    };
     let Ok(header) = guard::message(&message.data_header) else {
         return 0;
     };
@@ -306,7 +303,11 @@ pub fn decoding_bytes(message: &FlightData, limits: &DecodeLimits) -> u64 {
         return 0;
     };
     if batch.compression().is_none() {
-        return copied;
+        let whole = message.data_body.len() as u64;
+        return match is_aligned(&message.data_body) {
+            true => guard::odd_bytes(&batch).min(whole),
+            false => whole,
+        };
     }
     let grown = guard::announced_bytes(&batch, &message.data_body);
     grown.min(limits.max_decompressed_bytes as u64)

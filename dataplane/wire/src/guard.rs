@@ -14,7 +14,7 @@ use arrow_schema::{ArrowError, DataType, Fields, Schema};
 use flatbuffers::VerifierOptions;
 use lz4_flex::frame::FrameDecoder;
 
-use crate::decode::Error;
+use crate::decode::{BODY_ALIGNMENT, Error};
 
 /// Rows (and items of nested columns) a message may claim without bytes to show for them: columns
 /// of nulls, run-end encodings and batches without columns need none.
@@ -98,6 +98,14 @@ pub(crate) fn check_batch(
         check_items("data buffers of a view column", count, buffers)?;
     }
     Ok(usize::try_from(plain_bytes).unwrap_or(usize::MAX))
+}
+
+/// Bytes of the buffers that begin at an odd place of a body, of which some have to be copied to be read.
+pub(crate) fn odd_bytes(batch: &RecordBatch<'_>) -> u64 {
+    let buffers = batch.buffers().into_iter().flatten();
+    let odd = buffers.filter(|buffer| buffer.offset() % BODY_ALIGNMENT as i64 != 0);
+    odd.map(|buffer| u64::try_from(buffer.length()).unwrap_or(0))
+        .fold(0, u64::saturating_add)
 }
 
 /// Runs a part of the Arrow IPC reader; a panic inside becomes an error.
