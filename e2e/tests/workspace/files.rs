@@ -52,6 +52,19 @@ pub(crate) fn machine_paths(files: &Files) -> Vec<String> {
     breaches
 }
 
+/// Lines that a merge left behind.
+pub(crate) fn conflict_marks(files: &Files) -> Vec<String> {
+    let mut breaches = Vec::new();
+    for (path, text) in files.iter() {
+        for (number, line) in text.lines().enumerate() {
+            if line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ") {
+                breaches.push(format!("{path}:{}: {line}", number + 1));
+            }
+        }
+    }
+    breaches
+}
+
 /// Whether `needle` is in the line as the beginning of a path, not in the middle of one.
 fn starts_a_path(line: &str, needle: &str) -> bool {
     line.match_indices(needle).any(|(at, _)| {
@@ -120,6 +133,13 @@ mod tests {
         );
         let files = sample(&[("bad.md", &bad), ("good.md", &good)]);
         assert_eq!(machine_paths(&files), [format!("bad.md:1: {bad}")]);
+    }
+
+    #[test]
+    fn what_a_merge_left_behind_is_found() {
+        let text = format!("a\n{} HEAD\nb\n{} c\n", "<".repeat(7), ">".repeat(7));
+        let files = sample(&[("a.md", &text), ("b.md", "<<<< a\n")]);
+        assert_eq!(conflict_marks(&files).len(), 2);
     }
 
     #[test]

@@ -55,6 +55,11 @@ fn rust_files_say_what_they_are_for() {
 }
 
 #[test]
+fn no_merge_left_its_marks() {
+    assert_none(&files::conflict_marks(&text_files()));
+}
+
+#[test]
 fn nothing_is_named_for_being_left_over() {
     assert_none(&files::vague_names(&text_files()));
 }
