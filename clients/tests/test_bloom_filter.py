@@ -79,6 +79,7 @@ def test_what_can_have_no_filter_is_said(client, database):
         ("ALTER TABLE t SET (bloom_filter = 'm')", 'no column "m"'),
         ("ALTER TABLE t SET (bloom_filter = 'n, x')", '"x" is Float64; it can be texts'),
         ("ALTER TABLE t SET (bloom_filter = ' ')", "names no column"),
+        (f"ALTER TABLE t SET (bloom_filter = '{'n,' * 17}')", "more than 16 columns"),
         (f"ALTER DATABASE {database} SET (bloom_filter = 'n')", "an option of a table"),
         ("CREATE TABLE u (n BIGINT) WITH (bloom_filter = 'm')", 'no column "m"'),
     ):

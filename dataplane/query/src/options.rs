@@ -19,6 +19,9 @@ use flightcluster_catalog::{
 use crate::Error;
 use crate::times::TimeColumn;
 
+/// Most columns of a table with a Bloom filter: while a row group is written each takes memory of its own.
+const MOST_FILTERS: usize = 16;
+
 /// Options by name; `None` removes one.
 pub(crate) type Changes = BTreeMap<String, Option<String>>;
 
@@ -125,6 +128,10 @@ pub(crate) fn check<'a>(
                 return Err(wrong(RETENTION, problem));
             }
             BLOOM_FILTER => {
+                if column_names(value).count() > MOST_FILTERS {
+                    let problem = format!("it names more than {MOST_FILTERS} columns");
+                    return Err(wrong(BLOOM_FILTER, &problem));
+                }
                 for column in column_names(value) {
                     check_filtered(column, schema)?;
                 }
