@@ -109,6 +109,7 @@ async fn run(
         public = bound.public.map(|address| address.to_string()),
         internal = bound.internal.map(|address| address.to_string()),
         admin = bound.admin.to_string(),
+        memory_limit_bytes = memory::limit_bytes(),
         "starting"
     );
     let background = CancellationToken::new();

@@ -1,8 +1,9 @@
 //! How much memory the process uses and how much it may use, read from `/proc` and `/sys/fs/cgroup`.
 //!
 //! Control groups of version 1 and 2 are understood, with and without a namespace of their own, and
-//! limits set on any group above. A file that is missing or unreadable counts as no limit: the
-//! figures are for budgets and metrics, never a reason not to start.
+//! limits set on any group above, also those at which the kernel slows the process down. A file that
+//! is missing or unreadable counts as no limit: the figures are for budgets and metrics, never a
+//! reason not to start.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -46,7 +47,9 @@ fn cgroup_limits(root: &Path) -> Vec<u64> {
         let mounts: &[(&str, &str)] = if controllers.is_empty() {
             &[
                 ("sys/fs/cgroup", "memory.max"),
+                ("sys/fs/cgroup", "memory.high"),
                 ("sys/fs/cgroup/unified", "memory.max"),
+                ("sys/fs/cgroup/unified", "memory.high"),
             ]
         } else if controllers.split(',').any(|name| name == "memory") {
             &[("sys/fs/cgroup/memory", "memory.limit_in_bytes")]
@@ -131,6 +134,17 @@ mod tests {
             ("sys/fs/cgroup/kubepods/pod7/box/memory.max", "max\n"),
             ("sys/fs/cgroup/kubepods/pod7/memory.max", "700000\n"),
             ("sys/fs/cgroup/kubepods/memory.max", "900000\n"),
+        ];
+        assert_eq!(limit(&files), Some(700_000));
+    }
+
+    #[test]
+    fn version_2_above_a_limit_that_slows_down_counts_too() {
+        let files = [
+            ("proc/self/cgroup", "0::/system.slice/box\n"),
+            ("sys/fs/cgroup/system.slice/box/memory.max", "900000\n"),
+            ("sys/fs/cgroup/system.slice/box/memory.high", "700000\n"),
+            ("sys/fs/cgroup/system.slice/memory.high", "max\n"),
         ];
         assert_eq!(limit(&files), Some(700_000));
     }
