@@ -147,6 +147,18 @@ async fn a_call_that_is_not_safe_to_repeat_is_not_repeated() {
     assert!(matches!(again, Err(Error::DatabaseExists(_))), "{again:?}");
 }
 
+/// The ingester may have begun another life since, whose rows nobody has accepted to lose.
+#[tokio::test]
+async fn a_retirement_whose_answer_got_lost_is_not_repeated() {
+    let fixture = open_with(losing("retire_ingester", 1)).await;
+    register(&fixture.catalog, "ingester-0").await;
+    let lost = fixture.catalog.retire_ingester("ingester-0", true).await;
+    assert!(matches!(lost, Err(Error::Unavailable { .. })), "{lost:?}");
+    let back = register(&fixture.catalog, "ingester-0").await;
+    let snapshot = fixture.catalog.snapshot(&[]).await.unwrap();
+    assert_eq!(snapshot.ingesters, [back], "it had taken effect, once");
+}
+
 #[tokio::test]
 async fn nobody_listening_is_unavailable_and_names_the_place() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -108,9 +108,9 @@ call!(DrainIngesterCall { ingester: IngesterId, epoch: Epoch }
     "drain_ingester" -> (), repeatable: true,
     |call, catalog| catalog.drain_ingester(call.ingester, call.epoch));
 
-// A repeat finds the ingester retired.
+// By name: a repeat would retire the life that began after the lost answer.
 call!(RetireIngesterCall { name: String, accept_loss: bool }
-    "retire_ingester" -> Ingester, repeatable: true,
+    "retire_ingester" -> Ingester, repeatable: false,
     |call, catalog| catalog.retire_ingester(&call.name, call.accept_loss));
 
 call!(ListIngestersCall {} "list_ingesters" -> Vec<Ingester>, repeatable: true,

@@ -68,10 +68,10 @@ impl fmt::Debug for RemoteOptions {
 /// - Errors: those of the serving catalog with their types. [`Error::Unavailable`] when there is no
 ///   answer in time; [`Error::Store`] when the answer can't be understood, such as from a process
 ///   of another release.
-/// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `retire_ingester`, `commit_flush`,
-///   `take_orders` and the calls about open tables, statements, producers, uploads and of upkeep are sent again, with
-///   growing pauses, until there is an answer or the time of the call is over: a catalog that restarts delays
-///   them. Any other call is sent again only when no connection was made, so that nothing of it was sent.
+/// - Retry: reads, `publish_table`, `set_options`, `drain_ingester`, `commit_flush`, `take_orders` and the
+///   calls about open tables, statements, producers, uploads and of upkeep are sent again, with growing
+///   pauses, until there is an answer or the time of the call is over: a catalog that restarts delays them.
+///   Any other call is sent again only when no connection was made, so that nothing of it was sent.
 #[derive(Debug, Clone)]
 pub struct RemoteCatalog {
     client: Client,
