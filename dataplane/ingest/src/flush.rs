@@ -183,7 +183,9 @@ impl Core {
             });
             self.settle(state).await?;
         }
-        self.forget_dropped(state, gone).await?;
+        let ids: Vec<TableId> = gone.iter().map(|unflushed| unflushed.table).collect();
+        let forgotten = self.forget_dropped(state, gone).await;
+        forgotten.inspect_err(|error| ids.iter().for_each(|id| self.lag.failed(*id, error)))?;
         failure.map_or(Ok(()), Err)
     }
 
@@ -229,10 +231,12 @@ impl Core {
             match result {
                 Ok(prepared) => {
                     state.failing.remove(&table);
+                    self.lag.prepared(table);
                     done.push((table, prepared));
                 }
                 Err(error) => {
                     warn!(table = table.0, error = %chain(&error), "can't flush table, will retry");
+                    self.lag.failed(table, &error);
                     let failing = state.failing.entry(table);
                     let (backoff, until) =
                         failing.or_insert_with(|| (Backoff::default(), self.clock.now()));

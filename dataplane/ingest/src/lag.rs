@@ -4,8 +4,9 @@
 //! # What is refused
 //! - A table whose oldest row waits for too long: one that can't be flushed (its rows can't be encoded, or a
 //!   restored catalog lacks it) must not stop the others.
-//! - Every table, when flushing failed last because the object store or the catalog is away, and nothing at
-//!   all was stored for as long.
+//! - Every table, when flushing failed last because the object store or the catalog is away, nothing at all
+//!   was stored for as long, and rows wait for as long that are not those of a table that fails by itself:
+//!   that nobody wrote is no failure.
 //!
 //! # When
 //! Judged at the end of each flush, and begun by one that failed: rows that are old because the process was
@@ -14,7 +15,7 @@
 //! # Ages
 //! Monotonic from when the process has a row; see [`Ages`] for those of a former life.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,8 +42,10 @@ pub(crate) struct Lag {
 struct State {
     /// Tables that are refused: since when their oldest row waits.
     tables: HashMap<TableId, Instant>,
-    /// All tables are refused: since when the oldest row of all waits.
+    /// All tables are refused: since when the oldest row waits that is not in a table of `failing`.
     all: Option<Instant>,
+    /// Tables that failed by themselves, and were not ready for a commit since.
+    failing: HashSet<TableId>,
     /// Why a flush failed last.
     cause: Arc<str>,
     /// It failed because something is away.
@@ -59,6 +62,7 @@ impl Lag {
         let state = State {
             tables: HashMap::new(),
             all: None,
+            failing: HashSet::new(),
             cause: Arc::from(""),
             is_away: false,
             stored: now,
@@ -91,6 +95,18 @@ impl Lag {
         self.state.write().stored = now;
     }
 
+    /// Notes that the rows of a table are ready for a commit.
+    pub(crate) fn prepared(&self, table: TableId) {
+        self.state.write().failing.remove(&table);
+    }
+
+    /// Notes that a table could not be flushed. What is away says nothing of the table.
+    pub(crate) fn failed(&self, table: TableId, error: &Error) {
+        if error.fault() != Fault::Unavailable {
+            self.state.write().failing.insert(table);
+        }
+    }
+
     /// Draws the consequences of a flush that ended.
     pub(crate) fn judge(&self, buffer: &Buffer, failure: Option<&Error>, now: Instant) {
         let Some(late_after) = self.late_after else {
@@ -110,7 +126,8 @@ impl Lag {
             None => late.retain(|table, _| state.tables.contains_key(table)),
         }
         let nothing_stored = now.saturating_duration_since(state.stored) > late_after;
-        let oldest = late.values().min().copied();
+        let others = late.iter().filter(|(id, _)| !state.failing.contains(id));
+        let oldest = others.map(|(_, since)| *since).min();
         let before = state.tables.len();
         state.all = oldest.filter(|_| state.is_away && nothing_stored);
         state.tables = late;
@@ -245,6 +262,31 @@ mod tests {
         lag.stored(now);
         lag.judge(&buffer, Some(&away()), now);
         lag.check(B, now).expect("something was stored");
+    }
+
+    #[test]
+    fn that_nobody_wrote_for_long_is_no_failure() {
+        let start = Instant::now();
+        let (lag, buffer) = (lag(start), Buffer::new(1000, Duration::ZERO));
+        push(&buffer, A, 1, start);
+        lag.failed(A, &Error::NoColumns);
+        let now = start + 26 * HOUR;
+        push(&buffer, B, 2, now - HOUR);
+        lag.failed(A, &away());
+        lag.judge(&buffer, Some(&away()), now);
+        lag.check(A, now).expect_err("late");
+        lag.check(B, now)
+            .expect("its first attempt in a day failed, an hour after the row came");
+
+        let later = now + 25 * HOUR;
+        lag.judge(&buffer, Some(&away()), later);
+        lag.check(TableId(3), later)
+            .expect_err("nothing of others can be stored for a day either");
+        buffer.mark_flushed(B, SequenceNumber(2), later);
+        lag.prepared(A);
+        lag.judge(&buffer, Some(&away()), later);
+        lag.check(B, later)
+            .expect_err("the table is right again, and can't be stored");
     }
 
     /// Of rows that were stored under another clock, the first may seem to be the youngest.

@@ -161,6 +161,25 @@ async fn a_table_that_alone_can_not_be_flushed_stops_no_other() {
 }
 
 #[tokio::test]
+async fn nor_does_it_when_the_store_fails_once_after_a_day_without_writes() {
+    let world = world().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    write(&table, [1]).await.unwrap();
+    world.catalog.spoil(Some(table.table().id));
+    ingest.flush().await.unwrap_err();
+    pass(&world, &ingest, 26).await;
+    assert_eq!(category(&ingest, &others()).await, "taken");
+    world.store.refuse_puts(true);
+    let other = writer(&ingest, &others()).await.table().id;
+    let round = crate::flush::Scope::Table(other);
+    let error = ingest.core_for_tests().flush_round(round).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.fault(), Fault::Unavailable);
+    assert_eq!(category(&ingest, &others()).await, "taken");
+}
+
+#[tokio::test]
 async fn a_repeat_of_what_is_stored_is_acknowledged_past_the_lag() {
     let world = world().await;
     let ingest = world.open().await;
