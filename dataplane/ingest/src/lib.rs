@@ -46,6 +46,7 @@
 mod adapt;
 mod admission;
 mod buffer;
+mod checks;
 mod claim;
 mod clock;
 mod current;

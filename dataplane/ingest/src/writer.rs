@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
@@ -11,17 +10,15 @@ use flightcluster_catalog::{SequenceNumber, Table, TableName};
 use flightcluster_keys::{Key, take_declared, with_order};
 use flightcluster_wal::{self as wal, Append, Completion, Message, Pending, SchemaDefinition};
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::warn;
 
 use crate::adapt::Plan;
 use crate::admission::{Admission, Room};
 use crate::buffer::Row;
+use crate::checks::Checks;
 use crate::error::Error;
 use crate::fatal::Fatal;
-use crate::flusher::chain;
 use crate::gate::{normalise_batch, normalise_schema};
 use crate::ingest::Core;
 use crate::memory::{compact, held_bytes, needed_bytes};
@@ -30,14 +27,7 @@ use crate::open::OpenTable;
 use crate::order::Ordered;
 use crate::producer::{Decision, Outcome, Producer};
 use crate::schema::has_dictionary;
-use crate::table::{TableMode, failed, resolve};
-
-/// How often a stream asks the catalog whether its table is still there.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest wait for that answer: a call waits for a catalog that is away, but a stream goes on without it.
-const CHECK_ANSWER: Duration = Duration::from_millis(500);
-/// How long a stream goes on while the catalog can't be asked: longer than a restart of it takes.
-const CHECK_GRACE: Duration = Duration::from_secs(60);
+use crate::table::{TableMode, resolve};
 
 /// Answer to a durable write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +62,6 @@ pub struct TableWriter {
     open: Arc<OpenTable>,
     /// For the staging table of an upload: its writes under way, closed when it takes no more.
     staging: Option<Arc<TaskTracker>>,
-}
-
-/// When the table was last asked for.
-#[derive(Debug)]
-struct Checks {
-    asked: Instant,
-    seen: Instant,
 }
 
 /// Counts a write until its record is in the log or refused.
@@ -144,10 +127,7 @@ impl TableWriter {
             plan,
             definition,
             keeps_raw,
-            order: tokio::sync::Mutex::new(Checks {
-                asked: now,
-                seen: now,
-            }),
+            order: tokio::sync::Mutex::new(Checks::new(now)),
             open,
             staging: None,
         })
@@ -504,39 +484,7 @@ impl TableWriter {
 
     /// Finds out whether the table was dropped.
     async fn check_table(&self, checks: &mut Checks) -> Result<(), Error> {
-        let gone = || Error::TableNotFound(self.table.name.clone());
-        if self.core.buffer.is_dropped(self.table.id) {
-            return Err(gone());
-        }
-        let now = self.core.clock.now();
-        if now.duration_since(checks.asked) < CHECK_INTERVAL {
-            return Ok(());
-        }
-        let asked = self.core.catalog.table(&self.table.name);
-        // Behind the grace nothing goes on without an answer.
-        let found = match now.duration_since(checks.seen) < CHECK_GRACE {
-            true => timeout(CHECK_ANSWER, asked).await,
-            false => Ok(asked.await),
-        };
-        checks.asked = self.core.clock.now();
-        let goes_on = checks.asked.duration_since(checks.seen) < CHECK_GRACE;
-        match found {
-            Ok(Ok(Some(table))) if table.id == self.table.id => {
-                checks.seen = checks.asked;
-                Ok(())
-            }
-            Ok(Ok(_)) => Err(gone()),
-            Ok(Err(error)) if goes_on => {
-                warn!(table = %self.table.name, error = %chain(&error), "can't check table");
-                Ok(())
-            }
-            Ok(Err(error)) => Err(failed("checking that the table exists")(error)),
-            Err(_) => {
-                let waited_seconds = CHECK_ANSWER.as_secs_f64();
-                warn!(table = %self.table.name, waited_seconds, "can't check table, no answer");
-                Ok(())
-            }
-        }
+        checks.check(&self.core, &self.table).await
     }
 
     /// Waits until a repeated batch is known to be stored.

@@ -32,8 +32,8 @@ pub(crate) struct FaultyCatalog {
     commits: Mutex<VecDeque<Fault>>,
     registrations: Mutex<VecDeque<Fault>>,
     away: Mutex<bool>,
-    /// Questions for a table get no answer.
-    hangs: Mutex<bool>,
+    /// Holds answers to questions for a table back.
+    table_answers: Mutex<Option<Arc<Hold>>>,
     /// This table's schema comes back unreadable.
     spoiled: Mutex<Option<TableId>>,
     pub(crate) commit_log: Mutex<Vec<FlushCommit>>,
@@ -69,7 +69,7 @@ impl FaultyCatalog {
             commits: Mutex::default(),
             registrations: Mutex::default(),
             away: Mutex::default(),
-            hangs: Mutex::default(),
+            table_answers: Mutex::default(),
             spoiled: Mutex::default(),
             commit_log: Mutex::default(),
             opens: Mutex::default(),
@@ -137,8 +137,9 @@ impl FaultyCatalog {
         *self.away.lock() = away;
     }
 
-    pub(crate) fn set_hangs(&self, hangs: bool) {
-        *self.hangs.lock() = hangs;
+    /// From now on answers to questions for a table wait for the test; or, with `None`, no longer.
+    pub(crate) fn hold_tables(&self, hold: Option<Arc<Hold>>) {
+        *self.table_answers.lock() = hold;
     }
 
     pub(crate) fn spoil(&self, table: Option<TableId>) {
@@ -197,11 +198,13 @@ impl Catalog for FaultyCatalog {
         if *self.away.lock() {
             return Err(Self::unavailable());
         }
-        let hangs = *self.hangs.lock();
-        if hangs {
-            std::future::pending::<()>().await;
+        let table = self.inner.table(name).await;
+        let hold = self.table_answers.lock().clone();
+        if let Some(hold) = hold {
+            hold.arrived.notify_one();
+            hold.go_on.notified().await;
         }
-        self.inner.table(name).await
+        table
     }
 
     async fn tables_by_id(&self, ids: &[TableId]) -> Result<Vec<Table>, Error> {

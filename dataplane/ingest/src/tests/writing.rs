@@ -230,20 +230,43 @@ async fn a_stream_goes_on_while_the_catalog_is_away_for_a_minute() {
     write(&writer, [2]).await.unwrap();
 }
 
-/// A call to it waits for a catalog that restarts; a stream must not.
+/// A call to it waits for a catalog that restarts; a stream must not. What it then says is not lost.
 #[tokio::test]
-async fn a_stream_does_not_wait_for_a_catalog_that_does_not_answer() {
+async fn a_stream_does_not_wait_for_a_slow_catalog_and_learns_its_answer_with_the_next_write() {
     let world = World::new().await;
     let ingest = world.open().await;
     let writer = writer(&ingest, &readings()).await;
-    world.catalog.set_hangs(true);
+    let hold = Arc::new(faults::Hold::default());
+    world.catalog.hold_tables(Some(Arc::clone(&hold)));
+    world.catalog.drop_table(&readings(), false).await.unwrap();
     world.hand.advance(Duration::from_secs(2));
     write(&writer, [1]).await.unwrap();
-    world.catalog.set_hangs(false);
+    hold.arrived.notified().await;
+    write(&writer, [2]).await.unwrap();
+    hold.go_on.notify_one();
+    // Its task runs.
+    tokio::task::yield_now().await;
+    let error = write(&writer, [3]).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::NotFound);
+    world.catalog.hold_tables(None);
+    let error = write(&writer, [4]).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::NotFound, "in the same second");
+}
+
+#[tokio::test]
+async fn a_question_whose_answer_never_comes_is_asked_anew() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let writer = writer(&ingest, &readings()).await;
+    world.catalog.hold_tables(Some(Arc::default()));
     world.hand.advance(Duration::from_secs(2));
-    let gone = world.catalog.drop_table(&readings(), false).await;
-    gone.unwrap();
-    let error = write(&writer, [2]).await.unwrap_err();
+    write(&writer, [1]).await.unwrap();
+    world.catalog.hold_tables(None);
+    world.catalog.drop_table(&readings(), false).await.unwrap();
+    world.hand.advance(Duration::from_secs(29));
+    write(&writer, [2]).await.unwrap();
+    world.hand.advance(Duration::from_secs(1));
+    let error = write(&writer, [3]).await.unwrap_err();
     assert_eq!(error.fault(), Fault::NotFound);
 }
 
