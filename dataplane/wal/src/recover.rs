@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::directory::WalDirectory;
 use crate::disk::{PAGE_BYTES, replace};
 use crate::error::Error;
-use crate::format::evidence::was_synced;
+use crate::format::evidence::{is_of_older, was_synced};
 use crate::format::header::{self, Header};
 use crate::format::records::{self, Content, Unusable};
 use crate::format::{self, MAGIC};
@@ -244,9 +244,8 @@ impl Recovery {
     fn read_record(&mut self, segment: &mut OpenSegment) -> Result<Option<Record>, Error> {
         loop {
             let rest = &segment.bytes[segment.offset..];
-            // Zeros up to the end: space that was reserved and not used.
             if rest.iter().all(|byte| *byte == 0) {
-                self.end_segment(segment);
+                self.end_at_zeros(segment);
                 return Ok(None);
             }
             let frame = match records::decode(&segment.bytes, segment.offset, segment.salt) {
@@ -339,7 +338,7 @@ impl Recovery {
         }
         let dropped_bytes = segment.bytes.len() - offset;
         let file = file.display();
-        if is_padding(&segment.bytes, offset) {
+        if is_padding(&segment.bytes, offset, segment.salt) {
             info!(%file, offset, dropped_bytes, "cutting zeros and what an older segment left behind them");
         } else {
             warn!(
@@ -352,6 +351,19 @@ impl Recovery {
         }
         self.end_segment(segment);
         Ok(())
+    }
+
+    /// No space is reserved for records. Zeros up to the end are a group whose bytes did not get to the disk,
+    /// or got lost there, or the padding of the last page of an older segment: these can't be told apart.
+    ///
+    /// In a segment that has a successor nothing can be missing unseen: that names its first record.
+    fn end_at_zeros(&mut self, segment: &OpenSegment) {
+        let (offset, dropped_bytes) = (segment.offset, segment.bytes.len() - segment.offset);
+        if segment.is_last && dropped_bytes > 0 {
+            let (file, problem) = (segment.file.display(), "there are only zeros");
+            warn!(%file, offset, dropped_bytes, problem, "{TORN}");
+        }
+        self.end_segment(segment);
     }
 
     fn end_segment(&mut self, segment: &OpenSegment) {
@@ -418,11 +430,16 @@ impl OpenSegment {
 
 /// Whether the bytes at `offset` are the zeros with which an append over an older segment fills its last page:
 /// no record was begun there. No record begins with zeros, which would be its length.
-fn is_padding(segment: &[u8], offset: usize) -> bool {
+///
+/// A group whose first page was lost begins with zeros as well, so what is behind them must be of an older segment.
+fn is_padding(segment: &[u8], offset: usize, salt: u64) -> bool {
     const LENGTH_BYTES: usize = 4;
     let page_end = offset.next_multiple_of(PAGE_BYTES as usize);
-    let padding = &segment[offset..page_end.min(segment.len())];
-    padding.len() >= LENGTH_BYTES && padding.iter().all(|byte| *byte == 0)
+    let page_end = page_end.min(segment.len());
+    let padding = &segment[offset..page_end];
+    padding.len() >= LENGTH_BYTES
+        && padding.iter().all(|byte| *byte == 0)
+        && is_of_older(segment, page_end, salt)
 }
 
 /// A file whose creation was interrupted: no longer than a header, and no whole header.
@@ -460,10 +477,22 @@ fn decode_header(bytes: &[u8], file: &Path) -> Result<(Header, usize), Error> {
 mod tests {
     use super::*;
 
+    const SALT: u64 = 7;
+
+    /// Records that may be the rest of a segment with this salt.
+    fn records(salt: u64) -> Vec<u8> {
+        let mut records = vec![9; 300];
+        for synced in [100, 200] {
+            records::encode_mark(&mut records, salt, synced);
+        }
+        records
+    }
+
     #[test]
     fn only_zeros_up_to_the_end_of_a_page_are_padding() {
         let page = PAGE_BYTES as usize;
-        let mut segment = [vec![1; 100], vec![0; page - 100], vec![7; page]].concat();
+        let mut segment = [vec![1; 100], vec![0; page - 100], records(SALT + 1)].concat();
+        let is_padding = |segment: &[u8], offset| is_padding(segment, offset, SALT);
         assert!(is_padding(&segment, 100));
         assert!(is_padding(&segment, page - 4));
         assert!(!is_padding(&segment, page - 3), "a length may begin so");
@@ -471,5 +500,21 @@ mod tests {
         assert!(!is_padding(&segment, 99));
         segment[page - 1] = 1;
         assert!(!is_padding(&segment, 100));
+    }
+
+    /// The group may have been acknowledged.
+    #[test]
+    fn zeros_in_front_of_what_is_of_no_older_segment_are_no_padding() {
+        let page = PAGE_BYTES as usize;
+        let behind = |rest: Vec<u8>| {
+            let segment = [vec![1; 100], vec![0; page - 100], rest].concat();
+            is_padding(&segment, 100, SALT)
+        };
+        assert!(behind(records(SALT + 1)));
+        assert!(!behind(vec![9; 5000]), "the body of a record");
+        assert!(!behind(records(SALT)), "later records of the group");
+        let both = [records(SALT), records(SALT + 1)].concat();
+        assert!(!behind(both), "a group in front of an older segment");
+        assert!(!behind(vec![0; 5000]));
     }
 }

@@ -25,14 +25,34 @@ const POLYNOMIAL: u32 = 0x82F6_3B78;
 /// Only heads are checked: a head with the right salted checksum was written by us, whether its body is
 /// there or not.
 pub(crate) fn was_synced(segment: &[u8], offset: usize, salt: u64) -> bool {
+    has_head(segment, offset, salt, |synced| synced > offset as u64)
+}
+
+/// Whether the bytes behind `offset` are of an older segment that was written over: it ended in a record, and
+/// this one left its end and wrote none there itself.
+pub(crate) fn is_of_older(segment: &[u8], offset: usize, salt: u64) -> bool {
+    let last = segment.len().saturating_sub(FRAME_BYTES + LEAST_HEAD_BYTES);
+    let ends = |at: usize| {
+        let length = Reader(&segment[at..]).u32()?;
+        let end = at.checked_add(FRAME_BYTES)?.checked_add(length as usize)?;
+        (end == segment.len()).then_some(read_claim(segment, at)?)
+    };
+    (offset..=last).any(|at| ends(at).is_some()) && !has_head(segment, offset, salt, |_| true)
+}
+
+/// Whether behind `offset` there is a head that was written with this salt and says `synced` of the kind asked for.
+fn has_head(segment: &[u8], offset: usize, salt: u64, wanted: impl Fn(u64) -> bool) -> bool {
     let salt_crc = crc32c::crc32c(&salt.to_le_bytes());
     // Most tails have short heads only.
     let sums = LazyCell::new(|| Sums::of(segment, offset));
     let last = segment.len().saturating_sub(FRAME_BYTES + LEAST_HEAD_BYTES);
-    (offset + 1..=last).any(|at| {
-        let Some((head, crc)) = read_claim(segment, at, offset) else {
+    (offset..=last).any(|at| {
+        let Some(Claim { head, crc, synced }) = read_claim(segment, at) else {
             return false;
         };
+        if !wanted(synced) {
+            return false;
+        }
         let lengths = crc32c::crc32c_append(salt_crc, &segment[at..at + 12]);
         let found = match head.len() <= 2 * STEP {
             true => crc32c::crc32c_append(lengths, &segment[head]),
@@ -42,9 +62,18 @@ pub(crate) fn was_synced(segment: &[u8], offset: usize, salt: u64) -> bool {
     })
 }
 
-/// Where the head of the record at `at` is and its checksum, if the bytes there could be a record that
-/// tells of `offset`. Cheap: this runs for every byte of the tail.
-fn read_claim(segment: &[u8], at: usize, offset: usize) -> Option<(Range<usize>, u32)> {
+/// What bytes that could be a record say of it.
+struct Claim {
+    /// Where its head is.
+    head: Range<usize>,
+    /// The checksum of that.
+    crc: u32,
+    /// What is before this was on disk.
+    synced: u64,
+}
+
+/// Reads the record at `at`, if the bytes there could be one. Cheap: this runs for every byte of the tail.
+fn read_claim(segment: &[u8], at: usize) -> Option<Claim> {
     let head_start = at + FRAME_BYTES;
     let start = segment.get(head_start..head_start + LEAST_HEAD_BYTES)?;
     if !KINDS.contains(&start[0]) || start[1..4] != [0; 3] {
@@ -56,8 +85,12 @@ fn read_claim(segment: &[u8], at: usize, offset: usize) -> Option<(Range<usize>,
     let head_end = head_start.checked_add(head_bytes as usize)?;
     let right = (LEAST_HEAD_BYTES as u32..=length).contains(&head_bytes)
         && head_end <= segment.len()
-        && (offset as u64 + 1..=at as u64).contains(&synced);
-    right.then_some((head_start..head_end, crc))
+        && synced <= at as u64;
+    right.then_some(Claim {
+        head: head_start..head_end,
+        crc,
+        synced,
+    })
 }
 
 /// Sums from which the checksum of any piece of a segment follows, whatever its length.
@@ -196,7 +229,7 @@ mod tests {
         for head_bytes in [1 << 20, 6 << 20] {
             let mut segment = vec![0; 500];
             segment.extend(claims(head_bytes));
-            assert!(read_claim(&segment, 500, 100).is_some());
+            assert!(read_claim(&segment, 500).is_some());
             assert!(!was_synced(&segment, 100, SALT));
             push_head(&mut segment, 2000, 300);
             assert!(was_synced(&segment, 100, SALT));
