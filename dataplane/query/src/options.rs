@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow_schema::DataType;
-use arrow_schema::Schema;
+use arrow_schema::{DataType, Schema};
 use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{
     AlterTable, AlterTableOperation, CreateTableOptions, Expr, ObjectName, SqlOption,

@@ -12,7 +12,7 @@
 //! Everything else it does (order, end, errors, cancellation) stays as it is.
 //!
 //! A message is put together where its body comes to lie as Arrow wants it, so that its rows are read in
-//! place: a second copy of all that is uploaded would cost a sixth of the throughput.
+//! place, without a second copy of all that is uploaded.
 //!
 //! Room is given back when the next message of the stream is asked for: whoever took the message counts it
 //! by then.

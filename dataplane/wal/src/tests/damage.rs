@@ -124,7 +124,7 @@ async fn a_clean_end_makes_damage_of_the_last_record_visible() {
 }
 
 #[test]
-fn zeros_behind_the_last_record_are_unused_space() {
+fn zeros_behind_the_last_record_are_cut() {
     let disk = log_of(3);
     let mut data = disk.content(&segment(1));
     data.resize(data.len() + 5000, 0);
