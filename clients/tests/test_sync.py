@@ -129,3 +129,30 @@ def test_one_stream_is_acknowledged_batch_by_batch_and_never_ahead_of_the_disk(s
             reading.join(20)
         assert [answer["rows"] for answer in answers] == [1] * 6
         assert numbers(client) == list(range(6))
+
+
+def test_a_catalog_whose_volume_fails_is_unavailable_and_goes_on_when_it_works_again(new_server):
+    """A commit whose sync failed may have taken effect or not: whoever repeats it finds out."""
+    server = new_server({"ingest": {"flush_interval": "200ms"}, "upkeep": {"interval": "1h"}})
+    server.switches = Switches(server.folder / "switches")
+    server.environment = server.switches.environment()
+    server.expect_log("volume of the catalog fails|flush failed|catalog")
+    with running(server), server.client() as client:
+        put(client, "d", "t", [batch(0)])
+        wait_until(lambda: server.metric("ingest_buffer_rows") == 0, "the first row is in a file")
+        server.switches.set("catalog sync error", 1)
+        # Rows go to the log; only their flush has to wait.
+        put(client, "d", "t", [batch(1)])
+        wait_until(lambda: server.metric("flush_failures_total"), "a flush failed")
+        with pytest.raises(flight.FlightUnavailableError, match="volume of the catalog fails"):
+            put(client, "d", "other", [batch(2)])
+        assert numbers(client) == [0, 1]
+        server.switches.set("catalog sync error", 0)
+        wait_until(lambda: server.metric("ingest_buffer_rows") == 0, "the flush is repeated")
+        put(client, "d", "other", [batch(2)])
+        # The log of the database is what a next process has to make sense of.
+        server.kill()
+        server.start()
+        with server.client() as again:
+            assert numbers(again) == [0, 1]
+            assert select(again, "d", "SELECT n FROM other")["n"].to_pylist() == [2]

@@ -22,7 +22,7 @@
 
 enum {
     FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, HELD_SYNC, SYNC_LIES,
-    READ_ERROR, SLOW_STORE, CATALOG_FULL
+    READ_ERROR, SLOW_STORE, CATALOG_FULL, CATALOG_SYNC_ERROR
 };
 
 /* Switches, from 16 on how often each fault happened, and last in how many processes this is. */
@@ -229,8 +229,24 @@ ssize_t pread64(int fd, void *bytes, size_t count, off64_t at) {
     return real(fd, bytes, count, at);
 }
 
+/* SQLite has fsync or fdatasync, as it was compiled. */
+static int catalog_sync_fails(int fd) {
+    if (!slots[CATALOG_SYNC_ERROR] || !of_kind(fd, ".sqlite"))
+        return 0;
+    happened(CATALOG_SYNC_ERROR);
+    errno = EIO;
+    return 1;
+}
+
+int fsync(int fd) {
+    REAL(fsync);
+    return catalog_sync_fails(fd) ? -1 : real(fd);
+}
+
 int fdatasync(int fd) {
     REAL(fdatasync);
+    if (catalog_sync_fails(fd))
+        return -1;
     if ((slots[SYNC_ERROR] || slots[KILL_IN_SYNC] || slots[HELD_SYNC]) && of_kind(fd, ".wal")) {
         if (slots[HELD_SYNC])
             happened(HELD_SYNC);

@@ -22,6 +22,7 @@ KINDS = (
     "read error",
     "slow store",
     "catalog full",
+    "catalog sync error",
 )
 COUNTS_FROM = 16
 LOADED = 31

@@ -11,7 +11,7 @@ from processes import BINARY, OLDER_BINARY
 # nobody writes, or the process just starts. After so many times in vain it does not work at all.
 OCCASION_SECONDS = 4.0
 TIMES_IN_VAIN = 3
-LASTING = ("full", "store error", "read error", "slow store", "catalog full")
+LASTING = ("full", "store error", "read error", "slow store", "catalog full", "catalog sync error")
 CLOCK_SECONDS = (-86_000, -3600, -2, 2, 3600, 86_000)
 PAUSE_SECONDS = (0.2, 3.0)
 # An ingester that stood still for 8 s (dataplane/ingest/src/current.rs) asks before it goes on, and
@@ -28,6 +28,8 @@ DOUBLE_CUTS = 1 / 3
 # One in so many faults is of the store or the catalog, beside what the seed chose before.
 STORAGE_FAULTS = 1 / 5
 SLOW_MILLISECONDS = (5, 30, 150)
+# Of what happens to the database's disk, the part that is a failing sync.
+CATALOG_SYNCS = 1 / 2
 # Syncs that do nothing, before the process is killed.
 LIES = 3
 
@@ -75,6 +77,7 @@ class Faults:
         self.chance = random.Random(f"faults {seed}")
         # Apart, so that a seed still chooses what it chose before there were these.
         self.kinds_chance = random.Random(f"kinds of faults {seed}")
+        self.syncs_chance = random.Random(f"syncs of the catalog {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
         self.plan = plan
         self.begins_long = plan is None and seed % BEGINS_LONG == 1
@@ -186,11 +189,13 @@ class Faults:
         return self.fault(kind, [victim], seconds=seconds, value=value)
 
     def draw_storage(self):
-        """Files that can't be read or are slow, and a database whose disk is full."""
+        """Files that can't be read or are slow, and a database whose disk is full or fails."""
         kinds = ["catalog full"]
         if self.flushes:
             kinds += ["read error", "slow store"]
         kind = self.kinds_chance.choice(kinds)
+        if kind == "catalog full" and self.syncs_chance.random() < CATALOG_SYNCS:
+            kind = "catalog sync error"
         # The catalog's process has the embedded store too.
         victim = self.kinds_chance.choice(self.processes.of("catalog", "standalone"))
         value = self.kinds_chance.choice(SLOW_MILLISECONDS) if kind == "slow store" else 1

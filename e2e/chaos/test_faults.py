@@ -70,7 +70,7 @@ def test_every_fourth_seed_begins_with_a_long_pause():
 
 
 def test_faults_of_the_storage_come_beside_what_a_seed_chose_before(monkeypatch):
-    new = {"read error", "slow store", "catalog full"}
+    new = {"read error", "slow store", "catalog full", "catalog sync error"}
     with_them = drawn(4, 200)
     assert new <= {fault.kind for fault in with_them}
     monkeypatch.setattr("faults.STORAGE_FAULTS", 0)

@@ -8,7 +8,7 @@ mod later;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use causes::chain;
 use contract::{Subject, commit, content, create, file, flush_of, life, register, request};
@@ -84,6 +84,26 @@ async fn everything_is_there_after_a_drop_without_close() {
         assert_eq!(registration.watermarks.len(), 1);
         reopened.close().await;
     }
+}
+
+/// What a process before this one could not sync looks as if it were on disk, until it is written again.
+#[tokio::test]
+async fn a_log_that_is_found_is_written_to_its_volume_again() {
+    let fixture = open().await;
+    create(&fixture.catalog, "t").await;
+    let log = fixture.file().with_file_name("catalog.sqlite-wal");
+    let before = std::fs::read(&log).unwrap();
+    // More than is written at once, so that the places of the parts matter.
+    let mut long = before.clone();
+    long.resize(before.len() + (1 << 20), 7);
+    std::fs::write(&log, &long).unwrap();
+    let file = std::fs::File::open(&log).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    let other = SqlCatalog::open_sqlite(&fixture.file()).await.unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    assert!(modified > SystemTime::UNIX_EPOCH, "it was not written");
+    assert!(std::fs::read(&log).unwrap() == long, "it was changed");
+    assert_eq!(other.list_tables(None).await.unwrap().len(), 1);
 }
 
 /// Files come in texts of 65,536 ids each.

@@ -40,6 +40,8 @@ pub(super) struct Dialect {
     pub(super) unhurried: &'static str,
     /// What to do about an error.
     pub(super) judge: fn(&sqlx::Error) -> Verdict,
+    /// The cause of a call that failed and may succeed later, with its cure where there is one.
+    pub(super) explained: fn(sqlx::Error) -> Box<dyn std::error::Error + Send + Sync>,
 }
 
 /// What an error of the database means for the call.

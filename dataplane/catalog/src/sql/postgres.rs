@@ -61,6 +61,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     unhurried: "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
                 SET LOCAL idle_in_transaction_session_timeout = '60s'",
     judge,
+    explained,
 };
 
 /// How to reach a Postgres database.
@@ -283,7 +284,7 @@ pub(super) fn explain(error: sqlx::Error) -> Error {
 }
 
 /// The same as the cause of a call that failed.
-pub(super) fn explained(error: sqlx::Error) -> Box<dyn std::error::Error + Send + Sync> {
+fn explained(error: sqlx::Error) -> Box<dyn std::error::Error + Send + Sync> {
     match explain(error) {
         Error::Connect(error) => Box::new(error),
         explained => Box::new(explained),

@@ -1,10 +1,28 @@
 //! What is particular to SQLite: how to connect, how to begin a transaction, which errors pass.
+//!
+//! # A volume that fails
+//! A commit whose sync fails is undone for this process: its frames are in the file of the log
+//! (`catalog.sqlite-wal`), but the index of the log, which tells every connection where the log ends, gets
+//! them only after the sync (`walFrames` in SQLite's `wal.c`). The next writer writes over them from their
+//! first byte, so what it syncs stands on nothing that was not synced, and all connections may go on; the one
+//! that failed is closed. A process that ends before there is a next writer leaves whole frames behind, and
+//! the next one takes them for a commit. So the outcome is unknown, as that of a commit to Postgres whose
+//! answer was lost, and the same callers repeat it or say so. The file of the database itself is written by
+//! checkpoints, from frames that were synced; one that can't sync it is not counted and done again, and only
+//! a disk that loses what it holds already can damage it (<https://www.sqlite.org/howtocorrupt.html>, 3.1).
+//!
+//! Ending the process would make it worse: Linux reports a failed sync once, and keeps the bytes in memory as
+//! if they were on disk. The next process would read the frames, put commits behind them that it can sync,
+//! and all of those would be gone after a power cut, because the frames below them are. [`write_again`] is
+//! for that.
 
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::Executor as _;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{Connection as _, Executor as _};
 
 use super::dialect::{Dialect, Pool, Verdict};
 
@@ -25,6 +43,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     // Deferred references are checked at the commit, and dropping a table does not look for them.
     unhurried: "PRAGMA defer_foreign_keys = ON",
     judge,
+    explained,
 };
 
 /// A commit is on disk when it returns: WAL journal with `synchronous = FULL` syncs at every commit.
@@ -34,6 +53,9 @@ const SETTINGS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
 
 /// Time to wait for one of our own connections: below the 10 s a remote caller waits.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A log has a few MiB; more where somebody reads for long.
+const WRITTEN_AT_ONCE: usize = 1 << 20;
 
 /// Readers don't block each other nor the writer; more than cores bring nothing.
 const READ_CONNECTIONS: u32 = 4;
@@ -50,6 +72,22 @@ pub(super) enum Error {
     },
     #[error("can't open the database file")]
     Sql(#[from] sqlx::Error),
+    #[error(
+        "can't write the log of the database to its volume again; look at the volume: {path:?}"
+    )]
+    WriteAgain { path: PathBuf, source: io::Error },
+}
+
+/// Why a call failed that may succeed later, where the cause lies outside the database.
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error(
+        "the volume of the catalog fails; the call may have taken effect, as a repeat of it shows; look at \
+         what the kernel says of the disk, and replace it"
+    )]
+    Volume(#[source] sqlx::Error),
+    #[error("the volume of the catalog is full; free space on it, or enlarge it")]
+    Full(#[source] sqlx::Error),
 }
 
 /// Opens or creates the database file: one writer, several readers. The directory must exist.
@@ -63,10 +101,48 @@ pub(super) async fn open(file: &Path) -> Result<(Pool, Pool), Error> {
         source,
     })?;
     let writer = pool(1, "").connect_with(options(&file, "rwc")?).await?;
+    write_again(&writer, &file).await?;
     let readers = pool(READ_CONNECTIONS, "PRAGMA query_only = ON;")
         .connect_with(options(&file, "rw")?)
         .await?;
     Ok((writer, readers))
+}
+
+/// Writes the log of the database over itself and syncs it, before anything is put behind it.
+///
+/// Changes nothing that is read: see "A volume that fails" in the module. The transaction keeps the writers of
+/// other processes out, and with them whoever begins the log anew; SQLite has no lock on this file itself
+/// that closing it could take away.
+async fn write_again(writer: &Pool, file: &Path) -> Result<(), Error> {
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    let path = PathBuf::from(log);
+    let mut connection = writer.acquire().await?;
+    let transaction = connection.begin_with(BEGIN_WRITE).await?;
+    let owned = path.clone();
+    let written = tokio::task::spawn_blocking(move || write_over(&owned)).await;
+    transaction.rollback().await?;
+    let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+    result.map_err(|source| Error::WriteAgain { path, source })
+}
+
+fn write_over(path: &Path) -> io::Result<()> {
+    let mut file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+        // A database that was closed in order has none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let mut bytes = vec![0; WRITTEN_AT_ONCE];
+    let mut at = 0;
+    loop {
+        let read = file.read(&mut bytes)?;
+        if read == 0 {
+            return File::sync_all(&file);
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&bytes[..read])?;
+        at += read as u64;
+    }
 }
 
 fn absolute(file: &Path) -> std::io::Result<PathBuf> {
@@ -115,24 +191,40 @@ fn pool(connections: u32, more: &'static str) -> AnyPoolOptions {
         })
 }
 
+// Primary result codes, the low byte of the extended code: https://www.sqlite.org/rescode.html
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+const IOERR: i32 = 10;
+const FULL: i32 = 13;
+/// Of the connection that takes the place of one that failed.
+const CANTOPEN: i32 = 14;
+
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code = error.as_database_error()?.code()?;
+    Some(code.parse::<i32>().ok()? & 0xff)
+}
+
 fn judge(error: &sqlx::Error) -> Verdict {
-    // Primary result codes, the low byte of the extended code: https://www.sqlite.org/rescode.html
-    const BUSY: i32 = 5;
-    const LOCKED: i32 = 6;
-    const FULL: i32 = 13;
     let passes = match error {
         // Closed: the process is stopping, its successor will answer.
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
-        sqlx::Error::Database(database) => database
-            .code()
-            .and_then(|code| code.parse::<i32>().ok())
-            .is_some_and(|code| matches!(code & 0xff, BUSY | LOCKED | FULL)),
-        _ => false,
+        error => matches!(
+            primary_code(error),
+            Some(BUSY | LOCKED | IOERR | FULL | CANTOPEN)
+        ),
     };
     // Locks were waited for already.
     if passes {
         Verdict::Passes
     } else {
         Verdict::Broken
+    }
+}
+
+fn explained(error: sqlx::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match primary_code(&error) {
+        Some(IOERR | CANTOPEN) => Box::new(Cause::Volume(error)),
+        Some(FULL) => Box::new(Cause::Full(error)),
+        _ => Box::new(error),
     }
 }

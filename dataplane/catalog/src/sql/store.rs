@@ -302,9 +302,9 @@ impl Store {
                     // What the pool does not tell.
                     (sqlx::Error::PoolTimedOut, Some(watch)) => match watch.unusable() {
                         Some(unusable) => Box::new(postgres::Error::from(unusable)),
-                        None => postgres::explained(error),
+                        None => (self.dialect.explained)(error),
                     },
-                    _ => postgres::explained(error),
+                    _ => (self.dialect.explained)(error),
                 },
             },
         }
