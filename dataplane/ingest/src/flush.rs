@@ -21,7 +21,6 @@ use flightcluster_keys::Key;
 use flightcluster_wal as wal;
 use futures::StreamExt as _;
 use object_store::{MultipartUpload as _, ObjectStoreExt as _, PutPayload};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
@@ -36,14 +35,6 @@ use crate::table::failed;
 
 /// Tables that are encoded and stored at the same time: one computes while another uploads.
 const TABLES_AT_ONCE: usize = 2;
-/// What flushing may use of the limit of the buffer, beside the rows themselves.
-const PERSIST_SHARE: u64 = 2;
-/// Memory a file takes per byte of its rows: those of a table with a key once more, encoded pages that wait
-/// for the end of their row group, and the file. While there are keys to be sorted, there are no pages.
-const PERSIST_FACTOR: u64 = 3;
-/// That memory is counted in pieces of this many bytes, because a semaphore counts in 32 bits.
-const PERSIST_UNIT_BYTES: u64 = 1024;
-
 /// Most bytes of rows that are sorted at once: together, the texts of a column are counted in 31 bits.
 const SORTED_BYTES: u64 = 1 << 30;
 
@@ -80,33 +71,6 @@ struct PreparedTable {
     files: Vec<NewFile>,
     watermark: SequenceNumber,
     producers: Vec<ProducerPosition>,
-}
-
-/// The memory of flushing: files wait for each other rather than pass its limit.
-#[derive(Debug)]
-pub(crate) struct PersistMemory {
-    room: Semaphore,
-    units: u32,
-}
-
-impl PersistMemory {
-    pub(crate) fn of_buffer(limit_bytes: u64) -> Self {
-        let units = limit_bytes / PERSIST_SHARE / PERSIST_UNIT_BYTES;
-        let units = u32::try_from(units).unwrap_or(u32::MAX / 8).max(1);
-        Self {
-            room: Semaphore::new(units as usize),
-            units,
-        }
-    }
-
-    /// Waits for the memory a file of these rows takes; one that takes more than all is alone.
-    async fn take(&self, rows: &[Row]) -> Option<SemaphorePermit<'_>> {
-        let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
-        let units = bytes.saturating_mul(PERSIST_FACTOR) / PERSIST_UNIT_BYTES;
-        let units = u32::try_from(units).unwrap_or(u32::MAX).min(self.units);
-        // It is never closed.
-        self.room.acquire_many(units).await.ok()
-    }
 }
 
 impl Core {

@@ -64,6 +64,7 @@ mod open;
 mod order;
 mod parquet_file;
 mod parts;
+mod persist;
 mod producer;
 mod replay;
 pub mod schema;

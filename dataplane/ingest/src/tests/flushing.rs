@@ -8,6 +8,7 @@ use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::buffer::Row;
 
 #[derive(Debug, Default)]
 pub(super) struct Flushed(pub(super) Notify);
@@ -54,6 +55,33 @@ async fn a_table_is_flushed_when_its_oldest_row_is_old_enough() {
         .unwrap();
     world.hand.advance(Duration::from_millis(40));
     flushed.0.notified().await;
+    assert_eq!(world.files(&readings()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_flush_waits_for_memory_of_its_own_while_writes_go_on() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    write(&table, 0..10).await.unwrap();
+    let core = ingest.core_for_tests();
+    let rows = core.buffer.unflushed(None).remove(0).rows;
+    let huge = Row {
+        bytes: u64::MAX,
+        ..rows[0].clone()
+    };
+    let memory = core.persist.take(&[huge]).await.unwrap();
+    let flushing = tokio::spawn({
+        let ingest = Arc::clone(&ingest);
+        async move { ingest.flush().await }
+    });
+    for number in 10..200 {
+        write(&table, [number]).await.unwrap();
+    }
+    assert!(!flushing.is_finished(), "another file has the memory");
+    assert_eq!(world.files(&readings()).await.len(), 0);
+    drop(memory);
+    flushing.await.unwrap().unwrap();
     assert_eq!(world.files(&readings()).await.len(), 1);
 }
 
