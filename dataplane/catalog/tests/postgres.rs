@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causes::chain;
 use contract::{Subject, commit, content, create, file, flush_of, register};
 use flightcluster_catalog::sql::{PostgresOptions, SqlCatalog};
-use flightcluster_catalog::{AsOf, Catalog as _, Error};
+use flightcluster_catalog::{AsOf, Catalog as _, Error, FileChoice, NewFile, SnapshotRequest};
 use postgres_server::Server;
 
 struct Fixture {
@@ -227,6 +227,61 @@ async fn a_long_commit_does_not_hold_orders_up() {
             tokio::time::timeout(Duration::from_secs(5), catalog.take_orders(id, epoch, 10));
         assert_eq!(first.await.unwrap().unwrap(), 1 + 10 * turn);
     }
+}
+
+/// Not a statement like it: what the server did for the catalog's own.
+#[tokio::test]
+async fn the_files_of_a_time_are_found_by_the_index() {
+    const LENGTH: i64 = 1_000_000_000;
+    let fixture = open().await;
+    let table = create(&fixture.catalog, "t").await;
+    let ingester = register(&fixture.catalog, "ingester-0").await;
+    for flush in 0..4_u64 {
+        let files = (1..=1000_u64).map(|n| {
+            let n = flush * 1000 + n;
+            let begin = i64::try_from(n).unwrap() * LENGTH;
+            NewFile {
+                time_range_nanos: Some((begin, begin + LENGTH - 1)),
+                ..file(table.id, &format!("f{n}"), n, n)
+            }
+        });
+        let flush = flush_of(&ingester, files.collect());
+        fixture.catalog.commit_flush(flush).await.unwrap();
+    }
+    let mut connection = fixture.server.connect().await;
+    // What the server does by itself within a minute; the counters begin anew.
+    for statement in ["ANALYZE", "SELECT pg_stat_reset()"] {
+        let done = sqlx::query(statement).execute(&mut connection).await;
+        done.unwrap();
+    }
+    let between = FileChoice::Between {
+        from_nanos: 2000 * LENGTH,
+        to_nanos: 2003 * LENGTH - 1,
+    };
+    let request = SnapshotRequest {
+        tables: vec![(table.name.clone(), between)],
+    };
+    let snapshot = fixture.catalog.read_snapshot(request).await.unwrap();
+    assert_eq!(snapshot.tables[0].files.len(), 3);
+    let found = "SELECT i.idx_scan, i.idx_tup_read, t.seq_scan FROM pg_stat_user_indexes i \
+                 JOIN pg_stat_user_tables t USING (relid) WHERE i.indexrelname = 'files_live_by_time'";
+    // A server counts a moment later.
+    let (scans, read, of_all) = loop {
+        let row: (i64, i64, i64) = sqlx::query_as(found)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        if row.0 > 0 || row.2 > 0 {
+            break row;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(scans > 0);
+    assert_eq!(of_all, 0, "the whole table was read");
+    assert!(
+        read < 20,
+        "{read} entries of the index were read for 3 files"
+    );
 }
 
 #[tokio::test]

@@ -246,3 +246,56 @@ async fn read_files(
     };
     Ok((files::fetch(c, table, query).await?, false))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+    use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+    use super::super::SqlCatalog;
+    use super::*;
+
+    /// How SQLite reads the table of files for a statement of the catalog.
+    async fn reads(statement: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("catalog.sqlite");
+        let _catalog = SqlCatalog::open_sqlite(&file).await.unwrap();
+        let options = SqliteConnectOptions::new().filename(&file);
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let details = plan.iter().map(|row| row.get::<String, _>("detail"));
+        details.filter(|detail| detail.contains(" files")).collect()
+    }
+
+    #[tokio::test]
+    async fn the_files_of_a_time_are_one_stretch_of_the_index_for_each_class() {
+        let stretch = "SEARCH files USING INDEX files_live_by_time (table_id=? AND time_class=? AND \
+                       time_max_nanos>? AND time_max_nanos<?)";
+        let reads = reads(&BETWEEN).await;
+        let (stretches, other): (Vec<_>, Vec<_>) =
+            reads.iter().partition(|detail| *detail == stretch);
+        assert_eq!(stretches.len(), spans::latest_ends(0).count(), "{reads:?}");
+        let unknown = "SEARCH files USING INDEX files_of_table (table_id=? AND end_snapshot=? AND \
+                       time_max_nanos=?)";
+        assert_eq!(other, [unknown]);
+    }
+
+    #[tokio::test]
+    async fn no_files_of_other_tables_or_of_the_past_are_read() {
+        for statement in [&*LIVE, &*SMALL_BEFORE] {
+            let reads = reads(statement).await;
+            assert_eq!(reads.len(), 1, "{reads:?}");
+            let of_table = "SEARCH files USING INDEX files_of_table (table_id=? AND end_snapshot=?";
+            assert!(reads[0].starts_with(of_table), "{reads:?}");
+        }
+        let small = reads(&SMALL).await;
+        assert!(
+            small[0].starts_with("SEARCH files USING INDEX"),
+            "{small:?}"
+        );
+    }
+}
