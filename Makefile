@@ -68,6 +68,10 @@ bench: binaries python-packages ## release builds against pyarrow's C++ Flight s
 bench-catalog: ## what planning a query costs in a catalog of 10,000 to 1,000,000 files (FILES=N ends earlier)
 	cargo bench --package flightcluster-catalog --bench planning
 
+.PHONY: bench-log
+bench-log: ## what a group of writes gains from waiting for more, by disk and load (10 minutes)
+	cargo bench --package flightcluster-wal --bench window
+
 # Debian packages and the Kubernetes programs of the one-node cluster.
 .PHONY: node-tools
 node-tools:

@@ -16,7 +16,8 @@ pub struct IngestConfig {
     /// Bytes the write-ahead log may take on disk; past them writes are refused until flushes have freed
     /// some. 0 takes half of the volume.
     pub wal_bytes: ByteSize,
-    /// Time the first write of a group waits for others before they are synced to disk together.
+    /// Longest time the first write of a group waits for others before they are synced to disk together.
+    /// It never waits longer than the last sync took; alone it does not wait.
     #[serde(with = "duration")]
     #[schemars(with = "DurationText")]
     pub group_commit_window: Duration,
@@ -63,7 +64,7 @@ impl Default for IngestConfig {
         Self {
             wal_segment_bytes: ByteSize::mib(64),
             wal_bytes: ByteSize(0),
-            group_commit_window: Duration::from_millis(2),
+            group_commit_window: Duration::from_millis(10),
             group_commit_max_bytes: ByteSize::mib(8),
             flush_bytes: ByteSize::mib(128),
             flush_interval: Duration::from_secs(30),

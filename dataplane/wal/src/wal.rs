@@ -39,7 +39,7 @@ pub struct WalOptions {
     /// Bytes all segments together may take; 0 takes half of the volume. Segments are at most a quarter
     /// of it.
     pub budget_bytes: u64,
-    /// Longest time a group waits for more records.
+    /// Longest time a group waits for more records; it never waits longer than the last sync took.
     pub group_commit_window: Duration,
     /// Bytes at which a group stops growing.
     pub group_commit_max_bytes: u64,

@@ -1,12 +1,13 @@
 //! The writer thread: group commit.
 //!
 //! # When a group is closed
-//! A group takes everything that is queued. It then waits, at most for the window, until it holds as
-//! many records as the last group did: after a group of *n* was acknowledged, *n* writers are about
-//! to send their next record, so waiting for fewer saves nothing and waiting for more is in vain. A
-//! lone writer therefore never waits and pays one `fdatasync` per record; under load the groups grow
-//! by themselves, because everything that arrives during a sync is in the next group. A group also
-//! closes at `group_commit_max_bytes`.
+//! A group takes everything that is queued. It then waits until it holds as many records as the last
+//! group did: after a group of *n* was acknowledged, *n* writers are about to send their next record,
+//! so waiting for fewer saves nothing and waiting for more is in vain. It waits no longer than the last
+//! sync took, because a record that comes later than that is better off with a sync of its own, and no
+//! longer than the window. A lone writer therefore never waits and pays one `fdatasync` per record;
+//! under load the groups grow by themselves, because everything that arrives during a sync is in the
+//! next group. A group also closes at `group_commit_max_bytes`. Decision 0027 has the measurements.
 //!
 //! # Marks
 //! A record says that everything before its group was on disk, so the last group of a killed process has
@@ -76,7 +77,9 @@ pub(crate) struct Writer {
     options: WalOptions,
     active: ActiveSegment,
     next: SequenceNumber,
+    /// Records of the last group, and how long it took to be written and synced.
     last_group: usize,
+    last_sync: Duration,
     /// The last group found no room.
     refusing: bool,
 }
@@ -134,6 +137,7 @@ impl Writer {
             active,
             next,
             last_group: 1,
+            last_sync: Duration::ZERO,
             refusing: false,
         })
     }
@@ -166,7 +170,8 @@ impl Writer {
     }
 
     fn collect(&self, first: Request, requests: &Receiver<Request>) -> VecDeque<Request> {
-        let deadline = Instant::now() + self.options.group_commit_window;
+        let longest = self.options.group_commit_window.min(self.last_sync);
+        let deadline = Instant::now() + longest;
         let mut bytes = first.append.body_bytes as u64;
         let mut group = VecDeque::from([first]);
         while bytes < self.options.group_commit_max_bytes {
@@ -215,9 +220,10 @@ impl Writer {
         self.active.is_unmarked = true;
         self.active.slots.extend(encoded.new_slots);
         self.shared.set_active(self.active.bytes());
+        self.last_sync = started.elapsed();
         self.shared
             .observer
-            .synced(started.elapsed(), encoded.bytes, group.len() as u64);
+            .synced(self.last_sync, encoded.bytes, group.len() as u64);
         Ok(())
     }
 

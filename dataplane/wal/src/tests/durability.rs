@@ -92,6 +92,30 @@ async fn records_that_arrive_during_a_sync_share_the_next_one() {
 }
 
 #[tokio::test]
+async fn a_record_waits_for_others_no_longer_than_a_sync_takes() {
+    let disk = FakeDisk::default();
+    let hour = WalOptions {
+        group_commit_window: Duration::from_secs(3600),
+        ..options()
+    };
+    let wal = open(&disk, hour);
+    disk.hold_syncs(true);
+    let mut pending = Vec::new();
+    for number in 1..=4 {
+        let record = append(number);
+        let reservation = wal.reserve(&record).await.unwrap();
+        pending.push(wal.enqueue(reservation, record, Box::new(|_| {})).unwrap());
+    }
+    disk.hold_syncs(false);
+    for pending in pending {
+        pending.await.unwrap();
+    }
+    // The last group was of several records, and only one comes.
+    let alone = tokio::time::timeout(Duration::from_secs(60), write(&wal, 5..=5));
+    alone.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_failed_sync_poisons_the_log_until_restart() {
     let disk = FakeDisk::default();
     let wal = open(&disk, options());
