@@ -7,9 +7,9 @@
 Each seed starts a standalone server or a cluster (a catalog, three ingesters, two queriers) on free
 ports of the loopback interface, lets writers and readers work for S seconds while processes are
 killed (also in the middle of a sync or of storing a file), paused and ended, connections stalled
-and cut, disks full, slow or failing (of the log, of the files, of the catalog) and clocks wrong,
-mends everything, and asks for all rows once more, also after a restart of every process. What
-counts as broken is in history.py.
+and cut (also those of writers, while their acknowledgements are on the way), disks full, slow or
+failing (of the log, of the files, of the catalog) and clocks wrong, mends everything, and asks for
+all rows once more, also after a restart of every process. What counts as broken is in history.py.
 
 FLIGHTCLUSTER_BIN is the binary. With FLIGHTCLUSTER_OLDER_BIN, that of the release before, processes
 begin with it, and are upgraded role by role and set back in the middle of everything. Prints a line
@@ -92,12 +92,9 @@ class Run:
         self.history = History()
         self.registers = Registers(self.history)
         self.uploads = Uploads(self.history)
-        self.network = Network() if topology == "cluster" else None
-        self.processes = (
-            cluster(folder, self.settings, self.network)
-            if self.network
-            else standalone(folder, self.settings)
-        )
+        self.network = Network()
+        topology = cluster if topology == "cluster" else standalone
+        self.processes = topology(folder, self.settings, self.network)
         self.stop = threading.Event()
         ingest = self.settings["ingest"]
         flushes = ingest["flush_interval"] != "1h" or ingest["flush_bytes"] != "128MiB"
@@ -217,8 +214,7 @@ class Run:
     def close(self):
         self.stop.set()
         self.processes.abandon()
-        if self.network:
-            self.network.close()
+        self.network.close()
 
     def summary(self):
         rows = len(self.history.ask()[0])

@@ -30,6 +30,10 @@ STORAGE_FAULTS = 1 / 5
 SLOW_MILLISECONDS = (5, 30, 150)
 # Of what happens to the database's disk, the part that is a failing sync.
 CATALOG_SYNCS = 1 / 2
+# One in so many faults is one of a writer's connection, beside all that.
+CLIENT_FAULTS = 1 / 8
+# Long enough for batches that are under way, too short for clients to find nothing else.
+CLIENT_SECONDS = (0.1, 0.6)
 # Syncs that do nothing, before the process is killed.
 LIES = 3
 
@@ -78,6 +82,7 @@ class Faults:
         # Apart, so that a seed still chooses what it chose before there were these.
         self.kinds_chance = random.Random(f"kinds of faults {seed}")
         self.syncs_chance = random.Random(f"syncs of the catalog {seed}")
+        self.clients_chance = random.Random(f"connections of writers {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
         self.plan = plan
         self.begins_long = plan is None and seed % BEGINS_LONG == 1
@@ -132,6 +137,8 @@ class Faults:
                 kinds.append("way back")
         if self.begins_long and not self.made:
             return self.draw_pause(first=True)
+        if self.processes.ways and self.clients_chance.random() < CLIENT_FAULTS:
+            return self.draw_client()
         if self.kinds_chance.random() < STORAGE_FAULTS:
             return self.draw_storage()
         kind = self.chance.choice(kinds)
@@ -167,6 +174,12 @@ class Faults:
             links.append(self.kinds_chance.choice(others))
             kind = "cut two"
         return self.fault(kind, links, seconds=seconds)
+
+    def draw_client(self):
+        """The way of writers to one process."""
+        kind = self.clients_chance.choice(["cut writers", "lose answers"])
+        way = self.clients_chance.choice(self.processes.ways)
+        return self.fault(kind, [way], seconds=self.clients_chance.uniform(*CLIENT_SECONDS))
 
     def draw_upgrade(self, kind):
         """The next role gets the new release; when all have it, all go back."""
@@ -268,16 +281,25 @@ class Faults:
 
     cut_two = cut
 
+    cut_writers = cut
+
+    def lose_answers(self, fault, stop):
+        """Rows arrive and are stored, their acknowledgements are on the way, and then it is cut."""
+        self.links(fault, "lose_answers", stop, and_then="cut")
+
     def stall(self, fault, stop):
         self.links(fault, "stall", stop)
 
-    def links(self, fault, what, stop):
-        links = [link for link in self.processes.links if link.name in fault.where]
+    def links(self, fault, what, stop, and_then=None):
+        links = self.processes.links + self.processes.ways
+        links = [link for link in links if link.name in fault.where]
         for link in links:
             self.tell(f"{what} {link.name}")
             getattr(link, what)()
         stop.wait(fault.seconds)
         for link in links:
+            if and_then:
+                getattr(link, and_then)()
             link.heal()
             self.tell(f"heal {link.name}")
 

@@ -43,12 +43,15 @@ class Link:
     def __init__(self, network, name, target):
         self.network, self.name, self.target = network, name, target
         self.flows = asyncio.Event()
+        # Whether what comes back is delivered.
+        self.answers = asyncio.Event()
         self.refuses = False
         self.connections = set()
         self.port = None
 
     async def open(self):
         self.flows.set()
+        self.answers.set()
         self.server = await asyncio.start_server(self.accept, "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
 
@@ -60,6 +63,10 @@ class Link:
         """Keeps connections and delivers nothing, like a network that drops packets."""
         self.network.run(self.set(flows=False, refuses=False))
 
+    def lose_answers(self):
+        """Delivers what is asked and nothing of what is answered; a cut then makes it lost."""
+        self.network.run(self.set(flows=True, refuses=False, answers=False))
+
     def strand(self):
         """Delivers nothing on open connections, as when a machine vanishes; new ones are well."""
         self.network.run(self.set(flows=False, refuses=False))
@@ -69,7 +76,7 @@ class Link:
     def heal(self):
         self.network.run(self.set(flows=True, refuses=False))
 
-    async def set(self, flows, refuses):
+    async def set(self, flows, refuses, answers=True):
         self.refuses = refuses
         if refuses:
             for writer in list(self.connections):
@@ -78,6 +85,10 @@ class Link:
             self.flows.set()
         else:
             self.flows.clear()
+        if answers:
+            self.answers.set()
+        else:
+            self.answers.clear()
 
     async def accept(self, reader, writer):
         self.connections.add(writer)
@@ -101,8 +112,8 @@ class Link:
 
     async def join(self, flows, reader, writer, onward_reader, onward_writer):
         ways = [
-            asyncio.ensure_future(self.pump(flows, reader, onward_writer)),
-            asyncio.ensure_future(self.pump(flows, onward_reader, writer)),
+            asyncio.ensure_future(self.pump([flows], reader, onward_writer)),
+            asyncio.ensure_future(self.pump([flows, self.answers], onward_reader, writer)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -111,10 +122,12 @@ class Link:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
 
-    async def pump(self, flows, reader, writer):
+    async def pump(self, gates, reader, writer):
         while data := await reader.read(CHUNK_BYTES):
-            await flows.wait()
+            for gate in gates:
+                await gate.wait()
             writer.write(data)
             await writer.drain()
         # The end of a connection waits as its data does.
-        await flows.wait()
+        for gate in gates:
+            await gate.wait()

@@ -34,6 +34,8 @@ class Process:
         self.port_file = self.folder / "ports.json"
         self.log_path = self.folder / "log.json"
         self.switches = Switches(self.folder / "switches")
+        # The link that writers reach its public port by.
+        self.way = None
         self.lock = threading.RLock()
         self.child = None
         self.ports = {}
@@ -58,12 +60,19 @@ class Process:
                 self.ports = json.loads(text) if text else {}
             return self.ports.get(name)
 
-    def connect(self):
-        """A client of the public port; FlightUnavailableError while the process does not run."""
+    def connect(self, to_write=False):
+        """A client of the public port; FlightUnavailableError while the process does not run.
+
+        That of a writer goes by a link, where its connection can be cut.
+        """
         port = self.port()
         if port is None:
             raise flight.FlightUnavailableError(f"{self.name} does not run")
-        return flight.connect(f"grpc://127.0.0.1:{port}")
+        if to_write and self.way:
+            port = self.way.port
+        # Its own connection: one that is cut is not waited for by the next client.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        return flight.connect(f"grpc://127.0.0.1:{port}", generic_options=options)
 
     def start(self):
         with self.lock:
@@ -171,13 +180,21 @@ class Processes:
 
     def __init__(self):
         self.all = []
+        # Between processes, and from writers to them.
         self.links = []
+        self.ways = []
         self.stop_supervising = threading.Event()
         self.supervisor = threading.Thread(target=self._supervise, daemon=True)
 
     def add(self, process):
         self.all.append(process)
         return process
+
+    def add_ways(self, network):
+        """Gives each process that takes rows a link for its writers."""
+        for process in self.of("standalone", "ingester", "querier"):
+            process.way = network.link(f"writers-{process.name}", process.port)
+            self.ways.append(process.way)
 
     def start(self):
         for process in self.all:
@@ -206,7 +223,7 @@ class Processes:
 
     def heal(self):
         """Ends every fault and waits until all processes serve."""
-        for link in self.links:
+        for link in self.links + self.ways:
             link.heal()
         for process in self.all:
             process.switches.off()
@@ -238,10 +255,11 @@ class Processes:
             self.supervisor.join(10)
 
 
-def standalone(folder, settings):
+def standalone(folder, settings, network):
     """One process with all roles."""
     processes = Processes()
     processes.add(Process(folder, "standalone", "standalone", settings))
+    processes.add_ways(network)
     return processes
 
 
@@ -274,6 +292,7 @@ def cluster(folder, settings, network, ingesters=3, queriers=2):
         holder.append(member(name, "ingester", internal=internal | {"advertise_url": url}))
     for number in range(queriers):
         member(f"querier-{number}", "querier", internal=internal)
+    processes.add_ways(network)
     return processes
 
 

@@ -202,7 +202,7 @@ class RegisterWriter(Worker):
         target = self.chance.choice(self.targets)
         descriptor = flight.FlightDescriptor.for_path(DATABASE, TABLE)
         options = flight.FlightCallOptions(timeout=CALL_SECONDS)
-        with target.connect() as client:
+        with target.connect(to_write=True) as client:
             writer, reader = client.do_put(descriptor, SCHEMA, options)
             try:
                 for _ in range(self.chance.randint(1, 20)):

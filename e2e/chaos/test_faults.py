@@ -35,7 +35,7 @@ class Process:
 
 def faults_of(seed, plan=None):
     one, two = Process("one"), Process("two")
-    processes = SimpleNamespace(all=[one, two], links=[], of=lambda *_: [one, two])
+    processes = SimpleNamespace(all=[one, two], links=[], ways=[], of=lambda *_: [one, two])
     faults = Faults(seed, processes, History(), True, plan)
     return faults, one, two
 

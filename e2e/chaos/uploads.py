@@ -144,7 +144,7 @@ class Uploader(Worker):
         headers = [(b"x-fc-upload", upload.encode())]
         options = flight.FlightCallOptions(timeout=CALL_SECONDS, headers=headers)
         descriptor = flight.FlightDescriptor.for_path(DATABASE, TABLE)
-        with self.chance.choice(self.targets).connect() as client:
+        with self.chance.choice(self.targets).connect(to_write=True) as client:
             writer, reader = client.do_put(descriptor, SCHEMA, options)
             try:
                 for batch in range(self.chance.randint(1, 4)):

@@ -90,7 +90,7 @@ class Writer(Worker):
 
     def work(self):
         target = self.chance.choice(self.targets)
-        with target.connect() as client:
+        with target.connect(to_write=True) as client:
             self.stream(client, target.name)
 
     def stream(self, client, where):
