@@ -12,7 +12,8 @@ use object_store::ObjectStore;
 
 use crate::admission::Admission;
 use crate::compute::Compute;
-use crate::execute::execute;
+use crate::execute::{execute, execute_partial};
+use crate::partial::Missing;
 use crate::plan::{Plan, QueryRequest, plan};
 use crate::ports::{RecentRows, TableWriter};
 use crate::recent::{Fetch, Patience};
@@ -213,6 +214,23 @@ impl Engine {
     ///   object store.
     pub fn execute(&self, plan: Plan, options: ExecuteOptions) -> BatchStream {
         execute(Arc::clone(&self.inner), plan, options)
+    }
+
+    /// Runs a query as [`Engine::execute`] does, but without the fresh rows of ingesters that can't be
+    /// reached, and says which they are; nothing is missing of what they have in files.
+    ///
+    /// - Not lazy: it waits for a place among the running queries, and for the fresh rows, before it
+    ///   returns. What is missing is known then; nothing goes missing later.
+    ///
+    /// # Errors
+    /// Those of [`Engine::execute`]. [`Error::IngesterUnavailable`] if the rows would be of a table with a
+    /// primary key. [`Error::Partial`] for a statement that changes something.
+    pub async fn execute_partial(
+        &self,
+        plan: Plan,
+        options: ExecuteOptions,
+    ) -> Result<(BatchStream, Vec<Missing>), Error> {
+        Box::pin(execute_partial(Arc::clone(&self.inner), plan, options)).await
     }
 
     /// Runs a statement that changes something; returns how many rows it wrote or took away, 0

@@ -114,6 +114,15 @@ pub enum Error {
         /// What is wrong, and the cure.
         problem: String,
     },
+    /// A partial answer is asked for where there is none to be had (the caller's mistake).
+    #[error(
+        "{statement} is done with all rows or not at all; take the header x-fc-partial and the session option \
+         partial away"
+    )]
+    Partial {
+        /// What was to be done.
+        statement: String,
+    },
     /// A table that a past state does not have (the caller's mistake).
     #[error(
         "table not found: {table} is not in snapshot {snapshot}; it was made later, or dropped before"
@@ -226,7 +235,8 @@ pub enum Error {
     /// An ingester did not give its fresh rows: the answer would be short, so there is none. Retry.
     #[error(
         "ingester {ingester} at {url:?} may have fresh rows and did not give them; it was heard of last \
-         at {heard_of}; retry"
+         at {heard_of}; retry{}",
+        not_partial(keyed_table)
     )]
     IngesterUnavailable {
         /// Its name.
@@ -235,6 +245,8 @@ pub enum Error {
         heard_of: String,
         /// Its internal URL; empty in the same process.
         url: String,
+        /// The table that keeps a caller who asked for a partial answer from having one.
+        keyed_table: Option<String>,
         /// The cause.
         #[source]
         source: Box<RecentRowsError>,
@@ -361,6 +373,7 @@ impl Error {
             Self::InvalidName { .. } => "invalid_name",
             Self::Option { .. } => "option",
             Self::AsOf { .. } => "as_of",
+            Self::Partial { .. } => "partial",
             Self::NotInSnapshot { .. } => "not_in_snapshot",
             Self::Parameter { .. } => "parameter",
             Self::ParameterMissing { .. } => "parameter_missing",
@@ -443,6 +456,18 @@ fn not_readable(asked: AsOf, why: NotReadable, edge: SnapshotStamp) -> Error {
         }
     };
     Error::AsOf { problem }
+}
+
+fn not_partial(keyed_table: &Option<String>) -> String {
+    keyed_table
+        .as_ref()
+        .map(|table| {
+            format!(
+                ". There is no partial answer of {table}: it has a primary key, and an older row would pass \
+                 for the newest"
+            )
+        })
+        .unwrap_or_default()
 }
 
 fn at(location: &Option<Location>) -> String {

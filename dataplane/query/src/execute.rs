@@ -25,9 +25,10 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::{ExecuteOptions, Inner};
+use crate::partial::Missing;
 use crate::past::Past;
 use crate::plan::{Action, Plan, Ready};
-use crate::recent::needs;
+use crate::recent::{Filled, needs};
 use crate::running::RunningGuard;
 use crate::sort::{Sorter, is_lost_object};
 use crate::{BatchStream, Error, session, update, width};
@@ -53,6 +54,22 @@ async fn begin(
             Box::pin(update::apply(inner, change, control, options)).await?;
             Ok(Box::pin(stream::empty()))
         }
+    }
+}
+
+/// Runs a query, up to its first batch, without the fresh rows of ingesters that can't be reached.
+pub(crate) async fn execute_partial(
+    inner: Arc<Inner>,
+    plan: Plan,
+    options: ExecuteOptions,
+) -> Result<(BatchStream, Vec<Missing>), Error> {
+    plan.check_bound()?;
+    let control = Control::new(&inner, &plan, &options);
+    match plan.action {
+        Action::Query(ready) => started(inner, ready, control, true).await,
+        _ => Err(Error::Partial {
+            statement: plan.sql,
+        }),
     }
 }
 
@@ -119,13 +136,26 @@ pub(crate) async fn rows(
     ready: Ready,
     control: Control,
 ) -> Result<BatchStream, Error> {
-    let started = control.limit(start(inner, ready, &control.guard)).await;
-    match started {
-        Ok(rows) => Ok(Box::pin(stream::unfold(Some((rows, control)), next))),
+    let (rows, _none) = started(inner, ready, control, false).await?;
+    Ok(rows)
+}
+
+async fn started(
+    inner: Arc<Inner>,
+    ready: Ready,
+    control: Control,
+    partial: bool,
+) -> Result<(BatchStream, Vec<Missing>), Error> {
+    let started = start(inner, ready, &control.guard, partial);
+    match control.limit(started).await {
+        Ok((rows, missing)) => {
+            let rows = stream::unfold(Some((rows, control)), next);
+            Ok((Box::pin(rows), missing))
+        }
         Err(error) => {
-            let result: Result<(), Error> = Err(error);
+            let result = Err(error);
             control.ended(&result);
-            result.map(|()| Box::pin(stream::empty()) as BatchStream)
+            result
         }
     }
 }
@@ -149,7 +179,12 @@ async fn next(state: Next) -> Option<(Result<RecordBatch, Error>, Next)> {
     }
 }
 
-async fn start(inner: Arc<Inner>, ready: Ready, guard: &RunningGuard) -> Result<Rows, Error> {
+async fn start(
+    inner: Arc<Inner>,
+    ready: Ready,
+    guard: &RunningGuard,
+    partial: bool,
+) -> Result<(Rows, Vec<Missing>), Error> {
     let permit = inner.admission.admit().await?;
     guard.admitted();
     let Ready {
@@ -170,10 +205,12 @@ async fn start(inner: Arc<Inner>, ready: Ready, guard: &RunningGuard) -> Result<
         .await?;
     let batch_bytes = width::of_batch(&*state.runtime_env().memory_pool);
     let mut row_bytes = 0;
+    let mut all_missing = Vec::new();
     for view in views.iter() {
         if let Some(needs) = needs.get(&view.past()) {
-            let replans = inner.fetch.fill(view, needs).await?;
+            let Filled { replans, missing } = inner.fetch.fill(view, needs, partial).await?;
             inner.count_replans(replans);
+            all_missing.extend(missing);
             row_bytes = row_bytes.max(view.row_bytes(needs, batch_bytes));
         }
     }
@@ -191,11 +228,12 @@ async fn start(inner: Arc<Inner>, ready: Ready, guard: &RunningGuard) -> Result<
         past: views.iter().find_map(|view| view.past()),
     };
     let task = inner.compute.spawn(work.run());
-    Ok(Rows {
+    let rows = Rows {
         batches,
         task,
         inner,
-    })
+    };
+    Ok((rows, all_missing))
 }
 
 fn optimize(

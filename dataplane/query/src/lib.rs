@@ -22,7 +22,8 @@
 //! - `table not found: db.public.flights; did you mean "Flights"?`: quote names with capitals.
 //! - `the memory of all queries (query.memory_bytes = …) is used up`: raise the setting, or make the
 //!   query smaller; sorting, grouping and joining go to disk first where they can.
-//! - `ingester … can't be reached`: the answer would lack its fresh rows, so there is none. Retry.
+//! - `ingester … can't be reached`: the answer would lack its fresh rows, so there is none. Retry,
+//!   or ask for a partial one ([`Engine::execute_partial`]).
 
 mod access;
 mod admission;
@@ -42,6 +43,7 @@ mod newest;
 mod options;
 mod overlap;
 mod parameters;
+mod partial;
 mod past;
 mod plan;
 pub mod ports;
@@ -73,6 +75,7 @@ pub use engine::{Engine, EngineOptions, EngineStats, ExecuteOptions};
 pub use error::{Error, Location};
 pub use functions::{Functions, sql_keywords};
 pub use parameters::parameters_from_json;
+pub use partial::Missing;
 pub use past::{AsOf, Past, time_text};
 pub use plan::{Plan, QueryRequest, StatementKind};
 pub use ports::{Budget, RecentRows, RecentRowsError, StatementKey, TableWriter};

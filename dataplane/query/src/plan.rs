@@ -54,6 +54,8 @@ pub struct QueryRequest {
     pub read_only: bool,
     /// The past that tables are read of which do not say it themselves; only for queries.
     pub as_of: Option<AsOf>,
+    /// The plan is for [`crate::Engine::execute_partial`]; only for queries.
+    pub partial: bool,
 }
 
 /// What a statement is, by what it does.
@@ -189,6 +191,7 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
         access,
         read_only,
         as_of,
+        partial,
     } = request;
     let sorter = inner.sorter;
     let (text, of) = (sql.clone(), database.clone());
@@ -210,6 +213,11 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
                  AS OF '…'",
                 statement.label
             ),
+        });
+    }
+    if partial && statement.effect != Effect::Query {
+        return Err(Error::Partial {
+            statement: statement.label,
         });
     }
     check_access(&statement, &database, &access)?;

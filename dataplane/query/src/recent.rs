@@ -14,7 +14,8 @@
 //! - Files and fresh rows always belong to one snapshot: a row is seen once, in a file or fresh.
 //! - The schema of a table stays what it was when the query was planned, also if a later snapshot
 //!   has more columns.
-//! - All fresh rows or an error, never some of them.
+//! - All fresh rows or an error; of an ingester that can't be reached none, if the caller asked for that
+//!   and is told ([`crate::partial`]).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,13 +33,14 @@ use flightcluster_catalog::{
     Catalog, File, Ingester, SequenceNumber, Snapshot, SnapshotId, SnapshotRequest, Table, TableId,
     TableName, TableSnapshot,
 };
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use parking_lot::RwLock;
 use tracing::warn;
 
 use crate::Error;
-use crate::past::{Past, time_text};
-use crate::ports::{Budget, RecentRows, RecentRowsError};
+use crate::partial::{self, Lost, Missing};
+use crate::past::Past;
+use crate::ports::{Budget, RecentRows};
 use crate::provider::StoredTable;
 use crate::sort::Sorter;
 use crate::times::TimeRange;
@@ -83,8 +85,25 @@ struct State {
     _budget: Option<Budget>,
 }
 
-/// Fresh rows, and the memory they take.
-type Fetched = (BTreeMap<TableId, FreshRows>, Budget);
+/// Fresh rows, and what was not given of them.
+struct Fetched {
+    fresh: BTreeMap<TableId, FreshRows>,
+    /// The memory they take.
+    budget: Budget,
+    lost: Vec<Lost>,
+}
+
+/// How a view was filled.
+#[derive(Debug, Default)]
+pub(crate) struct Filled {
+    /// How many new snapshots it took.
+    pub(crate) replans: u64,
+    /// What it lacks.
+    pub(crate) missing: Vec<Missing>,
+}
+
+/// The rows of a table that an ingester gave.
+type Given = (TableId, String, Vec<RecordBatch>);
 
 /// The fresh rows of one table.
 #[derive(Debug, Clone)]
@@ -128,6 +147,8 @@ pub(crate) struct Need {
     /// Of all scans of the table together.
     times: TimeRange,
     first_read: Option<FirstRead>,
+    /// Whether later rows take the place of earlier ones.
+    has_key: bool,
 }
 
 /// What a plan reads of one state, by table.
@@ -286,6 +307,7 @@ pub(crate) fn needs(plan: &LogicalPlan) -> Result<BTreeMap<Option<Past>, Needs>,
                 columns: BTreeSet::new(),
                 times,
                 first_read: None,
+                has_key: table.keyed().is_some(),
             });
             need.times = need.times.or(times);
             // Sorts come before what they sort. Should it be the sort of another table, the files are
@@ -336,9 +358,14 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// Fills `view` with the fresh rows of `needs`; returns how many new snapshots it took. A view of the
-    /// past has no ingesters to ask.
-    pub(crate) async fn fill(&self, view: &View, needs: &Needs) -> Result<u64, Error> {
+    /// Fills `view` with the fresh rows of `needs`. A view of the past has no ingesters to ask. With `partial`
+    /// it may lack those of ingesters that can't be reached, and says so.
+    pub(crate) async fn fill(
+        &self,
+        view: &View,
+        needs: &Needs,
+        partial: bool,
+    ) -> Result<Filled, Error> {
         let begin = Instant::now();
         let mut wait = self.patience.first_wait;
         let mut replans = 0;
@@ -348,26 +375,28 @@ impl Fetch {
         }
         loop {
             let snapshot = view.snapshot();
-            let (ingester, problem) = match self.fetch(&snapshot, needs).await? {
-                Ok((fresh, budget)) => {
-                    *view.state.write() = State {
-                        snapshot,
-                        fresh,
-                        _budget: Some(budget),
-                    };
-                    return Ok(replans);
-                }
-                Err(lost) => lost,
-            };
-            if begin.elapsed() + wait > self.patience.total {
-                return Err(Error::IngesterUnavailable {
-                    heard_of: time_text(ingester.seen_at_millis),
-                    ingester: ingester.name,
-                    url: ingester.url,
-                    source: Box::new(problem),
-                });
+            let Fetched {
+                fresh,
+                budget,
+                mut lost,
+            } = self.fetch(&snapshot, needs, partial).await?;
+            let late = begin.elapsed() + wait > self.patience.total;
+            if lost.is_empty() || late && partial {
+                let missing = partial::without(lost).map_err(|lost| lost.into_error(partial))?;
+                *view.state.write() = State {
+                    snapshot,
+                    fresh,
+                    _budget: Some(budget),
+                };
+                return Ok(Filled { replans, missing });
             }
-            warn!(ingester = ingester.name, replans, error = %problem, "taking a new snapshot");
+            let first = lost.swap_remove(0);
+            if late {
+                return Err(first.into_error(partial));
+            }
+            warn!(ingester = first.ingester.name, replans, error = %first.problem, "taking a new snapshot");
+            // What came is fetched again, and must not count twice.
+            drop((fresh, budget));
             tokio::time::sleep(wait).await;
             wait *= 2;
             replans += 1;
@@ -375,12 +404,14 @@ impl Fetch {
         }
     }
 
-    /// All fresh rows, or the ingester that does not have them (any more).
+    /// All fresh rows, or what is lost: the first that was noticed, or with `partial` all there is, beside
+    /// what was given.
     async fn fetch(
         &self,
         snapshot: &Snapshot,
         needs: &Needs,
-    ) -> Result<Result<Fetched, (Ingester, RecentRowsError)>, Error> {
+        partial: bool,
+    ) -> Result<Fetched, Error> {
         let budget = Budget::of(&self.memory);
         let mut calls = Vec::new();
         let mut fresh = BTreeMap::new();
@@ -407,20 +438,22 @@ impl Fetch {
                 },
             );
         }
-        let answers = match try_join_all(calls).await {
-            Ok(answers) => answers,
-            Err((ingester, RecentRowsError::BadAnswer { source, .. })) => {
-                return Err(Error::IngesterAnswer {
-                    ingester: ingester.name,
-                    source,
-                });
-            }
-            Err((_, RecentRowsError::MemoryExhausted { source })) => {
-                return Err(self.sorter.sort("fetching fresh rows", *source));
-            }
-            Err(lost) => return Ok(Err(lost)),
+        let answers: Vec<Result<Given, Lost>> = match partial {
+            true => join_all(calls).await,
+            false => match try_join_all(calls).await {
+                Ok(given) => given.into_iter().map(Ok).collect(),
+                Err(lost) => vec![Err(lost)],
+            },
         };
-        for (table, ingester, batches) in answers {
+        let mut lost = Vec::new();
+        for answer in answers {
+            let (table, ingester, batches) = match answer {
+                Ok(given) => given,
+                Err(problem) => {
+                    lost.push(problem.retryable(self.sorter)?);
+                    continue;
+                }
+            };
             let Some(rows) = fresh.get_mut(&table) else {
                 continue;
             };
@@ -437,7 +470,11 @@ impl Fetch {
                 rows.batches.push(batches);
             }
         }
-        Ok(Ok((fresh, budget)))
+        Ok(Fetched {
+            fresh,
+            budget,
+            lost,
+        })
     }
 
     async fn ask(
@@ -448,7 +485,7 @@ impl Fetch {
         after: SequenceNumber,
         columns: Vec<usize>,
         budget: &Budget,
-    ) -> Result<(TableId, String, Vec<RecordBatch>), (Ingester, RecentRowsError)> {
+    ) -> Result<Given, Lost> {
         let all = columns.len() == need.schema.fields().len();
         let projection = (!all).then_some(columns.as_slice());
         let rows = self
@@ -462,7 +499,12 @@ impl Fetch {
                 budget,
             )
             .await
-            .map_err(|problem| (ingester.clone(), problem))?;
+            .map_err(|problem| Lost {
+                table: need.name.clone(),
+                has_key: need.has_key,
+                ingester: ingester.clone(),
+                problem,
+            })?;
         Ok((table.id, ingester.name.clone(), rows))
     }
 

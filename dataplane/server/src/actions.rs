@@ -124,6 +124,7 @@ impl FlightServer {
             sql: request.query,
             params: None,
             past: None,
+            partial: None,
         };
         let plan = self.plan(caller, &statement).await?;
         let Statement { database, sql, .. } = statement;

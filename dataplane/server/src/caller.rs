@@ -38,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) stream: Option<StreamName>,
     /// The past that is read: that of a header, else that of the session.
     pub(crate) as_of: Option<AsOf>,
+    /// Whether a partial answer will do: as a header says, else the session.
+    pub(crate) partial: bool,
 }
 
 impl Caller {
@@ -51,6 +53,7 @@ impl Caller {
         let principal = authenticator.authenticate(authorization.iter().map(|v| v.as_bytes()))?;
         Span::current().record("identity", principal.name());
         let session = Session::of(metadata);
+        let partial = headers::partial_from_headers(metadata)?.or(session.partial);
         let as_of = headers::as_of_from_headers(metadata)?.or_else(|| session.as_of.clone());
         Ok(Self {
             request_id: request_id(request),
@@ -61,6 +64,7 @@ impl Caller {
             upload: headers::upload_from_headers(metadata)?,
             stream: StreamName::from_headers(metadata)?,
             as_of: as_of.as_deref().map(AsOf::parse).transpose()?,
+            partial: partial.unwrap_or_default(),
         })
     }
 
@@ -80,16 +84,21 @@ impl Caller {
         Ok(self.principal.require(action, database)?)
     }
 
-    /// Fails for a stream of rows: nothing is written into the past.
-    pub(crate) fn refuse_past(&self) -> Result<(), Failure> {
-        match self.as_of {
-            None => Ok(()),
-            Some(_) => Err(Failure::new(
-                ErrorCode::InvalidArgument,
+    /// Fails for a stream of rows that comes with what is said of answers: nothing is written into the
+    /// past, nor in part.
+    pub(crate) fn refuse_reading_options(&self) -> Result<(), Failure> {
+        let problem = match (self.as_of, self.partial) {
+            (None, false) => return Ok(()),
+            (Some(_), _) => {
                 "rows can't be written into the past; take the header x-fc-as-of and the session \
-                 option as_of away",
-            )),
-        }
+                 option as_of away"
+            }
+            (None, true) => {
+                "rows are written all or refused; take the header x-fc-partial and the session \
+                 option partial away"
+            }
+        };
+        Err(Failure::new(ErrorCode::InvalidArgument, problem))
     }
 
     /// Fails for a statement: it would be taken for one that is done once.

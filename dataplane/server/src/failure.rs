@@ -74,6 +74,7 @@ impl From<flightcluster_query::Error> for Failure {
             Error::InvalidName { .. }
             | Error::Option { .. }
             | Error::AsOf { .. }
+            | Error::Partial { .. }
             | Error::Parameter { .. }
             | Error::ParameterMissing { .. } => ErrorCode::InvalidArgument,
             Error::UnstorableType { .. } => ErrorCode::UnsupportedType,

@@ -3,7 +3,8 @@
 //! Planning happens in both GetFlightInfo (for the schema) and DoGet (on the server that redeems
 //! the ticket, at a snapshot that holds everything acknowledged before). The ticket carries the
 //! fingerprint of the announced schema; should the table have changed in between, the client is
-//! told to ask again instead of getting another schema than announced.
+//! told to ask again instead of getting another schema than announced. Partial answers are in
+//! [`crate::partial`].
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -49,18 +50,24 @@ impl FlightServer {
                 let plan = self.plan(caller, &first_execution(&statement)).await?;
                 let schema = schema_of_all(&statement, &plan);
                 let schema = wire_schema(&schema, caller.encoding);
-                let ticket = self.ticket(&statement, &plan, &schema)?;
-                (schema, ticket)
+                let ticket = self.ticket(caller, &statement, &plan, &schema)?;
+                // That of a partial answer tells what is missing, which the answer finds out.
+                let is_known = !statement.takes_partial(caller);
+                (is_known.then_some(schema), ticket)
             }
             Asked::Metadata(asked) => {
                 let answer = self.metadata(caller, asked).await?;
                 // The command itself is the ticket: some drivers compare them.
-                (answer.schema().as_ref().clone(), FlightTicket::new(command))
+                let schema = answer.schema().as_ref().clone();
+                (Some(schema), FlightTicket::new(command))
             }
         };
-        let info = FlightInfo::new()
-            .try_with_schema(&schema)
-            .map_err(|error| Failure::new(ErrorCode::Internal, format!("schema: {error}")))?;
+        let info = match schema {
+            Some(schema) => FlightInfo::new()
+                .try_with_schema(&schema)
+                .map_err(|error| Failure::new(ErrorCode::Internal, format!("schema: {error}")))?,
+            None => FlightInfo::new(),
+        };
         Ok(info
             .with_descriptor(descriptor)
             .with_endpoint(FlightEndpoint::new().with_ticket(ticket)))
@@ -160,7 +167,11 @@ impl FlightServer {
             let nothing = futures::stream::empty();
             return respond(Arc::new(Schema::empty()), nothing, keepalive);
         }
-        check_executions(executions.len() + 1)?;
+        let count = executions.len() + 1;
+        check_executions(count)?;
+        if statement.takes_partial(caller) {
+            return self.run_partial(caller, plan, count, announced).await;
+        }
         let schema = announced_schema(&planned, caller.encoding, announced)?;
         let mut plans = vec![plan];
         for execution in executions {
@@ -176,7 +187,7 @@ impl FlightServer {
             };
             engine.execute(plan, options).map_err(Failure::from)
         });
-        let batches = measured(batches, self.metrics.clone());
+        let batches = measured(batches, Took::to_come(self.metrics.clone()));
         respond(schema, Box::pin(batches), keepalive)
     }
 
@@ -240,6 +251,7 @@ impl FlightServer {
                 access: caller.access(),
                 read_only: false,
                 as_of: caller.as_of,
+                partial: caller.partial,
             };
             total += self.update(caller, request).await?;
         }
@@ -248,6 +260,7 @@ impl FlightServer {
 
     fn ticket(
         &self,
+        caller: &Caller,
         statement: &Statement,
         plan: &Plan,
         schema: &Schema,
@@ -268,6 +281,7 @@ impl FlightServer {
                 snapshot: past.snapshot.0,
                 at_millis: past.at_millis,
             }),
+            partial: statement.takes_partial(caller),
         };
         Ok(FlightTicket::new(ticket.seal(&self.key)))
     }
@@ -307,6 +321,8 @@ impl FlightServer {
                     nonce: rand::random(),
                     expires_at_millis: self.expiry_millis(),
                     past: None,
+                    // Its schema is announced here.
+                    partial: false,
                 };
                 let ticket = FlightTicket::new(ticket.seal(&self.key));
                 let info = FlightInfo::new()
@@ -432,7 +448,7 @@ fn schema_of_all(statement: &Statement, plan: &Plan) -> Schema {
 }
 
 /// The schema to stream: the announced one, in whichever encoding that was.
-fn announced_schema(
+pub(crate) fn announced_schema(
     schema: &Schema,
     encoding: Encoding,
     announced: Option<u64>,
@@ -466,27 +482,47 @@ fn list_criteria(criteria: &[u8]) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Counts the rows, and the time from the first question to the end, however it comes.
-fn measured(
-    batches: impl Stream<Item = Result<RecordBatch, Failure>> + Send + 'static,
+/// Measures the time of a query to its end, however it comes.
+pub(crate) struct Took {
+    began: Option<Instant>,
     metrics: QueryMetrics,
-) -> impl Stream<Item = Result<RecordBatch, Failure>> + Send {
-    struct Took(Option<Instant>, QueryMetrics);
-    impl Drop for Took {
-        fn drop(&mut self) {
-            if let Some(began) = self.0 {
-                self.1.duration.observe(began.elapsed().as_secs_f64());
-            }
+}
+
+impl Took {
+    /// Of a query that begins with the first question for rows.
+    fn to_come(metrics: QueryMetrics) -> Self {
+        let began = None;
+        Self { began, metrics }
+    }
+
+    /// Of one that begins now.
+    pub(crate) fn from_now(metrics: QueryMetrics) -> Self {
+        let began = Some(Instant::now());
+        Self { began, metrics }
+    }
+}
+
+impl Drop for Took {
+    fn drop(&mut self) {
+        if let Some(began) = self.began {
+            let took = began.elapsed().as_secs_f64();
+            self.metrics.duration.observe(took);
         }
     }
-    let took = Took(None, metrics);
+}
+
+/// Counts the rows, and the time from the first question to the end.
+pub(crate) fn measured(
+    batches: impl Stream<Item = Result<RecordBatch, Failure>> + Send + 'static,
+    took: Took,
+) -> impl Stream<Item = Result<RecordBatch, Failure>> + Send {
     futures::stream::unfold(
         (Box::pin(batches), took),
         async |(mut batches, mut took)| {
-            took.0.get_or_insert_with(Instant::now);
+            took.began.get_or_insert_with(Instant::now);
             let batch = batches.next().await?;
             if let Ok(batch) = &batch {
-                took.1.rows.inc_by(batch.num_rows() as u64);
+                took.metrics.rows.inc_by(batch.num_rows() as u64);
             }
             Some((batch, (batches, took)))
         },

@@ -33,6 +33,7 @@ pub mod listener;
 mod metadata;
 mod named;
 mod once;
+mod partial;
 pub mod peers;
 mod put;
 mod receive;

@@ -110,7 +110,7 @@ impl FlightServer {
         messages: Messages,
     ) -> Result<PutResults, Failure> {
         caller.authorize(Action::Write, &path.database)?;
-        caller.refuse_past()?;
+        caller.refuse_reading_options()?;
         let target = PutTarget {
             table: TableName {
                 database: path.database,
@@ -154,6 +154,7 @@ impl FlightServer {
                     access: caller.access(),
                     read_only: false,
                     as_of: caller.as_of,
+                    partial: caller.partial,
                 };
                 update_result(self.update(&caller, request).await?)
             }
@@ -193,7 +194,7 @@ impl FlightServer {
     ) -> Result<Vec<u8>, Failure> {
         let database = caller.database(command.catalog.as_deref());
         caller.authorize(Action::Write, &database)?;
-        caller.refuse_past()?;
+        caller.refuse_reading_options()?;
         refuse_unsupported(&command)?;
         let by_options = StreamName::from_options(&command.options)?;
         let stream = StreamName::agreed(caller.stream.clone(), by_options)?;

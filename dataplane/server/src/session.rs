@@ -29,6 +29,9 @@ const SCHEMA: &str = "schema";
 /// The past that is read.
 const AS_OF: &str = "as_of";
 
+/// Whether a partial answer will do.
+const PARTIAL: &str = "partial";
+
 /// The options of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
@@ -37,6 +40,9 @@ pub(crate) struct Session {
     /// The past that is read, as [`AsOf::parse`] takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) as_of: Option<String>,
+    /// Whether a partial answer will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) partial: Option<bool>,
 }
 
 impl Session {
@@ -89,7 +95,8 @@ impl Session {
             Some(OptionValue::String(text)) => Some(text).filter(|text| !text.is_empty()),
             // The number of a snapshot.
             Some(OptionValue::Int64(number)) if name == AS_OF => Some(number.to_string()),
-            Some(_) if [CATALOG, SCHEMA, AS_OF].contains(&name) => {
+            Some(OptionValue::Bool(wish)) if name == PARTIAL => Some(wish.to_string()),
+            Some(_) if [CATALOG, SCHEMA, AS_OF, PARTIAL].contains(&name) => {
                 return Err(SessionOptionErrorKind::InvalidValue);
             }
             Some(_) => return Err(SessionOptionErrorKind::InvalidName),
@@ -100,6 +107,12 @@ impl Session {
                 self.as_of = text;
             }
             AS_OF => return Err(SessionOptionErrorKind::InvalidValue),
+            PARTIAL => {
+                let wish = text
+                    .map(|text| text.to_ascii_lowercase().parse())
+                    .transpose();
+                self.partial = wish.map_err(|_| SessionOptionErrorKind::InvalidValue)?;
+            }
             SCHEMA if text.as_deref().is_none_or(|text| text == DEFAULT_SCHEMA) => {}
             SCHEMA => return Err(SessionOptionErrorKind::InvalidValue),
             _ => return Err(SessionOptionErrorKind::InvalidName),
@@ -118,6 +131,9 @@ impl Session {
         }
         if let Some(as_of) = &self.as_of {
             session_options.insert(AS_OF.to_owned(), text(as_of));
+        }
+        if let Some(partial) = self.partial {
+            session_options.insert(PARTIAL.to_owned(), text(&partial.to_string()));
         }
         GetSessionOptionsResult { session_options }
     }
@@ -173,6 +189,31 @@ mod tests {
             let told = session.set(request(AS_OF, wrong));
             let kind = SessionOptionErrorKind::InvalidValue as i32;
             assert_eq!(told.errors[AS_OF].value, kind);
+        }
+    }
+
+    #[test]
+    fn a_session_takes_partial_answers_or_not_and_nothing_between() {
+        let mut session = Session::default();
+        for (value, kept) in [
+            (text("true"), Some(true)),
+            (text("False"), Some(false)),
+            (OptionValue::Bool(true), Some(true)),
+            (text(""), None),
+        ] {
+            assert_eq!(session.set(request(PARTIAL, value)).errors.len(), 0);
+            assert_eq!(session.partial, kept);
+            let mut headers = HeaderMap::new();
+            headers.insert(headers::COOKIE, session.to_cookie().parse().unwrap());
+            assert_eq!(Session::of(&headers), session);
+            let told = session.options().session_options.contains_key(PARTIAL);
+            assert_eq!(told, kept.is_some());
+        }
+        for wrong in [text("maybe"), OptionValue::Int64(1)] {
+            let told = session.set(request(PARTIAL, wrong));
+            let kind = SessionOptionErrorKind::InvalidValue as i32;
+            assert_eq!(told.errors[PARTIAL].value, kind);
+            assert_eq!(session.partial, None);
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Statement {
     pub(crate) params: Option<RecordBatch>,
     /// The past its ticket is for.
     pub(crate) past: Option<Past>,
+    /// Whether its ticket takes a partial answer; without a ticket the caller says it.
+    pub(crate) partial: Option<bool>,
 }
 
 /// What is asked for.
@@ -48,7 +50,13 @@ impl Statement {
             sql: format!("SELECT * FROM {database}.{schema}.{table}"),
             params: None,
             past: None,
+            partial: None,
         }
+    }
+
+    /// Whether a partial answer will do.
+    pub(crate) fn takes_partial(&self, caller: &Caller) -> bool {
+        self.partial.unwrap_or(caller.partial)
     }
 
     /// The statements that run one after the other: one for each row of parameters.
@@ -118,6 +126,7 @@ impl FlightServer {
                 sql: query.query,
                 params: None,
                 past: None,
+                partial: None,
             })),
             Command::PreparedStatementQuery(query) => {
                 let handle = PreparedHandle::open(&query.prepared_statement_handle, &self.key)?;
@@ -164,6 +173,8 @@ impl FlightServer {
             snapshot: SnapshotId(past.snapshot),
             at_millis: past.at_millis,
         });
+        // One that was made without the wish came with a schema that has no place for the mark.
+        let partial = Some(ticket.partial);
         match ticket.query {
             TicketQuery::Text {
                 text,
@@ -175,6 +186,7 @@ impl FlightServer {
                     sql: text,
                     params,
                     past,
+                    partial,
                 }))
             }
             TicketQuery::Text {
@@ -183,6 +195,7 @@ impl FlightServer {
             } => Err(no_influxql()),
             TicketQuery::Table(path) => Ok(Asked::Statement(Statement {
                 past,
+                partial,
                 ..Statement::of_table(&path)
             })),
             TicketQuery::Metadata(command) => {
@@ -191,7 +204,11 @@ impl FlightServer {
             TicketQuery::Prepared(handle) => {
                 let handle = PreparedHandle::open(&handle, &self.key)?;
                 let statement = self.statement_of_handle(handle)?;
-                Ok(Asked::Statement(Statement { past, ..statement }))
+                Ok(Asked::Statement(Statement {
+                    past,
+                    partial,
+                    ..statement
+                }))
             }
         }
     }
@@ -212,6 +229,7 @@ impl FlightServer {
             sql,
             params,
             past: None,
+            partial: None,
         })
     }
 
@@ -229,6 +247,7 @@ impl FlightServer {
             access: caller.access(),
             read_only: false,
             as_of: statement.past.map(AsOf::Known).or(caller.as_of),
+            partial: statement.takes_partial(caller),
         };
         Ok(self.backends()?.engine()?.plan(request).await?)
     }
@@ -253,6 +272,7 @@ fn statement_of_text(query: TextQuery, database: String) -> Result<Statement, Fa
         sql: text,
         params,
         past: None,
+        partial: None,
     })
 }
 
@@ -288,6 +308,7 @@ mod tests {
             sql: "s".to_owned(),
             params: Some(rows),
             past: None,
+            partial: None,
         };
         let executions = statement.executions();
         assert_eq!(executions.len(), 3);

@@ -225,7 +225,7 @@ error_codes! {
         owner: "Nothing.";
     /// An ingester that may have rows of the table in no file can't be reached.
     IngesterUnavailable = "INGESTER_UNAVAILABLE", Unavailable, Any,
-        client: "Retry after the delay.",
+        client: "Retry after the delay. A query can ask for the rows that can be reached, with `x-fc-partial`.",
         owner: "Bring the named ingester back; the answer would miss its rows.";
     /// The catalog can't be reached.
     CatalogUnavailable = "CATALOG_UNAVAILABLE", Unavailable, Any,

@@ -20,6 +20,9 @@ pub const PRODUCER: &str = "x-fc-producer";
 pub const SEQUENCE: &str = "x-fc-sequence";
 /// Request: the past that is read, the number of a snapshot or a time.
 pub const AS_OF: &str = "x-fc-as-of";
+/// Request: `true` takes an answer without the rows of ingesters that can't be reached, and so marked
+/// ([`PARTIAL_MARK`](crate::PARTIAL_MARK)), for none.
+pub const PARTIAL: &str = "x-fc-partial";
 /// Request: database of the call; the preferred one of [`DATABASE_HEADERS`].
 pub const DATABASE: &str = "database";
 /// Request: database of the call, as InfluxDB 2 clients name it.
@@ -144,6 +147,14 @@ pub fn upload_from_headers(headers: &HeaderMap) -> Result<Option<String>, Error>
 /// The past the call asks for by [`AS_OF`], as it is written; an empty value counts as absent.
 pub fn as_of_from_headers(headers: &HeaderMap) -> Result<Option<String>, Error> {
     text(headers, AS_OF)
+}
+
+/// Whether the call asks for partial answers by [`PARTIAL`]; `None` when it does not say.
+pub fn partial_from_headers(headers: &HeaderMap) -> Result<Option<bool>, Error> {
+    match text(headers, PARTIAL)? {
+        Some(_) => flag(headers, PARTIAL).map(Some),
+        None => Ok(None),
+    }
 }
 
 pub(crate) fn text(headers: &HeaderMap, header: &'static str) -> Result<Option<String>, Error> {
@@ -295,6 +306,20 @@ mod tests {
             Encoding::Plain
         );
         assert!(encoding_from_headers(&headers(&[(NATIVE_ENCODING, "maybe")])).is_err());
+    }
+
+    #[test]
+    fn partial_answers_are_asked_for_refused_or_not_mentioned() {
+        for (value, said) in [("true", Some(true)), ("FALSE", Some(false)), ("", None)] {
+            let found = partial_from_headers(&headers(&[(PARTIAL, value)]));
+            assert_eq!(found.unwrap(), said, "{value}");
+        }
+        assert_eq!(partial_from_headers(&HeaderMap::new()).unwrap(), None);
+        let wrong = partial_from_headers(&headers(&[(PARTIAL, "maybe")])).unwrap_err();
+        assert_eq!(
+            wrong.to_string(),
+            "header x-fc-partial is \"maybe\"; send true or false"
+        );
     }
 
     proptest! {

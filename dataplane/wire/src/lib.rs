@@ -44,7 +44,9 @@ pub use decode::{BODY_ALIGNMENT, DecodeLimits, Decoded, StreamDecoder, decoding_
 pub use encode::{BatchEncoder, EncodeLimits};
 pub use path::{DEFAULT_SCHEMA, TablePath};
 pub use rows::batch_rows;
-pub use schema::{Encoding, fingerprint, schema_bytes, schema_from_bytes, wire_schema};
+pub use schema::{
+    Encoding, PARTIAL_MARK, fingerprint, schema_bytes, schema_from_bytes, wire_schema,
+};
 pub use size::plain_batch_bytes;
 pub use stream::StreamName;
 pub use ticket::{PastState, PreparedHandle, SigningKey, Ticket, TicketQuery};

@@ -16,6 +16,9 @@ use sha2::{Digest, Sha256};
 
 use crate::guard;
 
+/// Key of the schema's metadata that marks a partial answer. Only a server that answers sets it.
+pub const PARTIAL_MARK: &str = "flightcluster.partial";
+
 /// How columns are laid out for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Encoding {
@@ -56,15 +59,16 @@ impl Error {
 /// [`Encoding::Native`] changes nothing. [`Encoding::Plain`] replaces, at every depth:
 /// dictionaries and run-end encodings by their values, `Utf8View` by `Utf8`, `BinaryView` by
 /// `Binary`, list views by lists, 32- and 64-bit decimals by 128-bit ones. Names, nullability and
-/// metadata of fields and schema stay.
+/// metadata of fields and schema stay, but for [`PARTIAL_MARK`]: a table that was made of a partial answer
+/// has it, and what is read of it may be complete.
 pub fn wire_schema(schema: &Schema, encoding: Encoding) -> Schema {
-    match encoding {
-        Encoding::Native => schema.clone(),
-        Encoding::Plain => {
-            let fields: Fields = schema.fields().iter().map(plain_field).collect();
-            Schema::new_with_metadata(fields, schema.metadata().clone())
-        }
-    }
+    let fields = match encoding {
+        Encoding::Native => schema.fields().clone(),
+        Encoding::Plain => schema.fields().iter().map(plain_field).collect(),
+    };
+    let mut metadata = schema.metadata().clone();
+    metadata.remove(PARTIAL_MARK);
+    Schema::new_with_metadata(fields, metadata)
 }
 
 /// Writes `schema` as one encapsulated Arrow IPC message, the form of `SchemaResult` and of the

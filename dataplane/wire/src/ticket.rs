@@ -92,6 +92,9 @@ pub struct Ticket {
     pub expires_at_millis: u64,
     /// The past it is for; `None` for the present of who redeems it.
     pub past: Option<PastState>,
+    /// Whether it takes a partial answer. A node that does not know this gives a whole answer or none, so
+    /// it needs no version.
+    pub partial: bool,
 }
 
 /// A state of the catalog, and the moment it is looked at.
@@ -329,6 +332,8 @@ mod content {
         pub(super) expires_at_millis: u64,
         #[prost(message, optional, tag = "12")]
         pub(super) past: Option<Past>,
+        #[prost(bool, tag = "13")]
+        pub(super) partial: bool,
     }
 
     #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -386,6 +391,7 @@ mod content {
                 nonce,
                 expires_at_millis,
                 past,
+                partial,
             } = ticket.clone();
             Self {
                 query: Some(query.into()),
@@ -400,6 +406,7 @@ mod content {
                     snapshot: past.snapshot,
                     at_millis: past.at_millis,
                 }),
+                partial,
             }
         }
     }
@@ -446,6 +453,7 @@ mod content {
                     snapshot: past.snapshot,
                     at_millis: past.at_millis,
                 }),
+                partial: content.partial,
             })
         }
     }

@@ -371,6 +371,7 @@ async fn a_change_on_a_reading_path_is_refused() {
         let request = QueryRequest {
             read_only: true,
             as_of: None,
+            partial: false,
             ..Cluster::request(sql)
         };
         let error = cluster.engine.plan(request).await.map(|_| ()).unwrap_err();

@@ -504,6 +504,7 @@ impl Cluster {
             access: Access::everything(),
             read_only: false,
             as_of: None,
+            partial: false,
         }
     }
 

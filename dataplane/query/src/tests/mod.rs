@@ -11,6 +11,7 @@ mod hand_off;
 mod keyed_deleting;
 mod limits;
 mod parameters;
+mod partial;
 mod past;
 mod pruning;
 mod reads;

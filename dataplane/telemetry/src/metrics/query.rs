@@ -18,6 +18,8 @@ pub struct QueryMetrics {
     pub running: Gauge,
     /// Rows of results.
     pub rows: Counter,
+    /// Answers that lack rows.
+    pub partial: Counter,
     /// What became of bytes of stored files that queries asked for.
     pub cache: CacheMetrics,
 }
@@ -84,6 +86,11 @@ impl QueryMetrics {
             ),
             running: declare.gauge("flightcluster_query_running", "Queries that run"),
             rows: declare.counter("flightcluster_query_rows_total", "Rows queries returned"),
+            partial: declare.counter(
+                "flightcluster_query_partial_total",
+                "Answers without the rows of an ingester that could not be reached, for callers who asked for \
+                 them",
+            ),
             cache: CacheMetrics::declare(declare),
         }
     }

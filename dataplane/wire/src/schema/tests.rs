@@ -92,6 +92,22 @@ fn the_native_schema_is_unchanged() {
     assert_eq!(wire_schema(&schema, Encoding::Native), *schema);
 }
 
+/// A client may write a marked answer into a table.
+#[test]
+fn a_table_does_not_pass_on_the_mark_of_an_answer() {
+    let metadata = [(PARTIAL_MARK, "{}"), ("source", "sensor")];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let schema = Schema::new_with_metadata(Fields::empty(), metadata.into());
+    for encoding in [Encoding::Plain, Encoding::Native] {
+        let seen = wire_schema(&schema, encoding);
+        assert_eq!(
+            seen.metadata().keys().collect::<Vec<_>>(),
+            ["source"],
+            "{encoding:?}"
+        );
+    }
+}
+
 #[test]
 fn schema_bytes_come_back_with_and_without_the_continuation_marker() {
     let schema = samples::wide(1).schema();

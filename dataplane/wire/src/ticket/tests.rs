@@ -19,6 +19,7 @@ fn ticket(query: TicketQuery) -> Ticket {
         nonce: 0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210,
         expires_at_millis: NOW + 900_000,
         past: None,
+        partial: false,
     }
 }
 
@@ -63,6 +64,18 @@ fn a_ticket_for_the_past_is_not_taken_for_one_for_the_present() {
     let mut relabelled = bytes.to_vec();
     relabelled[2] = VERSION;
     assert!(Ticket::open(&relabelled, &key(1), NOW).is_err());
+}
+
+/// A release that knows nothing of it reads it too: it answers with all rows or not at all.
+#[test]
+fn a_ticket_keeps_whether_it_takes_a_partial_answer_and_needs_no_version_for_it() {
+    let ticket = Ticket {
+        partial: true,
+        ..ticket(queries().remove(0))
+    };
+    let bytes = ticket.seal(&key(1));
+    assert_eq!(Ticket::open(&bytes, &key(1), NOW).unwrap(), ticket);
+    assert_eq!(bytes[2], VERSION);
 }
 
 #[test]

@@ -192,6 +192,7 @@ impl Reader {
             access: Access::everything(),
             read_only,
             as_of,
+            partial: false,
         };
         let plan = self.engine.plan(request).await;
         plan.map_err(|error| format!("{error:?}"))
