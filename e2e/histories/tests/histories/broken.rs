@@ -1,6 +1,12 @@
 //! Deliberately broken builds: each is one of the ports the product stands on, implemented wrongly in
 //! the way a defect of the product would show there. Nothing of it is in a shipped crate.
 
+use flightcluster_catalog::{
+    Error, FilesReplaced, FlushCommit, LiveFiles, ReplaceFiles, SequenceNumber,
+};
+
+use crate::catalog::Line;
+
 /// One defect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Broken {
@@ -38,6 +44,8 @@ pub(crate) enum Broken {
     DeletesLiveFiles,
     /// A state of the past is answered with the files of today.
     PastIsPresent,
+    /// A catalog that starts again lacks what was committed last.
+    CatalogForgets,
     /// Each process leases a block of order numbers and gives them out by itself.
     OrdersInBlocks,
     /// Each process adds what its clock says to the order numbers.
@@ -70,7 +78,7 @@ impl Broken {
     ];
 
     /// Those that histories of rows catch.
-    pub(crate) const OF_ROWS: [Self; 18] = [
+    pub(crate) const OF_ROWS: [Self; 19] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -88,6 +96,7 @@ impl Broken {
         Self::AbortedAppears,
         Self::DeletesLiveFiles,
         Self::PastIsPresent,
+        Self::CatalogForgets,
         Self::OpensNothing,
     ];
 
@@ -96,5 +105,42 @@ impl Broken {
         { Self::OF_ROWS.into_iter() }
             .chain(Self::OF_KEYS)
             .find(|each| format!("{each:?}") == name)
+    }
+}
+
+impl Line {
+    /// What a catalog does that ends the inputs that are live, and adds the outputs.
+    pub(crate) async fn replace_what_is_left(
+        &self,
+        request: ReplaceFiles,
+    ) -> Result<FilesReplaced, Error> {
+        let all = LiveFiles {
+            table: request.table,
+            below_bytes: None,
+            before_nanos: None,
+            limit: u32::MAX,
+        };
+        let mut live = self.inner.live_files(all).await?;
+        live.retain(|file| request.inputs.contains(&file.id));
+        let ended = ReplaceFiles {
+            inputs: live.iter().map(|file| file.id).collect(),
+            outputs: vec![],
+            removed_rows: live.iter().map(|file| file.file.rows).sum(),
+            ..request.clone()
+        };
+        self.inner.replace_files(ended).await?;
+        let all = self.inner.list_ingesters().await?;
+        let commit = FlushCommit {
+            seen: None,
+            durable: SequenceNumber(0),
+            ingester: all[0].id,
+            epoch: all[0].epoch,
+            files: request.outputs,
+            watermarks: vec![],
+            producers: vec![],
+            valid_until_millis: None,
+        };
+        let snapshot = self.inner.commit_flush(commit).await?.snapshot;
+        Ok(FilesReplaced { snapshot })
     }
 }

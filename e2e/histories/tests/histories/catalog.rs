@@ -1,6 +1,7 @@
 //! The catalog as one process of a history reaches it: through calls that get lost.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,8 @@ pub(crate) struct Line {
     pub(crate) inner: Arc<dyn Catalog>,
     pub(crate) life: Arc<Life>,
     pub(crate) broken: Option<Broken>,
+    /// Nobody reaches the catalog.
+    pub(crate) away: Arc<AtomicBool>,
     pub(crate) postponed: Postponed,
     /// A lease ends while its holder still works, as after a long pause.
     pub(crate) leases_end: bool,
@@ -51,6 +54,13 @@ impl LossyCatalog {
         *self.0.lock() = Some(line);
     }
 
+    /// From now on calls go to another process of the catalog.
+    pub(crate) fn reach(&self, inner: &Arc<dyn Catalog>) {
+        if let Some(line) = self.0.lock().as_mut() {
+            line.inner = Arc::clone(inner);
+        }
+    }
+
     fn line(&self) -> Line {
         self.0.lock().clone().unwrap()
     }
@@ -62,6 +72,9 @@ impl Line {
         port: Port,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(lost());
+        }
         self.life.pass(port, lost, call).await
     }
 
@@ -175,38 +188,6 @@ impl Line {
             }
             replaced => replaced,
         }
-    }
-
-    /// What a catalog does that ends the inputs that are live, and adds the outputs.
-    async fn replace_what_is_left(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error> {
-        let all = LiveFiles {
-            table: request.table,
-            below_bytes: None,
-            before_nanos: None,
-            limit: u32::MAX,
-        };
-        let mut live = self.inner.live_files(all).await?;
-        live.retain(|file| request.inputs.contains(&file.id));
-        let ended = ReplaceFiles {
-            inputs: live.iter().map(|file| file.id).collect(),
-            outputs: vec![],
-            removed_rows: live.iter().map(|file| file.file.rows).sum(),
-            ..request.clone()
-        };
-        self.inner.replace_files(ended).await?;
-        let all = self.inner.list_ingesters().await?;
-        let commit = FlushCommit {
-            seen: None,
-            durable: SequenceNumber(0),
-            ingester: all[0].id,
-            epoch: all[0].epoch,
-            files: request.outputs,
-            watermarks: vec![],
-            producers: vec![],
-            valid_until_millis: None,
-        };
-        let snapshot = self.inner.commit_flush(commit).await?.snapshot;
-        Ok(FilesReplaced { snapshot })
     }
 
     async fn garbage(&self, grace: Duration, limit: u32) -> Result<Vec<Garbage>, Error> {

@@ -14,10 +14,21 @@ use crate::history::Row;
 pub(crate) struct Batch {
     /// A producer's number.
     pub(crate) number: Option<u64>,
+    /// Its place in a stream that has a name: the number counts rows then.
+    pub(crate) named: Option<Named>,
     pub(crate) rows: Vec<Row>,
     pub(crate) wide: bool,
     /// The table it was last sent to.
     pub(crate) table: Option<TableId>,
+}
+
+/// A place in a stream that has a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// The first row of the stream.
+    pub(crate) stream: i64,
+    /// Rows of the stream before this place.
+    pub(crate) before: u64,
 }
 
 /// See the module.
@@ -50,9 +61,10 @@ impl Client {
             self.next_batch += 1;
             self.next_batch
         });
-        let table = None;
+        let (named, table) = (None, None);
         Batch {
             number,
+            named,
             rows,
             wide,
             table,
@@ -103,6 +115,7 @@ pub(crate) fn stored_nothing(error: &Error) -> bool {
             | Error::UploadSealed
             | Error::OutOfService(_)
             | Error::ProducerOrder { .. }
+            | Error::StreamGap { .. }
             | Error::TableNotFound(_)
             | Error::Catalog { .. }
             | Error::Wal(Log::Full { .. })

@@ -5,7 +5,8 @@
 //! the sizes of segments and buffers, and the steps: writes (with and without producer numbers, with
 //! new columns, pipelined, repeated at any ingester), uploads of several streams, flushes, compactions,
 //! deletions of objects, crashes with and without a power cut, starts, drains, take-overs by a second
-//! life, dropped tables, moved clocks, queries, and calls that are held while all of this happens. Any
+//! life, dropped tables, moved clocks, queries, two attempts to send the same batches, a catalog that is away and
+//! comes back as another process, and calls that are held while all of this happens. Any
 //! call may get lost before or after its effect, or be the last one of its process ([`troubles`]).
 //! Every answer is checked ([`history`]), and what a snapshot answered once is asked for again ([`past`]);
 //! a bad history is made as short as it gets and printed.
@@ -25,6 +26,7 @@
 //! with a broken build, to see what its report looks like.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod attempts;
 mod broken;
 mod catalog;
 mod changes;
@@ -39,6 +41,7 @@ mod program;
 mod reader;
 mod registers;
 mod run;
+mod step;
 mod steps;
 mod store;
 mod told;

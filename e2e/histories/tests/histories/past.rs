@@ -30,7 +30,7 @@ impl World {
             self.compare(reader, &noted).await?;
             self.past.lock().push_back(noted);
         }
-        let Ok(newest) = self.truth.snapshot(&[]).await else {
+        let Ok(newest) = self.truth().snapshot(&[]).await else {
             return Ok(());
         };
         if let Ok(answer) = past_of(reader, table, newest.id).await {

@@ -1,119 +1,16 @@
 //! What happens in a history: settings and steps, decided by a seed before anything runs.
 //!
-//! Every step makes sense in every state (an ingester that is down refuses, a second start does
-//! nothing), so that any step can be left out to find the shortest history that still goes wrong.
-
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::attempts::Twice;
 use crate::life::{Fault, Port, Trouble};
+use crate::step::{Chore, End, Step};
 use crate::troubles::{
     COLLECT_FAULTS, COMPACT_FAULTS, DRAIN_FAULTS, FLUSH_FAULTS, HOLDS, QUERY_FAULTS, START_FAULTS,
     UPLOAD_FAULTS, WRITE_FAULTS,
 };
-
-/// One thing that happens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// A client sends batches, several on their way at once, after those it has to repeat.
-    Write {
-        node: usize,
-        client: usize,
-        table: usize,
-        batches: u8,
-        rows: u8,
-        /// With a column that the table may not have yet.
-        wide: bool,
-        /// On a stream that may be open since long.
-        same_stream: bool,
-        faults: Vec<Fault>,
-    },
-    /// A producer sends a batch again that was acknowledged, just now or some time ago, to whatever
-    /// ingester.
-    Repeat { node: usize, client: usize },
-    /// Batches of an upload are sent.
-    SendUpload {
-        node: usize,
-        upload: usize,
-        batches: u8,
-        rows: u8,
-        wide: bool,
-        faults: Vec<Fault>,
-    },
-    /// An upload is finished or aborted.
-    EndUpload {
-        node: usize,
-        upload: usize,
-        end: End,
-        faults: Vec<Fault>,
-    },
-    /// Everything is put into files.
-    Flush { node: usize, faults: Vec<Fault> },
-    /// A process does a chore of upkeep.
-    Tidy {
-        node: usize,
-        chore: Chore,
-        faults: Vec<Fault>,
-    },
-    /// Time passes for one node.
-    Advance { node: usize, seconds: u64 },
-    /// The process ends without warning.
-    Crash { node: usize },
-    /// The process starts, after a power cut or not, with its clock somewhere.
-    Start {
-        node: usize,
-        power_cut: bool,
-        clock: u64,
-        luck: u64,
-        faults: Vec<Fault>,
-    },
-    /// The process is told to end.
-    Drain { node: usize, faults: Vec<Fault> },
-    /// The disk goes to a new process of the same name while the old one still runs.
-    TakeOver { node: usize, luck: u64 },
-    /// The old process of a node flushes what it holds.
-    FlushFormer { node: usize },
-    /// Somebody drops a table.
-    DropTable { table: usize },
-    /// A reader asks for all rows, or for their number.
-    Query {
-        table: usize,
-        count: bool,
-        faults: Vec<Fault>,
-    },
-    /// A step with a call that waits while other things happen.
-    During {
-        held: Box<Step>,
-        meanwhile: Vec<Step>,
-    },
-}
-
-/// How an upload ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Its rows appear, says an ingester.
-    Finish,
-    /// Its rows appear, says a process that asks even the ingester beside it.
-    FinishElsewhere,
-    /// Its rows never appear.
-    Abort,
-}
-
-/// What upkeep does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Chore {
-    /// Small files become few.
-    Compact,
-    /// Objects of files that ended are deleted, without any grace.
-    Collect,
-    /// Objects that no file has, and be it for a moment, are given up for deletion.
-    Orphans,
-}
-
-impl Chore {
-    pub(crate) const ALL: [Self; 3] = [Self::Compact, Self::Collect, Self::Orphans];
-}
 
 /// Sizes of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,7 +106,7 @@ struct Maker {
 impl Maker {
     fn add(&mut self, steps: &mut Vec<Step>) {
         let node = self.node();
-        match self.chance.random_range(0..134) {
+        match self.chance.random_range(0..146) {
             0..28 => steps.push(self.write(true)),
             28..47 => steps.push(self.query(true)),
             47..58 => {
@@ -256,6 +153,14 @@ impl Maker {
             }
             109..117 => steps.push(self.repeat()),
             117..121 => steps.push(self.tidy(true)),
+            121..129 => {
+                let twice = self.twice();
+                steps.push(Step::Twice(twice));
+            }
+            129..133 => {
+                let meanwhile = self.meanwhile();
+                steps.push(Step::CatalogAway { meanwhile });
+            }
             _ => {
                 let during = self.during();
                 if let Step::During { held, .. } = &during {
@@ -367,6 +272,48 @@ impl Maker {
             _ => self.node(),
         };
         Step::Repeat { node, client }
+    }
+
+    fn twice(&mut self) -> Twice {
+        let client = self.chance.random_range(0..self.settings.clients.len());
+        let home = self.settings.clients[client];
+        let (node, table) = home.unwrap_or((self.node(), self.table()));
+        let other = match self.chance.random_bool(0.7) {
+            true => node,
+            false => self.node(),
+        };
+        Twice {
+            nodes: [node, other],
+            client,
+            table,
+            // Only a producer has numbers.
+            named: home.is_none() || self.chance.random_bool(0.3),
+            batches: self.chance.random_range(3..=6),
+            rows: self.chance.random_range(1..=6),
+            luck: self.chance.random(),
+        }
+    }
+
+    /// What is done while the catalog is away.
+    fn meanwhile(&mut self) -> Vec<Step> {
+        let count = self.chance.random_range(1..=4);
+        let step = |maker: &mut Self| match maker.chance.random_range(0..14) {
+            0..4 => maker.write(true),
+            4..6 => maker.query(false),
+            6..8 => {
+                let node = maker.node();
+                maker.flush(node)
+            }
+            8..10 => maker.advance(),
+            10 => maker.tidy(false),
+            11 => Step::Crash { node: maker.node() },
+            12 => {
+                let node = maker.node();
+                maker.start(node, false)
+            }
+            _ => maker.repeat(),
+        };
+        (0..count).map(|_| step(self)).collect()
     }
 
     /// A step of an upload, if there is any.

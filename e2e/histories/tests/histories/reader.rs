@@ -126,6 +126,14 @@ impl Reader {
         *self.tails.surroundings.lock() = Some(surroundings);
     }
 
+    /// From now on the catalog is another process.
+    pub(crate) fn reach(&self, catalog: &Arc<dyn Catalog>) {
+        self.catalog.reach(catalog);
+        if let Some(surroundings) = self.tails.surroundings.lock().as_mut() {
+            surroundings.catalog.inner = Arc::clone(catalog);
+        }
+    }
+
     /// All rows of a table, or why there is no answer.
     pub(crate) async fn rows(&self, table: &str) -> Result<Answer, String> {
         let sql = format!("SELECT * FROM {table}");

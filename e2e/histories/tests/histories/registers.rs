@@ -28,9 +28,9 @@ use crate::changes::Known;
 use crate::client::stored_nothing;
 use crate::keys::{Batch, Pass, Program, Restart, Step};
 use crate::life::Fault;
-use crate::program::Chore;
 use crate::reader::Reader;
 use crate::run::{Bench, shortest};
+use crate::step::Chore;
 use crate::world::{Process, Start, World, alive};
 
 /// How often a question is asked before a lack of answers counts: a reader does not wait long for one.

@@ -13,8 +13,9 @@ use tokio::runtime::Runtime;
 use crate::broken::Broken;
 use crate::history::{Kind, Violation, name};
 use crate::life::Counts;
-use crate::program::{Program, Settings, Step};
+use crate::program::{Program, Settings};
 use crate::reader::Reader;
+use crate::step::Step;
 use crate::watch::within;
 use crate::world::{CATALOG, World};
 

@@ -10,11 +10,11 @@ use flightcluster_ingest::{Producer, TableWriter};
 use futures::future::join_all;
 use tokio::sync::Notify;
 
-use crate::client::{Batch, encode, stored_nothing};
+use crate::client::{Batch, Named, encode, stored_nothing};
 use crate::history::{Kind, Violation, name};
 use crate::life::Fault;
-use crate::program::Step;
 use crate::reader::Reader;
+use crate::step::Step;
 use crate::world::{Process, Start, World, alive};
 
 /// When nothing is in the way any more, everything works at the second attempt: the first one may meet
@@ -25,7 +25,7 @@ type Carried<'a> = Pin<Box<dyn Future<Output = Result<(), Violation>> + 'a>>;
 
 /// What one attempt to write came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Acknowledged,
     Refused,
     Unknown,
@@ -50,6 +50,10 @@ impl World {
                     let new = self.new_batches(*client, *batches, *rows, *wide);
                     self.write(*node, *client, *table, new, *same_stream, faults)
                         .await;
+                }
+                Step::Twice(twice) => self.twice(twice).await,
+                Step::CatalogAway { meanwhile } => {
+                    self.catalog_away(reader, meanwhile).await?;
                 }
                 Step::Repeat { node, client } => self.repeat(*node, *client).await,
                 Step::Flush { node, faults } => {
@@ -111,7 +115,7 @@ impl World {
                 Step::TakeOver { node, luck } => self.take_over(*node, *luck).await?,
                 Step::DropTable { table } => {
                     self.settle_uploads().await;
-                    let _ = self.truth.drop_table(&Self::table(*table), true).await;
+                    let _ = self.truth().drop_table(&Self::table(*table), true).await;
                 }
                 Step::Query {
                     table,
@@ -128,6 +132,19 @@ impl World {
             self.bury();
             Ok(())
         })
+    }
+
+    /// No process reaches the catalog while these steps are carried out. Then one is there again that has
+    /// everything that was committed, and nothing else of the one before.
+    async fn catalog_away(&self, reader: &Reader, meanwhile: &[Step]) -> Result<(), Violation> {
+        self.set_away(true);
+        for step in meanwhile {
+            self.carry_out(reader, step).await?;
+        }
+        self.restart_catalog(reader).await;
+        self.note("the catalog is back");
+        self.set_away(false);
+        Ok(())
     }
 
     /// Begins `held`, waits until its call waits (or it is over), does the rest, and lets it go on.
@@ -211,7 +228,13 @@ impl World {
         Ok(())
     }
 
-    fn new_batches(&self, client: usize, batches: u8, rows: u8, wide: bool) -> Vec<Batch> {
+    pub(crate) fn new_batches(
+        &self,
+        client: usize,
+        batches: u8,
+        rows: u8,
+        wide: bool,
+    ) -> Vec<Batch> {
         let producer = self.settings.clients[client].is_some();
         let mut held = self.clients[client].lock();
         (0..batches)
@@ -317,7 +340,7 @@ impl World {
         (back, done)
     }
 
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         process: &Process,
         client: usize,
@@ -326,9 +349,12 @@ impl World {
         batch: &Batch,
     ) -> Outcome {
         let producer = batch.number.map(|sequence| Producer {
-            id: format!("producer-{client}"),
+            id: match batch.named {
+                Some(Named { stream, .. }) => format!("stream-{}", name(stream)),
+                None => format!("producer-{client}"),
+            },
             sequence,
-            after: None,
+            after: batch.named.map(|named| named.before),
         });
         let (first, last) = (batch.rows[0].key, batch.rows[batch.rows.len() - 1].key);
         let span = format!("{} to {} of table {table}", name(first), name(last));
@@ -394,7 +420,7 @@ impl World {
     ) -> Result<bool, Violation> {
         let name = Self::table(table);
         let id = || async {
-            let table = self.truth.table(&name).await;
+            let table = self.truth().table(&name).await;
             table.ok().flatten().map(|table| table.id)
         };
         let Some(before) = id().await else {

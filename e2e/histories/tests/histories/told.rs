@@ -1,8 +1,9 @@
 //! Histories that are told, not decided by a seed: ways to go wrong that are rare, or were found once.
 
 use crate::life::{Fault, Port, Trouble};
-use crate::program::{Chore, Program, Settings, Step};
+use crate::program::{Program, Settings};
 use crate::run::Bench;
+use crate::step::{Chore, Step};
 
 /// One ingester, one table, one client.
 fn settings() -> Settings {

@@ -9,7 +9,7 @@ use flightcluster_server::{Ingesters, Uploads};
 use crate::client::{Batch, Client, schema};
 use crate::history::{Kind, Violation};
 use crate::life::Fault;
-use crate::program::End;
+use crate::step::End;
 use crate::steps::ATTEMPTS;
 use crate::world::{Process, World, alive};
 
@@ -152,7 +152,7 @@ impl World {
 
     /// Learns whether an upload is finished, whatever was answered; its rows are promised then.
     async fn settle_upload(&self, upload: usize) -> bool {
-        let known = self.truth.upload(&id(upload)).await;
+        let known = self.truth().upload(&id(upload)).await;
         let mut finished = known.is_ok_and(|known| known.state == UploadState::Finished);
         let staging = {
             let mut held = self.uploads[upload].lock();
@@ -163,7 +163,7 @@ impl World {
         };
         if let Some(staging) = staging {
             let target = Self::table(self.settings.uploads[upload]);
-            let target = self.truth.table(&target).await;
+            let target = self.truth().table(&target).await;
             if let Ok(Some(target)) = target {
                 self.history.lock().finish(staging, target.id);
             }
@@ -187,7 +187,7 @@ impl World {
                 self.start_all(false).await?;
                 self.end_upload(0, upload, End::FinishElsewhere, &[])
                     .await?;
-                let known = self.truth.upload(&id(upload)).await;
+                let known = self.truth().upload(&id(upload)).await;
                 let ends = |state| matches!(state, UploadState::Open | UploadState::Finishing);
                 open = open && known.is_ok_and(|known| ends(known.state));
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flightcluster_catalog::sql::SqlCatalog;
@@ -69,8 +70,10 @@ pub(crate) struct World {
     pub(crate) uploads: Vec<Mutex<Upload>>,
     /// States that were noted, the one to be asked for next first.
     pub(crate) past: Mutex<VecDeque<Noted>>,
-    /// The catalog without a network.
-    pub(crate) truth: Arc<dyn Catalog>,
+    /// The catalog without a network: the process of it that runs.
+    truth: Mutex<Arc<dyn Catalog>>,
+    /// Nobody reaches it.
+    away: Arc<AtomicBool>,
     store: Arc<InMemory>,
     postponed: Postponed,
     nodes: Vec<Mutex<Node>>,
@@ -108,13 +111,14 @@ impl World {
             Arc::new(InMemory::new()),
             Arc::new(Life::new(settings.luck)),
         );
-        let postponed = Postponed::default();
+        let (postponed, away) = (Postponed::default(), Arc::<AtomicBool>::default());
         let processes = Arc::<Mutex<_>>::default();
         reader.enter(Surroundings {
             catalog: catalog::Line {
                 inner: Arc::clone(&truth),
                 life: Arc::clone(&reading),
                 broken,
+                away: Arc::clone(&away),
                 postponed: Arc::clone(&postponed),
                 // A deletion does not wait for a compaction: which of them is first must not matter.
                 leases_end: true,
@@ -140,7 +144,8 @@ impl World {
             past: Mutex::default(),
             settings,
             broken,
-            truth,
+            truth: Mutex::new(truth),
+            away,
             store,
             postponed,
             processes,
@@ -150,6 +155,35 @@ impl World {
 
     pub(crate) fn note(&self, text: impl Into<String>) {
         self.history.lock().note(text.into());
+    }
+
+    pub(crate) fn truth(&self) -> Arc<dyn Catalog> {
+        Arc::clone(&self.truth.lock())
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
+    }
+
+    /// A new process takes the place of the catalog's, on the same file.
+    pub(crate) async fn restart_catalog(&self, reader: &Reader) {
+        let mut file = self.directory.join(CATALOG);
+        if self.broken == Some(Broken::CatalogForgets) {
+            // Without the log of the database.
+            let left = self.directory.join("left.sqlite");
+            std::fs::copy(&file, &left).unwrap();
+            file = left;
+        }
+        let opened = SqlCatalog::open_sqlite(&file).await;
+        let opened: Arc<dyn Catalog> = Arc::new(opened.unwrap());
+        *self.truth.lock() = Arc::clone(&opened);
+        for node in &self.nodes {
+            let node = node.lock();
+            for process in node.running.iter().chain(&node.former) {
+                process.catalog.reach(&opened);
+            }
+        }
+        reader.reach(&opened);
     }
 
     /// The name of a table.
@@ -238,7 +272,7 @@ impl World {
                 });
                 Ok(())
             }
-            Some(Err(error)) if troubles == 0 => {
+            Some(Err(error)) if troubles == 0 && !self.away.load(Ordering::Relaxed) => {
                 life.die();
                 let stuck = Violation {
                     kind: Kind::Stuck,
@@ -296,7 +330,8 @@ impl World {
 
     fn catalog_line(&self, life: &Arc<Life>, clock: u64) -> catalog::Line {
         catalog::Line {
-            inner: Arc::clone(&self.truth),
+            inner: self.truth(),
+            away: Arc::clone(&self.away),
             life: Arc::clone(life),
             broken: self.broken,
             postponed: Arc::clone(&self.postponed),
@@ -408,7 +443,7 @@ impl World {
         let postponed = std::mem::take(&mut *self.postponed.lock());
         for (life, commit) in postponed {
             if !life.is_dead() {
-                let _ = self.truth.commit_flush(commit).await;
+                let _ = self.truth().commit_flush(commit).await;
             }
         }
     }
