@@ -63,7 +63,7 @@ pub(crate) fn start(role: Role, args: &ServerArgs) -> anyhow::Result<ExitCode> {
         Ok(loaded) => loaded,
         Err(problem) => return Ok(refuse(&problem)),
     };
-    observe::apply_malloc(&malloc_conf(&config.malloc))?;
+    observe::apply_malloc(&malloc_conf(&config.malloc, Some(memory::limit_bytes())))?;
     let format = match config.log.format {
         LogFormat::Auto => log::Format::Auto,
         LogFormat::Json => log::Format::Json,

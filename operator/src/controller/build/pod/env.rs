@@ -4,6 +4,7 @@ use flightcluster_config::malloc_env;
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector};
 
 use super::ports;
+use crate::controller::quantity::parse_bytes;
 use crate::controller::validate::{BucketSpec, ObjectStore, ValidatedCluster, ValidatedRole};
 
 /// Builds the environment of a role's container.
@@ -21,8 +22,14 @@ pub(super) fn build(cluster: &ValidatedCluster, role: &ValidatedRole) -> Vec<Env
         env.push(value("FLIGHTCLUSTER_SERVER__ADVERTISE_HOST", host));
     }
     env.extend(azure_account(cluster));
-    env.extend(malloc_env(&role.config.malloc).map(|(name, text)| value(name, text)));
+    let malloc = malloc_env(&role.config.malloc, memory_limit_bytes(role));
+    env.extend(malloc.map(|(name, text)| value(name, text)));
     env
+}
+
+fn memory_limit_bytes(role: &ValidatedRole) -> Option<u64> {
+    let limits = role.resources.as_ref()?.limits.as_ref()?;
+    parse_bytes(&limits.get("memory")?.0)?.try_into().ok()
 }
 
 /// The storage account, where no file names it beside its key.
