@@ -81,6 +81,23 @@ def test_metrics_cover_every_part(plain, client, database, part):
     assert any(part in line for line in plain.admin("/metrics")[1].splitlines() if line[:1] != "#")
 
 
+def test_metrics_tell_of_footers_in_memory(new_server):
+    """Issue 4 section 3: a footer is read from its file once, and found in memory after that."""
+    server = new_server({"ingest": {"flush_interval": "20ms"}, "upkeep": {"run_in": "nobody"}})
+    server.start()
+    files = "SELECT count(*) AS n FROM system.files"
+    with server.client() as client:
+        put(client, "d", "t", ROWS)
+        wait_until(
+            lambda: select(client, "d", files)["n"].to_pylist() == [1], "the rows are in a file"
+        )
+        for _ in range(3):
+            assert select(client, "d", "SELECT id FROM t").num_rows == 3
+    wait_until(lambda: server.metric("footer_cache_hits_total") == 2, "hits are counted")
+    assert server.metric("footer_cache_misses_total") == 1
+    assert server.metric("footer_cache_bytes") > 0
+
+
 def test_certificate_expiry_is_a_metric(secured):
     """Issue section 3, admin port: the test certificates live for two days."""
     left = secured.metric("certificate_not_after_timestamp_seconds") - time.time()

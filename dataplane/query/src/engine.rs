@@ -13,6 +13,7 @@ use object_store::ObjectStore;
 use crate::admission::Admission;
 use crate::compute::Compute;
 use crate::execute::{execute, execute_partial};
+use crate::footers::{FooterStats, Footers};
 use crate::partial::Missing;
 use crate::plan::{Plan, QueryRequest, plan};
 use crate::ports::{RecentRows, TableWriter};
@@ -91,6 +92,8 @@ pub struct EngineStats {
     pub rejected_total: u64,
     /// Snapshots taken anew because an ingester had no longer, or did not give, its rows.
     pub replans_total: u64,
+    /// Footers of stored files kept in memory.
+    pub footers: FooterStats,
 }
 
 /// Plans and runs statements. Clones are the same engine.
@@ -110,6 +113,7 @@ pub(crate) struct Inner {
     pub(crate) writer: Option<Arc<dyn TableWriter>>,
     pub(crate) rewriter: Rewriter,
     pub(crate) template: SessionState,
+    footers: Arc<Footers>,
     pub(crate) compute: Compute,
     pub(crate) admission: Admission,
     pub(crate) running: Arc<Running>,
@@ -157,13 +161,14 @@ impl Engine {
         let sorter = Sorter { memory_bytes };
         let compute = Compute::new(usize::from(config.task_threads))?;
         let batch_rows = (config.batch_rows as usize).max(1);
+        let footers = Footers::new(config.footer_cache_bytes.as_usize());
         let template = template(SessionOptions {
             threads: compute.threads(),
             batch_rows,
             memory_bytes: usize::try_from(memory_bytes).unwrap_or(usize::MAX),
             spill_dir: &spill_dir,
             spill_bytes,
-            footer_cache_bytes: config.footer_cache_bytes.as_usize(),
+            footers: Arc::clone(&footers),
             store,
         })
         .map_err(|error| sorter.sort("starting", error))?;
@@ -181,6 +186,7 @@ impl Engine {
             writer,
             rewriter,
             template,
+            footers,
             compute,
             admission: Admission::new(max_running, config.queue_length as usize),
             running: Arc::default(),
@@ -263,6 +269,7 @@ impl Engine {
             cancelled_total: inner.running.cancelled(),
             rejected_total: inner.admission.rejected(),
             replans_total: inner.replans.load(Ordering::Relaxed),
+            footers: inner.footers.stats(),
         }
     }
 

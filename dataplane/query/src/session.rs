@@ -12,6 +12,8 @@ use datafusion::common::plan_datafusion_err;
 use datafusion::datasource::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateDefaults;
+use datafusion::execution::cache::Cache as _;
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -24,6 +26,7 @@ use crate::Error;
 use crate::catalogs::NoCatalogs;
 use crate::cooperative::CooperativeJoins;
 use crate::floats::FloatsSkipNothing;
+use crate::footers::Footers;
 use crate::statement::PUBLIC;
 use crate::width;
 
@@ -45,7 +48,7 @@ pub(crate) struct SessionOptions<'a> {
     pub(crate) memory_bytes: usize,
     pub(crate) spill_dir: &'a Path,
     pub(crate) spill_bytes: u64,
-    pub(crate) footer_cache_bytes: usize,
+    pub(crate) footers: Arc<Footers>,
     pub(crate) store: Arc<dyn ObjectStore>,
 }
 
@@ -120,10 +123,14 @@ fn runtime_env(options: &SessionOptions<'_>) -> Result<Arc<RuntimeEnv>, DataFusi
             options.spill_dir.to_path_buf(),
         ]))
         .with_max_temp_directory_size(options.spill_bytes);
+    let footers = &options.footers;
+    let cache = CacheManagerConfig::default()
+        .with_metadata_cache_limit(footers.cache_limit())
+        .with_file_metadata_cache(Some(Arc::clone(footers) as _));
     RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(pool))
         .with_disk_manager_builder(disk)
-        .with_metadata_cache_limit(options.footer_cache_bytes)
+        .with_cache_manager(cache)
         .with_object_store_registry(Arc::new(OneStore(Arc::clone(&options.store))))
         .build_arc()
 }

@@ -10,8 +10,10 @@ use anyhow::Context as _;
 use flightcluster_config::{Config, MALLOC_CONF_ENV};
 use flightcluster_ingest::{Ingest, Observer};
 use flightcluster_objectstore::{CacheStats, CachedStore};
-use flightcluster_query::Engine;
-use flightcluster_telemetry::metrics::{CacheMetrics, IngestMetrics, Metrics, WalMetrics};
+use flightcluster_query::{Engine, FooterStats};
+use flightcluster_telemetry::metrics::{
+    CacheMetrics, FooterMetrics, IngestMetrics, Metrics, WalMetrics,
+};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -106,6 +108,7 @@ pub(crate) fn sample(
 ) {
     let metrics = metrics.clone();
     let mut cached = CacheStats::default();
+    let mut footers = FooterStats::default();
     let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     tokio::spawn(async move {
         loop {
@@ -128,6 +131,8 @@ pub(crate) fn sample(
                 let stats = engine.stats();
                 metrics.query.running.set(gauge(stats.running as u64));
                 metrics.query.queued.set(gauge(stats.queued as u64));
+                count_footers(&metrics.query.footers, footers, stats.footers);
+                footers = stats.footers;
             }
             if let Some(cache) = &cache {
                 let now = cache.stats();
@@ -156,6 +161,17 @@ fn count_cache(metrics: &CacheMetrics, before: CacheStats, now: CacheStats) {
     metrics.damaged.inc_by(since(damaged, before.damaged));
     metrics.memory.set(gauge(memory_bytes));
     metrics.disk.set(gauge(disk_bytes));
+}
+
+fn count_footers(metrics: &FooterMetrics, before: FooterStats, now: FooterStats) {
+    let FooterStats {
+        hits,
+        misses,
+        bytes,
+    } = now;
+    metrics.hits.inc_by(hits.saturating_sub(before.hits));
+    metrics.misses.inc_by(misses.saturating_sub(before.misses));
+    metrics.memory.set(gauge(bytes));
 }
 
 /// Tells gRPC health checks what `/ready` tells, for the whole server and for Flight.

@@ -34,6 +34,7 @@ use parquet::file::properties::WriterProperties;
 use tokio_util::sync::CancellationToken;
 
 use crate::compute::Compute;
+use crate::footers::Footers;
 use crate::provider::Keyed;
 use crate::schema::decode_schema;
 use crate::session::{self, SessionOptions, create_spill_dir, template};
@@ -233,7 +234,7 @@ impl Rewriter {
             spill_dir: &spill_dir,
             spill_bytes: SPILL_BYTES,
             // Each file is read once.
-            footer_cache_bytes: 0,
+            footers: Footers::new(0),
             store: Arc::clone(&store),
         })
         .map_err(|error| failed(Sorter { memory_bytes }.sort("starting", error)))?;

@@ -7,6 +7,7 @@ mod changes;
 mod deleting;
 mod failures;
 mod fixture;
+mod footers;
 mod hand_off;
 mod keyed_deleting;
 mod limits;

@@ -28,7 +28,7 @@ pub use backup::BackupMetrics;
 use declare::Declarer;
 pub use declare::{Declaration, HistogramFamily, Labels, MemoryMetrics};
 pub use guard::{GaugeGuard, RpcCall};
-pub use query::{CacheMetrics, QueryMetrics};
+pub use query::{CacheMetrics, FooterMetrics, QueryMetrics};
 pub use reference::reference_page;
 pub use upkeep::UpkeepMetrics;
 

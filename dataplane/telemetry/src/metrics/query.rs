@@ -22,6 +22,38 @@ pub struct QueryMetrics {
     pub partial: Counter,
     /// What became of bytes of stored files that queries asked for.
     pub cache: CacheMetrics,
+    /// What became of footers of stored files that queries asked for.
+    pub footers: FooterMetrics,
+}
+
+/// Footers of stored files kept in memory.
+#[derive(Debug, Clone)]
+pub struct FooterMetrics {
+    /// Found in memory.
+    pub hits: Counter,
+    /// Read from their file.
+    pub misses: Counter,
+    /// Bytes in memory.
+    pub memory: Gauge,
+}
+
+impl FooterMetrics {
+    fn declare(declare: &mut Declarer) -> Self {
+        Self {
+            hits: declare.counter(
+                "flightcluster_footer_cache_hits_total",
+                "Footers of stored files that queries found in memory",
+            ),
+            misses: declare.counter(
+                "flightcluster_footer_cache_misses_total",
+                "Footers of stored files that queries did not find in memory",
+            ),
+            memory: declare.gauge(
+                "flightcluster_footer_cache_bytes",
+                "Bytes of footers of stored files kept in memory, see `query.footer_cache_bytes`",
+            ),
+        }
+    }
 }
 
 /// Stored files kept near.
@@ -92,6 +124,7 @@ impl QueryMetrics {
                  them",
             ),
             cache: CacheMetrics::declare(declare),
+            footers: FooterMetrics::declare(declare),
         }
     }
 }
