@@ -113,7 +113,7 @@ def test_refused_callers_are_counted_by_reason(secured):
 
 
 def test_the_malloc_settings_reach_the_allocator(new_server):
-    """Issue section 3: jemalloc reads its options before main; the process starts itself again."""
+    """S4-44, S4-45: jemalloc reads its options before main; the process starts itself again."""
     with running(new_server({"malloc": {"preset": "low-memory"}})) as server:
         environment = pathlib.Path(f"/proc/{server.process.pid}/environ").read_bytes()
         assert b"MALLOC_CONF=background_thread:true,dirty_decay_ms:0" in environment

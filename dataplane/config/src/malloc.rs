@@ -190,6 +190,7 @@ mod tests {
         );
     }
 
+    /// S4-44: the one preset with the low value is for those who ask for it.
     #[test]
     fn only_the_low_memory_preset_pays_for_a_low_trim_threshold() {
         let low = "trim_threshold=4:";
