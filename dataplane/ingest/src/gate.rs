@@ -7,6 +7,7 @@
 //! | dictionary of string or binary views | dictionary of plain strings or binary |
 //! | dictionary with keys of 8 or 16 bits | dictionary with keys of 32 bits |
 //! | dictionary of anything but strings, binary, integers and floats of 32 or 64 bits | its values |
+//! | decimal of 32 bits with a precision of 1 | the same decimal in 64 bits |
 //! | union, month-day-nano interval | refused |
 //! | decimal with a negative scale, or a scale above the precision | refused |
 //! | struct without fields | refused |
@@ -14,6 +15,9 @@
 //!
 //! Why small keys grow: each batch may have its own 100 words, and a file holds many batches. Read
 //! together they have more words than a key of 8 bits can count, and can't be read at all.
+//!
+//! Why a decimal of one digit grows: the Parquet library describes it as a number of 64 bits, and then can't
+//! write one of 32.
 
 use std::sync::Arc;
 
@@ -117,6 +121,7 @@ fn normalise_type(path: &str, data_type: &DataType) -> Result<DataType, Error> {
                 None => plain,
             }
         }
+        DataType::Decimal32(1, scale) => DataType::Decimal64(1, *scale),
         DataType::List(item) => DataType::List(field(item)?),
         DataType::LargeList(item) => DataType::LargeList(field(item)?),
         DataType::ListView(item) => DataType::ListView(field(item)?),

@@ -10,7 +10,7 @@ use arrow_array::types::{
     Int8Type, Int16Type, Int32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{
-    Array as _, BinaryViewArray, BooleanArray, Decimal128Array, DictionaryArray,
+    Array as _, BinaryViewArray, BooleanArray, Decimal32Array, Decimal128Array, DictionaryArray,
     FixedSizeBinaryArray, Int32RunArray, IntervalDayTimeArray, IntervalMonthDayNanoArray,
     IntervalYearMonthArray, LargeListViewArray, ListViewArray, NullArray, StringArray,
     StringViewArray, StructArray, TimestampMicrosecondArray, UnionArray, new_null_array,
@@ -119,6 +119,12 @@ fn numeric_types() -> Vec<(ArrayRef, Fate)> {
         cases.push((as_type(&ints(), decimal), Fate::Kept));
     }
     cases.push((as_type(&ints(), Decimal256(76, 20)), Fate::Kept));
+    let digits = || vec![Some(1), None, Some(-9)];
+    for scale in [0, 1] {
+        let digit = Decimal32Array::from(digits());
+        let digit = digit.with_precision_and_scale(1, scale).unwrap();
+        cases.push((Arc::new(digit), Fate::Becomes(Decimal64(1, scale))));
+    }
     let negative = Decimal128Array::from(vec![Some(1), None, Some(3)]);
     let negative = negative.with_precision_and_scale(10, -2).unwrap();
     cases.push((Arc::new(negative), Fate::Refused));
