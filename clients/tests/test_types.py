@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import json
 import os
 
 import pyarrow as pa
@@ -197,6 +198,52 @@ def test_column_order_names_and_metadata_survive(client, database):
     table = select(client, database, "SELECT * FROM names")
     assert table.schema.names == schema.names
     assert table.schema.field(0).metadata == field
+
+
+def test_a_column_becomes_wider(tmp_path):
+    """Integers and floats grow; streams, tickets and the past keep what they were told."""
+    server = Server(tmp_path)
+    narrow = pa.schema([("n", pa.int32()), ("f", pa.float32())])
+    wide = pa.schema([("n", pa.int64()), ("f", pa.float64())])
+    rows = {
+        narrow: [pa.record_batch([[n], [n / 2]], schema=narrow) for n in (1, 2)],
+        wide: [pa.record_batch([[2**40], [0.1]], schema=wide)],
+    }
+    with running(server):
+        with server.client() as client:
+            put(client, "d", "t", rows[narrow][:1])
+        server.stop()
+        server.start()
+        with server.client() as client:
+            path = flight.FlightDescriptor.for_path("d", "t")
+            early = client.get_flight_info(path)
+            assert early.schema.types == narrow.types
+            latest = select(client, "d", "SELECT max(snapshot) AS s FROM system.snapshots")
+            snapshot = latest["s"][0].as_py()
+            writer, reader = client.do_put(path, narrow)
+            with writer:
+                put(client, "d", "t", rows[wide])
+                writer.write_batch(rows[narrow][1])
+                assert json.loads(reader.read().to_pybytes())["durable"]
+                writer.done_writing()
+            with pytest.raises(flight.FlightUnavailableError, match="SCHEMA_CHANGED"):
+                client.do_get(early.endpoints[0].ticket).read_all()
+            refused = pa.record_batch({"n": pa.array(["x"])})
+            with pytest.raises(pa.ArrowInvalid, match="type Int64, but Utf8 was sent"):
+                put(client, "d", "t", [refused])
+            past = f"SELECT * FROM t FOR SYSTEM_VERSION AS OF {snapshot}"
+            assert select(client, "d", past).schema.types == narrow.types
+        for _ in ("in files and in memory", "in files"):
+            with server.client() as client:
+                assert client.get_schema(path).schema.types == wide.types
+                found = select(client, "d", "SELECT * FROM t ORDER BY n")
+                assert found.schema.types == wide.types
+                assert found.to_pydict() == {"n": [1, 2, 2**40], "f": [0.5, 1.0, 0.1]}
+                for n in (1, 2, 2**40):
+                    one = select(client, "d", f"SELECT f FROM t WHERE n = {n}")
+                    assert one.num_rows == 1
+            server.stop()
+            server.start()
 
 
 def test_random_tables_round_trip(client, database):

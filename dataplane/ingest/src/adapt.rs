@@ -1,15 +1,16 @@
 //! Bringing an incoming stream into the schema of its table.
 //!
 //! # Rules
-//! Columns are matched by name, in any order. A table's column keeps its type for ever. Columns that
-//! are missing and nullable are filled with nulls; new columns are added to the table as nullable
-//! ones. A column of another type is taken only if every value can be kept exactly ([`widens`]).
+//! Columns are matched by name, in any order. Columns that are missing and nullable are filled with
+//! nulls; new columns are added to the table as nullable ones. A column of another type is taken only if
+//! every value can be kept exactly ([`widens`]). Where it is the table's values that the other type can
+//! keep, the column of the table gets that type ([`grows`]); it never gets a narrower one.
 
 use std::sync::Arc;
 
 use arrow_array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_cast::can_cast_types;
-use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use flightcluster_catalog::TableName;
 
 use crate::error::Error;
@@ -34,19 +35,27 @@ enum Source {
     Nulls,
 }
 
-/// The table's schema with the columns of `incoming` it lacks; `None` when it lacks none.
-pub(crate) fn evolved(table: &Schema, incoming: &Schema) -> Option<Schema> {
+/// The table's schema with the columns of `incoming` it lacks, and the types of `incoming` where they are
+/// wider; `None` when it stays as it is. `fixed` are columns that keep their type: those of a primary key.
+pub(crate) fn evolved(table: &Schema, incoming: &Schema, fixed: &[String]) -> Option<Schema> {
+    let kept = table.fields().iter().map(|field| {
+        let sent = incoming.field_with_name(field.name());
+        match sent.map(Field::data_type) {
+            Ok(wider) if grows(field.data_type(), wider) && !fixed.contains(field.name()) => {
+                Arc::new(Field::clone(field).with_data_type(wider.clone()))
+            }
+            _ => Arc::clone(field),
+        }
+    });
     let new = incoming
         .fields()
         .iter()
         .filter(|field| table.field_with_name(field.name()).is_err());
-    let new: Vec<_> = new
-        .map(|field| Arc::new(Field::clone(field).with_nullable(true)))
-        .collect();
-    if new.is_empty() {
+    let new = new.map(|field| Arc::new(Field::clone(field).with_nullable(true)));
+    let fields: Fields = kept.chain(new).collect();
+    if fields == *table.fields() {
         return None;
     }
-    let fields: Vec<_> = table.fields().iter().cloned().chain(new).collect();
     Some(Schema::new_with_metadata(fields, table.metadata().clone()))
 }
 
@@ -133,13 +142,27 @@ fn plan_column(table: &TableName, field: &Field, incoming: &Schema) -> Result<So
     }
 }
 
+/// Whether a column of type `from` becomes one of type `to` when rows of that type come.
+///
+/// Integers and floats of more bits, and the null type, which has no values yet. Only what files written
+/// before can be read as with stored statistics and Bloom filters still true, and what the release before
+/// brings rows of its buffer into: a part of [`widens`]. Never a timestamp: which column is the time of a
+/// table is known by the types, and must not change once files have their ranges of it.
+pub(crate) fn grows(from: &DataType, to: &DataType) -> bool {
+    let numbers =
+        (from.is_integer() && to.is_integer()) || (from.is_floating() && to.is_floating());
+    let first_values = *from == DataType::Null && !matches!(to, DataType::Timestamp(..));
+    from != to && (numbers || first_values) && widens(from, to)
+}
+
 /// Whether every value of `from` is a value of `to`.
 ///
 /// Equal types; types that differ only in the names, nullability or metadata of nested fields; wider
 /// numbers; the other layouts of strings, binary and lists; dictionaries and their values; finer
 /// timestamps and durations (values out of range are refused one by one), the same instants in another
 /// time zone; the null type.
-fn widens(from: &DataType, to: &DataType) -> bool {
+#[must_use]
+pub fn widens(from: &DataType, to: &DataType) -> bool {
     use DataType::*;
     if from == to {
         return true;

@@ -75,6 +75,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use adapt::widens;
 pub use admission::Room;
 pub use buffer::TooOld;
 pub use claim::{NoPeers, PeerError, Peers, STATEMENT_MARGIN};

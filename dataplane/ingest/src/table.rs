@@ -115,7 +115,8 @@ async fn create_table(
     }
 }
 
-/// Adds the columns the table lacks. Everything else is checked first, so that a stream that is
+/// Adds the columns the table lacks, and widens those whose type is narrower, but for those of a primary
+/// key, by which files are sorted. Everything else is checked first, so that a stream that is
 /// refused leaves the table as it was. `shown` is the table's name in messages.
 pub(crate) async fn evolve(
     catalog: &dyn Catalog,
@@ -125,7 +126,9 @@ pub(crate) async fn evolve(
 ) -> Result<(Table, Plan), Error> {
     for _ in 0..EVOLVE_ATTEMPTS {
         let current = decode_schema(&table.schema)?;
-        let Some(schema) = evolved(&current, incoming) else {
+        let key = Key::of(&table.options).map_err(Error::Key)?;
+        let key = key.as_ref().map_or(&[][..], Key::columns);
+        let Some(schema) = evolved(&current, incoming, key) else {
             let plan = Plan::new(shown, current, incoming)?;
             return Ok((table, plan));
         };
@@ -140,7 +143,7 @@ pub(crate) async fn evolve(
                     table = %evolved.name,
                     schema_version = evolved.schema_version.0,
                     columns = schema.fields().len(),
-                    "table has new columns"
+                    "table has new columns or types"
                 );
                 table = evolved;
             }
@@ -152,12 +155,12 @@ pub(crate) async fn evolve(
             Err(catalog::Error::TableNotFound(_)) => {
                 return Err(Error::TableNotFound(table.name.clone()));
             }
-            Err(error) => return Err(failed("adding columns to the table")(error)),
+            Err(error) => return Err(failed("changing the columns of the table")(error)),
         }
     }
     // Others changed the table each time: it will calm down.
     let (table, expected) = (table.id, table.schema_version);
-    Err(failed("adding columns to the table")(
+    Err(failed("changing the columns of the table")(
         catalog::Error::SchemaChanged { table, expected },
     ))
 }

@@ -15,13 +15,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow_schema::{Field, Schema};
+use arrow_schema::{DataType, Field, Schema};
 use flightcluster_catalog::{Epoch, JoinUpload, SchemaBytes, TableId, TableName};
 use flightcluster_keys::{take_declared, time_column};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-use crate::adapt::evolved;
+use crate::adapt::{evolved, grows};
 use crate::error::Error;
 use crate::flush::Scope;
 use crate::gate::normalise_schema;
@@ -136,7 +136,8 @@ pub fn merged(
     for field in existing.fields() {
         check_column(target, field, incoming.field_with_name(field.name()).ok())?;
     }
-    Ok(evolved(&existing, &incoming).map(|schema| encode_schema(&schema)))
+    // Their keys are the same, and no column of one grows.
+    Ok(evolved(&existing, &incoming, &[]).map(|schema| encode_schema(&schema)))
 }
 
 /// Whether the time ranges of an upload's files are of the time column of its target, which has this schema
@@ -151,18 +152,26 @@ pub fn has_same_times(target: &SchemaBytes, staging: &SchemaBytes) -> Result<boo
     Ok(written.is_none() || written == name(&target))
 }
 
+/// Whether the types are the same, or one becomes the other.
+fn one_grows(one: &DataType, other: &DataType) -> bool {
+    one == other || grows(one, other) || grows(other, one)
+}
+
 fn check_column(target: &TableName, field: &Field, found: Option<&Field>) -> Result<(), Error> {
     let (table, column) = (target.clone(), field.name().clone());
     match found {
         None if field.is_nullable() => Ok(()),
         None => Err(Error::MissingColumn { table, column }),
-        // Files are not written again: their columns have to be what the table's are.
-        Some(found) if found.data_type() != field.data_type() => Err(Error::TypeConflict {
-            table,
-            column,
-            expected: Box::new(field.data_type().clone()),
-            found: Box::new(found.data_type().clone()),
-        }),
+        // Files are not written again: their columns have to be what the table's are, or were before one
+        // of them grew.
+        Some(found) if !one_grows(found.data_type(), field.data_type()) => {
+            Err(Error::TypeConflict {
+                table,
+                column,
+                expected: Box::new(field.data_type().clone()),
+                found: Box::new(found.data_type().clone()),
+            })
+        }
         Some(found) if found.is_nullable() && !field.is_nullable() => {
             Err(Error::NullableColumn { table, column })
         }

@@ -266,6 +266,14 @@ pub enum Error {
         /// Its full name.
         table: String,
     },
+    /// A column of a table got a wider type while the query was being planned. Retry.
+    #[error("column {column:?} of table {table} got a wider type while the query began; retry")]
+    ColumnWidened {
+        /// Its full name.
+        table: String,
+        /// The column.
+        column: String,
+    },
     /// The catalog failed.
     #[error("{doing} in the catalog failed")]
     Catalog {
@@ -392,6 +400,7 @@ impl Error {
             Self::IngesterUnavailable { .. } => "ingester_unavailable",
             Self::IngesterAnswer { .. } => "ingester_answer",
             Self::TableReplaced { .. } => "table_replaced",
+            Self::ColumnWidened { .. } => "column_widened",
             Self::Catalog { .. } => "catalog",
             Self::ObjectStore { .. } => "object_store",
             Self::StoredFile { .. } => "stored_file",

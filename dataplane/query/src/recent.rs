@@ -13,7 +13,8 @@
 //! # Guarantees
 //! - Files and fresh rows always belong to one snapshot: a row is seen once, in a file or fresh.
 //! - The schema of a table stays what it was when the query was planned, also if a later snapshot
-//!   has more columns.
+//!   has more columns. When one of its columns has another type there, the query fails and is to be
+//!   planned again: values may be there that the type of before can't hold.
 //! - All fresh rows or an error; of an ingester that can't be reached none, if the caller asked for that
 //!   and is told ([`crate::partial`]).
 
@@ -30,8 +31,8 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::logical_expr::{Expr, LogicalPlan, SortExpr};
 use flightcluster_catalog::{
-    Catalog, File, Ingester, SequenceNumber, Snapshot, SnapshotId, SnapshotRequest, Table, TableId,
-    TableName, TableSnapshot,
+    Catalog, File, Ingester, SchemaVersion, SequenceNumber, Snapshot, SnapshotId, SnapshotRequest,
+    Table, TableId, TableName, TableSnapshot,
 };
 use futures::future::{join_all, try_join_all};
 use parking_lot::RwLock;
@@ -42,6 +43,7 @@ use crate::partial::{self, Lost, Missing};
 use crate::past::Past;
 use crate::ports::{Budget, RecentRows};
 use crate::provider::StoredTable;
+use crate::schema::check_types;
 use crate::sort::Sorter;
 use crate::times::TimeRange;
 use crate::width;
@@ -142,6 +144,7 @@ impl FirstRead {
 #[derive(Debug, Clone)]
 pub(crate) struct Need {
     name: TableName,
+    version: SchemaVersion,
     schema: SchemaRef,
     columns: BTreeSet<usize>,
     /// Of all scans of the table together.
@@ -303,6 +306,7 @@ pub(crate) fn needs(plan: &LogicalPlan) -> Result<BTreeMap<Option<Past>, Needs>,
             let needs = all.entry(table.past()).or_default();
             let need = needs.entry(table.id()).or_insert_with(|| Need {
                 name: table.name().clone(),
+                version: table.version(),
                 schema: table.storage_schema(),
                 columns: BTreeSet::new(),
                 times,
@@ -417,6 +421,7 @@ impl Fetch {
         let mut fresh = BTreeMap::new();
         for (id, need) in needs {
             let held = find(snapshot, *id, &need.name)?;
+            check_types(&held.table, need.version, &need.schema)?;
             let columns = columns_to_fetch(need);
             let schema = need
                 .schema

@@ -5,7 +5,7 @@
 use arrow_ipc::convert::try_schema_from_ipc_buffer;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{DataType, Field, IntervalUnit, Schema, SchemaRef};
-use flightcluster_catalog::SchemaBytes;
+use flightcluster_catalog::{SchemaBytes, SchemaVersion, Table};
 use flightcluster_keys::check_names;
 
 use crate::Error;
@@ -83,6 +83,34 @@ fn unstorable(data_type: &DataType) -> Option<&'static str> {
         | DataType::FixedSizeList(field, _)
         | DataType::Map(field, _) => nested(field),
         _ => None,
+    }
+}
+
+/// Refuses a table of which a column has another type than in `planned`, its schema of that version: its
+/// rows may have values that the type of before can't hold.
+///
+/// # Errors
+/// [`Error::ColumnWidened`], [`Error::StoredSchema`].
+pub(crate) fn check_types(
+    table: &Table,
+    version: SchemaVersion,
+    planned: &Schema,
+) -> Result<(), Error> {
+    if table.schema_version == version {
+        return Ok(());
+    }
+    let present = decode_schema(&table.schema)?;
+    // A planned column that is not there is that of the orders.
+    let changed = planned.fields().iter().find(|field| {
+        let found = present.field_with_name(field.name());
+        found.is_ok_and(|found| found.data_type() != field.data_type())
+    });
+    match changed {
+        None => Ok(()),
+        Some(field) => Err(Error::ColumnWidened {
+            table: table.name.to_string(),
+            column: field.name().clone(),
+        }),
     }
 }
 

@@ -106,7 +106,7 @@ impl From<flightcluster_query::Error> for Failure {
             Error::Cancelled => ErrorCode::Cancelled,
             Error::DeadlineExceeded => ErrorCode::DeadlineExceeded,
             Error::IngesterUnavailable { .. } => ErrorCode::IngesterUnavailable,
-            Error::TableReplaced { .. } => ErrorCode::SchemaChanged,
+            Error::TableReplaced { .. } | Error::ColumnWidened { .. } => ErrorCode::SchemaChanged,
             Error::ObjectStore { .. } => ErrorCode::StoreUnavailable,
             Error::Catalog { source, .. } => of_catalog(source),
             // What the writer said is what the client is to hear.

@@ -93,6 +93,10 @@ pub(crate) fn local_rows(
         return Err(too_old());
     }
     let rows = ingest.recent(table, after).map_err(|_| too_old())?;
+    // The asker's snapshot is of before a column grew: its next one tells it.
+    if rows.iter().any(|(_, batch)| holds_more(batch, schema)) {
+        return Err(too_old());
+    }
     rows.iter()
         .map(|(_, batch)| adapt(batch, schema, projection))
         .collect::<Result<Vec<_>, _>>()
@@ -100,6 +104,14 @@ pub(crate) fn local_rows(
             ingester: ingest.ingester().name.clone(),
             source: source.into(),
         })
+}
+
+/// Whether a column of the batch may have values that its type in `schema` can't hold.
+fn holds_more(batch: &RecordBatch, schema: &Schema) -> bool {
+    schema.fields().iter().any(|field| {
+        let held = batch.column_by_name(field.name());
+        held.is_some_and(|held| !flightcluster_ingest::widens(held.data_type(), field.data_type()))
+    })
 }
 
 /// Gives a batch the wanted columns: by name, null where the batch is older than the column.
@@ -221,5 +233,23 @@ mod tests {
         assert_eq!((none.num_columns(), none.num_rows()), (0, 2));
         let one = adapt(&batch, &new, Some(&[2])).unwrap();
         assert_eq!(one.schema().field(0).name(), "c");
+    }
+
+    /// Asked for in a type of before a column grew, rows would lose values.
+    #[test]
+    fn rows_of_a_wider_type_than_asked_for_are_noticed() {
+        let schema = |of| Schema::new(vec![Field::new("a", of, true)]);
+        let column = Arc::new(Int64Array::from(vec![1]));
+        let batch = RecordBatch::try_new(Arc::new(schema(DataType::Int64)), vec![column]).unwrap();
+        for (asked, more) in [
+            (DataType::Int64, false),
+            (DataType::Int32, true),
+            (DataType::Float64, true),
+            (DataType::Null, true),
+        ] {
+            assert_eq!(holds_more(&batch, &schema(asked.clone())), more, "{asked}");
+        }
+        let other = Schema::new(vec![Field::new("b", DataType::Int8, true)]);
+        assert!(!holds_more(&batch, &other));
     }
 }

@@ -6,6 +6,8 @@ use arrow_array::{
     TimestampSecondArray,
 };
 
+use arrow_schema::TimeUnit;
+
 use super::*;
 use crate::Fault;
 
@@ -259,6 +261,145 @@ async fn narrower_types_and_other_layouts_are_taken() {
     let wider = Arc::new(Float64Array::from(vec![7.0])) as ArrayRef;
     let error = put(&ingest, batch(vec![("n", wider)])).await.unwrap_err();
     assert_eq!(error.category(), "type_conflict", "not exact");
+}
+
+#[tokio::test]
+async fn a_column_becomes_wider_and_each_stream_keeps_its_schema() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let field = Field::new("n", DataType::Int32, false)
+        .with_metadata([("unit".to_owned(), "m".to_owned())].into());
+    let narrow = Arc::new(Schema::new(vec![field]));
+    let small = |n: i32| {
+        let column = Arc::new(Int32Array::from(vec![n])) as ArrayRef;
+        RecordBatch::try_new(Arc::clone(&narrow), vec![column]).unwrap()
+    };
+    let mode = TableMode::CreateOrAppend;
+    let before = ingest.writer(&readings(), &narrow, mode, true).await;
+    let before = before.unwrap();
+    before.write(small(1), None, None).await.unwrap();
+    let wide = i64::from(i32::MAX) + 1;
+    put(&ingest, batch(vec![("n", ints(&[wide]))]))
+        .await
+        .unwrap();
+    let sent = raw(&small(-3));
+    before.write(small(-3), Some(sent), None).await.unwrap();
+
+    let table = world.catalog.table(&readings()).await.unwrap().unwrap();
+    assert_eq!(table.schema_version, SchemaVersion(2));
+    let grown = schema::decode_schema(&table.schema).unwrap();
+    let expected = narrow.field(0).clone().with_data_type(DataType::Int64);
+    assert_eq!(grown.fields()[..], [Arc::new(expected)]);
+    let types = |ingest: &Ingest| {
+        let recent = ingest.recent(table.id, SequenceNumber(0)).unwrap();
+        let types = recent.iter().map(|(_, batch)| batch.column(0).data_type());
+        types.cloned().collect::<Vec<_>>()
+    };
+    let sent = [DataType::Int32, DataType::Int64, DataType::Int32];
+    assert_eq!(types(&ingest), sent, "a stream keeps its schema");
+    drop(before);
+    drop(ingest);
+    let ingest = world.open().await;
+    assert_eq!(types(&ingest), sent, "the log has the rows as they were");
+    ingest.flush().await.unwrap();
+    assert_eq!(world.numbers(&ingest, &readings()).await, [-3, 1, wide]);
+    let file = &world.query(&ingest, &readings()).await[0];
+    assert_eq!(file.schema().fields(), grown.fields());
+}
+
+/// A type that a table has, and one that is sent to it.
+#[tokio::test]
+async fn columns_grow_to_types_that_have_all_their_values_and_no_others() {
+    use DataType::*;
+    let times = |unit| Timestamp(unit, None);
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let grow = [
+        (Int8, Int16),
+        (Int8, Int64),
+        (UInt8, Int16),
+        (UInt32, Int64),
+        (UInt8, UInt64),
+        (Float16, Float32),
+        (Float32, Float64),
+        (Null, Utf8),
+        (Null, Int8),
+    ];
+    let refused = [
+        (Int32, UInt32),
+        (UInt32, Int32),
+        (Int64, UInt64),
+        (Int8, Float64),
+        (Float32, Int32),
+        (Int32, Utf8),
+        (Date32, Date64),
+        (Decimal128(10, 2), Decimal128(20, 2)),
+        (times(TimeUnit::Second), times(TimeUnit::Nanosecond)),
+        (Null, times(TimeUnit::Second)),
+        (Boolean, Int8),
+    ];
+    let refused = refused.into_iter().map(|pair| (pair, false));
+    let cases = grow.into_iter().map(|pair| (pair, true)).chain(refused);
+    for (at, ((has, sent), grows)) in cases.enumerate() {
+        let name = TableName::public("demo", format!("t{at}"));
+        let open = async |of: &DataType| {
+            let schema = schema(&[("v", of.clone(), true)]);
+            let mode = TableMode::CreateOrAppend;
+            ingest.writer(&name, &schema, mode, true).await
+        };
+        open(&has).await.unwrap();
+        let opened = open(&sent).await;
+        let table = world.catalog.table(&name).await.unwrap().unwrap();
+        let found = schema::decode_schema(&table.schema).unwrap();
+        let found = found.field(0).data_type();
+        if grows {
+            opened.unwrap();
+            assert_eq!(*found, sent, "{has} to {sent}");
+            continue;
+        }
+        assert_eq!(*found, has, "{has} to {sent}");
+        let text = opened.unwrap_err().to_string();
+        let expected = format!("has type {has}, but {sent} was sent");
+        assert!(text.ends_with(&expected), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_column_of_a_primary_key_keeps_its_type() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let key = [(
+        flightcluster_keys::METADATA_KEY.to_owned(),
+        r#"["id", "time"]"#.to_owned(),
+    )];
+    let open = async |id: DataType, v: DataType| {
+        let time = DataType::Timestamp(TimeUnit::Second, None);
+        let fields = [("id", id, false), ("time", time, false), ("v", v, true)];
+        let schema = Schema::clone(&schema(&fields)).with_metadata(key.clone().into());
+        let mode = TableMode::CreateOrAppend;
+        ingest.writer(&readings(), &schema, mode, true).await
+    };
+    open(DataType::Int32, DataType::Int32).await.unwrap();
+    open(DataType::Int32, DataType::Int64).await.unwrap();
+    let error = open(DataType::Int64, DataType::Int64).await.unwrap_err();
+    let text = "column \"id\" of table demo.public.readings has type Int32, but Int64 was sent";
+    assert_eq!(error.to_string(), text);
+    open(DataType::Int16, DataType::Int8).await.unwrap();
+}
+
+#[test]
+fn an_upload_ends_in_a_table_whose_column_grew_meanwhile_and_grows_one() {
+    let merged = |target: DataType, staging: DataType| {
+        let bytes = |of| schema::encode_schema(&schema(&[("v", of, true)]));
+        let merged = crate::upload::merged(&readings(), &bytes(target), &bytes(staging));
+        merged.map(|bytes| bytes.map(|bytes| schema::decode_schema(&bytes).unwrap()))
+    };
+    let (narrow, wide) = (DataType::Int32, DataType::Int64);
+    assert_eq!(merged(wide.clone(), narrow.clone()).unwrap(), None);
+    let grown = merged(narrow.clone(), wide).unwrap().unwrap();
+    assert_eq!(grown.field(0).data_type(), &DataType::Int64);
+    let error = merged(narrow, DataType::Utf8).unwrap_err();
+    assert_eq!(error.category(), "type_conflict");
 }
 
 #[tokio::test]

@@ -146,8 +146,10 @@ fn an_upload_fits_a_table_that_was_made_meanwhile_or_is_refused() {
     let less = category(&[("n", int.clone(), true)]).unwrap().unwrap();
     let less = crate::schema::decode_schema(&less).unwrap();
     assert_eq!(less.fields().len(), 2);
+    let grown = category(&[("n", DataType::Int32, true), ("m", DataType::Utf8, true)]);
+    assert_eq!(grown, Ok(Some(upload.clone())));
     assert_eq!(
-        category(&[("n", DataType::Int32, true)]),
+        category(&[("n", DataType::UInt64, true)]),
         Err("type_conflict")
     );
     assert_eq!(

@@ -19,6 +19,7 @@ use super::lease::TableLease;
 use crate::Error;
 use crate::engine::Inner;
 use crate::rewrite::{RewriteError, RewriteRequest};
+use crate::schema::check_types;
 use crate::times::TimeRange;
 
 /// Attempts to commit while the catalog does not answer, and the first pause between them; it doubles.
@@ -131,6 +132,8 @@ impl<'a> Attempt<'a> {
         if held.table.schema_version == self.deletion.version {
             return Ok(held);
         }
+        let planned = self.deletion.schema.as_arrow();
+        check_types(&held.table, self.deletion.version, planned)?;
         // Newer files may keep the range of another column.
         self.read(FileChoice::All).await
     }

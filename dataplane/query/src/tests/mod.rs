@@ -23,3 +23,4 @@ mod shapes;
 mod texts;
 mod upserts;
 mod wide;
+mod widening;

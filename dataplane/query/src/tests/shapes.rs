@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::TimestampNanosecondType;
 use arrow_array::{Array as _, RecordBatch, new_null_array};
-use arrow_cast::{CastOptions, cast_with_options};
+use arrow_cast::{CastOptions, cast, cast_with_options};
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
 use flightcluster_catalog::SequenceNumber;
 
@@ -34,7 +34,7 @@ pub(super) fn time_range(rows: &[(SequenceNumber, RecordBatch)]) -> Option<(i64,
     Some(range)
 }
 
-/// A batch by column names in another schema, missing columns null.
+/// A batch by column names in another schema, of types as wide or wider, missing columns null.
 pub(super) fn shape(
     batch: &RecordBatch,
     schema: &SchemaRef,
@@ -44,7 +44,7 @@ pub(super) fn shape(
         .fields()
         .iter()
         .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => Arc::clone(column),
+            Some(column) => cast(column, field.data_type()).unwrap(),
             None => new_null_array(field.data_type(), batch.num_rows()),
         })
         .collect();
