@@ -43,7 +43,7 @@ WORKSPACE = ["--locked", "--workspace"]
 NODE_TESTS = ["--features", "flightcluster-e2e/node"]
 # Of the tests in e2e, the one that starts nodes itself, and those that need none.
 NODE_OUTSIDE = "runner"
-WITHOUT_NODE = ("workspace", "histories")
+WITHOUT_NODE = ("workspace", "histories", "types")
 
 # Small, and with a feature that only tests of the CRD's rules need.
 COMPILED_TWICE = ("kube", "kube-core")

@@ -63,7 +63,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     (
         "histories",
         &[
-            "catalog", "config", "ingest", "keys", "query", "server", "upkeep", "wal",
+            "catalog", "config", "ingest", "keys", "query", "server", "upkeep", "wal", "wire",
         ],
     ),
 ];
