@@ -24,6 +24,7 @@ That breaks the first promise of the product, so a seed has to fail: the checker
 """
 
 import argparse
+import itertools
 import pathlib
 import random
 import shutil
@@ -34,6 +35,7 @@ import time
 
 from faults import STOOD_STILL_SECONDS, Faults, Lies, idle
 from history import History
+from layouts import begins_old, kill_in_migration
 from links import Network
 from processes import cluster, standalone
 from registers import (
@@ -130,6 +132,8 @@ class Run:
         self.uploaders.append(UploadReader(queriers, self.uploads, *common))
 
     def run(self):
+        if begins_old(self.seed):
+            self.begin_old()
         self.processes.start()
         self.make_workers()
         workers = self.writers + self.readers + self.register_changers + self.register_readers
@@ -158,6 +162,17 @@ class Run:
         lines = [line for process in self.processes.all for line in process.panics()]
         if lines:
             raise AssertionError("a process had a defect: " + lines[0])
+
+    def begin_old(self):
+        """The catalog is that of an earlier release, and migrated by processes that are killed."""
+        chance = random.Random(f"migration {self.seed}")
+        (process,) = self.processes.of("catalog", "standalone")
+        found = kill_in_migration(process, chance)
+        self.history.note(f"layouts after kills in the migration: {found}")
+        if any(later < earlier for earlier, later in itertools.pairwise(found)):
+            raise AssertionError(f"a migration was undone: {found}")
+        for _ in found[1:]:
+            self.faults.count("kill in migration")
 
     def check_all(self, when):
         """All queriers see everything, and all of them the same."""

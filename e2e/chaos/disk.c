@@ -22,7 +22,7 @@
 
 enum {
     FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, HELD_SYNC, SYNC_LIES,
-    READ_ERROR, SLOW_STORE, CATALOG_FULL, CATALOG_SYNC_ERROR
+    READ_ERROR, SLOW_STORE, CATALOG_FULL, CATALOG_SYNC_ERROR, KILL_IN_CATALOG
 };
 
 /* Switches, from 16 on how often each fault happened, and last in how many processes this is. */
@@ -76,6 +76,18 @@ static void end(void) {
         pause();
 }
 
+/* Whether this call is the one that a switch counts down to. */
+static int counted_down(int kind) {
+    int64_t left = slots[kind];
+    while (left > 0)
+        if (__atomic_compare_exchange_n(
+                &slots[kind], &left, left - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            break;
+    if (left == 1)
+        happened(kind);
+    return left == 1;
+}
+
 /* A store that takes its time, as many milliseconds as the switch says for each call. */
 static void slow(int fd) {
     int64_t wait = slots[SLOW_STORE];
@@ -92,6 +104,8 @@ static int refusal(int fd) {
         happened(CATALOG_FULL);
         return ENOSPC;
     }
+    if (slots[KILL_IN_CATALOG] && of_kind(fd, ".sqlite") && counted_down(KILL_IN_CATALOG))
+        end();
     if (slots[FULL] && of_kind(fd, ".wal")) {
         happened(FULL);
         return ENOSPC;

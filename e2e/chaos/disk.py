@@ -23,6 +23,7 @@ KINDS = (
     "slow store",
     "catalog full",
     "catalog sync error",
+    "kill in catalog",
 )
 COUNTS_FROM = 16
 LOADED = 31
