@@ -151,7 +151,7 @@ impl Case {
         let widest = types.reduce(|one, other| {
             let of = |chain: &&[DataType]| chain.contains(one) && chain.contains(other);
             let place = |chain: &[DataType], of| chain.iter().position(|each| each == of);
-            match CHAINS.into_iter().find(|chain| of(&chain)) {
+            match CHAINS.into_iter().find(|chain| of(chain)) {
                 _ if *one == DataType::Null => other,
                 Some(chain) if place(chain, one) < place(chain, other) => other,
                 _ => one,

@@ -51,7 +51,7 @@ fn number(name: &str) -> Option<u64> {
 fn seeds() -> Vec<Range<u64>> {
     if let Some(first) = number("SEED") {
         let count = number("SEEDS").unwrap_or(1);
-        return vec![first..first + count];
+        return std::iter::once(first..first + count).collect();
     }
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let fresh = fresh.as_millis() as u64;
