@@ -8,7 +8,7 @@ import threading
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from harness import put, running, select, wait_until
+from harness import put, run_cli, running, select, wait_until
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "e2e" / "chaos"))
 
@@ -147,6 +147,11 @@ def test_a_catalog_whose_volume_fails_is_unavailable_and_goes_on_when_it_works_a
         with pytest.raises(flight.FlightUnavailableError, match="volume of the catalog fails"):
             put(client, "d", "other", [batch(2)])
         assert numbers(client) == [0, 1]
+        # The way to another volume leads over a backup.
+        failed = server.switches.count("catalog sync error")
+        backup = run_cli("catalog", "backup", "--data-dir", server.data, **server.environment)
+        assert backup.returncode == 0, backup.stderr
+        assert server.switches.count("catalog sync error") > failed
         server.switches.set("catalog sync error", 0)
         wait_until(lambda: server.metric("ingest_buffer_rows") == 0, "the flush is repeated")
         put(client, "d", "other", [batch(2)])

@@ -174,7 +174,7 @@ async fn compare(examination: &Examination, store: &dyn ObjectStore) -> anyhow::
     Ok(objects)
 }
 
-/// The database of the catalog. `create`: also when there is none yet.
+/// The database of the catalog. `create`: also when there is none yet, and to be written to.
 async fn open(config: &Config, create: bool) -> anyhow::Result<SqlCatalog> {
     if let Some(options) = postgres_options(config) {
         return Ok(SqlCatalog::open_postgres(options).await?);
@@ -190,7 +190,10 @@ async fn open(config: &Config, create: bool) -> anyhow::Result<SqlCatalog> {
         "there is no catalog in {}; name the data directory with --data-dir",
         file.display()
     );
-    let catalog = SqlCatalog::open_sqlite(&file).await;
+    let catalog = match create {
+        true => SqlCatalog::open_sqlite(&file).await,
+        false => SqlCatalog::open_sqlite_to_read(&file).await,
+    };
     catalog.with_context(|| format!("can't open the catalog {}", file.display()))
 }
 

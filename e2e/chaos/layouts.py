@@ -6,6 +6,8 @@ import signal
 import sqlite3
 import time
 
+from processes import START_SECONDS
+
 MIGRATIONS = pathlib.Path(__file__).parents[2] / "dataplane/catalog/src/sql"
 # One seed of so many begins with such a catalog.
 ONE_IN = 4
@@ -74,7 +76,12 @@ def kill_in_migration(process, chance):
     for _ in range(KILLS):
         process.switches.set("kill in catalog", chance.randint(1, WRITES))
         process.start()
+        end = time.monotonic() + START_SECONDS
         while process.child.poll() is None and not (process.port() or process.internal_port()):
+            if time.monotonic() > end:
+                raise AssertionError(
+                    f"{process.name} neither starts nor ends: {process.log_tail()}"
+                )
             time.sleep(0.01)
         if process.child.poll() is None:
             break

@@ -266,16 +266,20 @@ async fn the_files_of_a_time_are_found_by_the_index() {
     let found = "SELECT i.idx_scan, i.idx_tup_read, t.seq_scan FROM pg_stat_user_indexes i \
                  JOIN pg_stat_user_tables t USING (relid) WHERE i.indexrelname = 'files_live_by_time'";
     // A server counts a moment later.
-    let (scans, read, of_all) = loop {
-        let row: (i64, i64, i64) = sqlx::query_as(found)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        if row.0 > 0 || row.2 > 0 {
-            break row;
+    let counted = async {
+        loop {
+            let row: (i64, i64, i64) = sqlx::query_as(found)
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+            if row.0 > 0 || row.2 > 0 {
+                break row;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     };
+    let counted = tokio::time::timeout(Duration::from_secs(60), counted).await;
+    let (scans, read, of_all) = counted.unwrap();
     assert!(scans > 0);
     assert_eq!(of_all, 0, "the whole table was read");
     assert!(

@@ -58,6 +58,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Connection as _;
+use tokio::sync::Mutex;
 
 use crate::{
     AsOf, BeginStatement, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database,
@@ -92,6 +94,16 @@ impl SqlCatalog {
     /// - Errors: [`Error::Store`] when the directory or file can't be used, or when a newer program
     ///   has written it; nothing was changed then.
     pub async fn open_sqlite(file: &Path) -> Result<Self, Error> {
+        Self::open_file(file, true).await
+    }
+
+    /// The same for a program that only reads: a volume that can't sync any more does not keep it from
+    /// that.
+    pub async fn open_sqlite_to_read(file: &Path) -> Result<Self, Error> {
+        Self::open_file(file, false).await
+    }
+
+    async fn open_file(file: &Path, goes_on: bool) -> Result<Self, Error> {
         const DOING: &str = "opening the catalog file";
         sqlx::any::install_default_drivers();
         let directory = match file.parent() {
@@ -101,7 +113,11 @@ impl SqlCatalog {
         directory::create(&directory)
             .await
             .map_err(|error| store_error(DOING, error))?;
-        let (writer, readers) = sqlite::open(file)
+        let sqlite::Opened {
+            writer,
+            readers,
+            keeper,
+        } = sqlite::open(file, goes_on)
             .await
             .map_err(|error| store_error(DOING, error))?;
         let mut connection = writer
@@ -120,6 +136,7 @@ impl SqlCatalog {
             dialect: &sqlite::DIALECT,
             writer,
             readers,
+            keeper: Mutex::new(Some(keeper)),
             clock: Arc::new(clock::Clock::new(sqlite::DIALECT.time)),
             postgres: None,
             watch: None,
@@ -161,6 +178,7 @@ impl SqlCatalog {
             dialect: &postgres::DIALECT,
             writer,
             readers,
+            keeper: Mutex::default(),
             clock,
             postgres: Some(options),
             watch: Some(watch),
@@ -180,6 +198,10 @@ impl SqlCatalog {
     /// start of SQLite from reading the journal.
     pub async fn close(&self) {
         self.store.readers.close().await;
+        // The writer is the last one: it puts the journal into the database.
+        if let Some(keeper) = self.store.keeper.lock().await.take() {
+            keeper.close().await.ok();
+        }
         self.store.writer.close().await;
     }
 

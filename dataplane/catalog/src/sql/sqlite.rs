@@ -5,8 +5,10 @@
 //! (`catalog.sqlite-wal`), but the index of the log, which tells every connection where the log ends, gets
 //! them only after the sync (`walFrames` in SQLite's `wal.c`). The next writer writes over them from their
 //! first byte, so what it syncs stands on nothing that was not synced, and all connections may go on; the one
-//! that failed is closed. A process that ends before there is a next writer leaves whole frames behind, and
-//! the next one takes them for a commit. So the outcome is unknown, as that of a commit to Postgres whose
+//! that failed is closed. The index lives as long as one connection does, so one does nothing and is kept
+//! ([`Opened::keeper`]): with none left, the next one would make the index anew from the file, with the frames
+//! that were not synced. A process that ends before there is a next writer leaves whole frames behind, and the
+//! next one takes them for a commit. So the outcome is unknown, as that of a commit to Postgres whose
 //! answer was lost, and the same callers repeat it or say so. The file of the database itself is written by
 //! checkpoints, from frames that were synced; one that can't sync it is not counted and done again, and only
 //! a disk that loses what it holds already can damage it (<https://www.sqlite.org/howtocorrupt.html>, 3.1).
@@ -22,7 +24,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{Connection as _, Executor as _};
+use sqlx::{AnyConnection, Connection as _, Executor as _};
+use tracing::warn;
 
 use super::dialect::{Dialect, Pool, Verdict};
 
@@ -86,26 +89,52 @@ enum Cause {
          what the kernel says of the disk, and replace it"
     )]
     Volume(#[source] sqlx::Error),
+    #[error(
+        "the file of the catalog can't be opened; look at its volume, its permissions, and how many files \
+         the process may open"
+    )]
+    File(#[source] sqlx::Error),
     #[error("the volume of the catalog is full; free space on it, or enlarge it")]
     Full(#[source] sqlx::Error),
+}
+
+/// The connections to a database file.
+pub(super) struct Opened {
+    pub(super) writer: Pool,
+    pub(super) readers: Pool,
+    /// Does nothing, so that it never fails and is never closed before the others.
+    pub(super) keeper: AnyConnection,
 }
 
 /// Opens or creates the database file: one writer, several readers. The directory must exist.
 ///
 /// SQLite has one writer at a time anyway; queueing for a connection is fair, queueing for its lock
-/// is not.
-pub(super) async fn open(file: &Path) -> Result<(Pool, Pool), Error> {
+/// is not. `goes_on`: more may be written to the file; not so a command that looks, which has to be possible
+/// on a volume that fails.
+pub(super) async fn open(file: &Path, goes_on: bool) -> Result<Opened, Error> {
     // A URL would take `..` for a part of the name, not of the tree.
     let file = absolute(file).map_err(|source| Error::Directory {
         path: file.to_owned(),
         source,
     })?;
     let writer = pool(1, "").connect_with(options(&file, "rwc")?).await?;
-    write_again(&writer, &file).await?;
+    match write_again(&writer, &file).await {
+        Err(Error::WriteAgain { source, .. }) if !goes_on => {
+            warn!(error = %source, "the volume of the catalog fails");
+        }
+        other => other?,
+    }
     let readers = pool(READ_CONNECTIONS, "PRAGMA query_only = ON;")
         .connect_with(options(&file, "rw")?)
         .await?;
-    Ok((writer, readers))
+    let mut keeper = AnyConnection::connect_with(&options(&file, "rw")?).await?;
+    // It takes part in the log once it has read something.
+    keeper.execute("SELECT COUNT(*) FROM sqlite_master").await?;
+    Ok(Opened {
+        writer,
+        readers,
+        keeper,
+    })
 }
 
 /// Writes the log of the database over itself and syncs it, before anything is put behind it.
@@ -194,14 +223,22 @@ fn pool(connections: u32, more: &'static str) -> AnyPoolOptions {
 // Primary result codes, the low byte of the extended code: https://www.sqlite.org/rescode.html
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
+/// Also of a file system that the kernel made read-only because its disk failed.
+const READONLY: i32 = 8;
 const IOERR: i32 = 10;
 const FULL: i32 = 13;
 /// Of the connection that takes the place of one that failed.
 const CANTOPEN: i32 = 14;
 
+/// No space for the index of the log.
+const IOERR_SHMSIZE: i32 = IOERR | (19 << 8);
+
+fn code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let code = error.as_database_error()?.code()?;
-    Some(code.parse::<i32>().ok()? & 0xff)
+    Some(code(error)? & 0xff)
 }
 
 fn judge(error: &sqlx::Error) -> Verdict {
@@ -210,7 +247,7 @@ fn judge(error: &sqlx::Error) -> Verdict {
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
         error => matches!(
             primary_code(error),
-            Some(BUSY | LOCKED | IOERR | FULL | CANTOPEN)
+            Some(BUSY | LOCKED | READONLY | IOERR | FULL | CANTOPEN)
         ),
     };
     // Locks were waited for already.
@@ -222,9 +259,43 @@ fn judge(error: &sqlx::Error) -> Verdict {
 }
 
 fn explained(error: sqlx::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    if code(&error) == Some(IOERR_SHMSIZE) {
+        return Box::new(Cause::Full(error));
+    }
     match primary_code(&error) {
-        Some(IOERR | CANTOPEN) => Box::new(Cause::Volume(error)),
+        Some(READONLY | IOERR) => Box::new(Cause::Volume(error)),
+        Some(CANTOPEN) => Box::new(Cause::File(error)),
         Some(FULL) => Box::new(Cause::Full(error)),
         _ => Box::new(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// Without it the last connection that fails takes the index of the log away, and the next one reads
+    /// what was not synced.
+    #[tokio::test]
+    async fn the_log_has_its_index_when_every_working_connection_is_closed() {
+        sqlx::any::install_default_drivers();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("catalog.sqlite");
+        let mut opened = open(&file, true).await.unwrap();
+        let mut writer = opened.writer.acquire().await.unwrap();
+        writer.execute("CREATE TABLE t (a INTEGER)").await.unwrap();
+        drop(writer);
+        opened.readers.close().await;
+        opened.writer.close().await;
+        let log = directory.path().join("catalog.sqlite-wal");
+        assert!(fs::metadata(&log).unwrap().len() > 0);
+        let count = "SELECT COUNT(*) FROM t";
+        opened.keeper.execute(count).await.unwrap();
+        opened.keeper.close().await.unwrap();
+        assert!(
+            !log.exists(),
+            "the last connection puts all into the database"
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _};
+use tokio::sync::Mutex;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -70,6 +71,8 @@ pub(super) struct Store {
     pub(super) dialect: &'static Dialect,
     pub(super) writer: Pool,
     pub(super) readers: Pool,
+    /// Held as long as the pools: see "A volume that fails" in `sqlite`.
+    pub(super) keeper: Mutex<Option<Connection>>,
     pub(super) clock: Arc<Clock>,
     /// Where the credentials come from, if the database asks for some.
     pub(super) postgres: Option<PostgresOptions>,

@@ -99,12 +99,18 @@ async fn a_record_waits_for_others_no_longer_than_a_sync_takes() {
         ..options()
     };
     let wal = open(&disk, hour);
+    let logged = disk.log().len();
     disk.hold_syncs(true);
     let mut pending = Vec::new();
     for number in 1..=4 {
         let record = append(number);
         let reservation = wal.reserve(&record).await.unwrap();
         pending.push(wal.enqueue(reservation, record, Box::new(|_| {})).unwrap());
+        if number == 1 {
+            // The others are to be one group.
+            let is_sync = |entry: &String| entry.starts_with("sync ");
+            disk.wait_for(|log| log[logged..].iter().any(is_sync));
+        }
     }
     disk.hold_syncs(false);
     for pending in pending {
