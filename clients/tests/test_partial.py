@@ -248,3 +248,7 @@ def test_a_table_made_of_a_partial_answer_is_not_one(cluster):
         assert_whole(select(client, "d", "SELECT n FROM kept ORDER BY n"), [0, 1, 2, 3])
         path = flight.FlightDescriptor.for_path("d", "kept")
         assert mark(client.get_flight_info(path).schema) is None
+        assert mark(client.get_schema(path).schema) is None
+    with connect(cluster) as connection:
+        # By GetTables.
+        assert mark(connection.adbc_get_table_schema("kept")) is None

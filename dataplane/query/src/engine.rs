@@ -11,13 +11,14 @@ use flightcluster_config::QueryConfig;
 use object_store::ObjectStore;
 
 use crate::admission::Admission;
+use crate::attempts::Patience;
 use crate::compute::Compute;
 use crate::execute::{execute, execute_partial};
 use crate::footers::{FooterStats, Footers};
 use crate::partial::Missing;
 use crate::plan::{Plan, QueryRequest, plan};
 use crate::ports::{RecentRows, TableWriter};
-use crate::recent::{Fetch, Patience};
+use crate::recent::Fetch;
 use crate::rewrite::Rewriter;
 use crate::running::Running;
 use crate::session::{SessionOptions, create_spill_dir, template};

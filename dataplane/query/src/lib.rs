@@ -27,6 +27,7 @@
 
 mod access;
 mod admission;
+mod attempts;
 mod catalogs;
 mod compute;
 mod cooperative;
@@ -72,6 +73,7 @@ use arrow_array::RecordBatch;
 use futures::Stream;
 
 pub use access::{Access, AccessKind};
+pub use attempts::Patience;
 pub use engine::{Engine, EngineOptions, EngineStats, ExecuteOptions};
 pub use error::{Error, Location};
 pub use footers::FooterStats;
@@ -80,8 +82,7 @@ pub use parameters::parameters_from_json;
 pub use partial::Missing;
 pub use past::{AsOf, Past, time_text};
 pub use plan::{Plan, QueryRequest, StatementKind};
-pub use ports::{Budget, RecentRows, RecentRowsError, StatementKey, TableWriter};
-pub use recent::Patience;
+pub use ports::{Budget, RecentRows, RecentRowsError, Silence, Silent, StatementKey, TableWriter};
 pub use schema::{decode_schema, encode_schema};
 pub use times::has_times;
 

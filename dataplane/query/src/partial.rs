@@ -2,8 +2,9 @@
 //! than none.
 //!
 //! # Guarantees
-//! - Only where it would else be [`Error::IngesterUnavailable`], and after as many attempts: an ingester that
-//!   can't be reached is left out with all its fresh rows of a table, never with some of them.
+//! - Only where it would else be [`Error::IngesterUnavailable`] or the end of the query's time: an ingester
+//!   that can't be reached, or is silent too long, is left out with all its fresh rows of a table, never with
+//!   some of them. One that no longer has the rows is asked again with a new snapshot, at least once.
 //! - Rows in files are always there.
 //! - Never of a table with a primary key: the rows that can be reached would show an older row of a key as
 //!   its newest, and nothing in them tells which.

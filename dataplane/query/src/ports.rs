@@ -4,13 +4,15 @@
 //! internal port otherwise.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{
+    MemoryConsumer, MemoryPool, MemoryReservation, UnboundedMemoryPool,
+};
 use flightcluster_catalog::{Ingester, SequenceNumber, Table, TableId, TableName};
 
 use crate::BatchStream;
@@ -24,6 +26,8 @@ pub trait RecentRows: Send + Sync + std::fmt::Debug + 'static {
     ///   `projection` (indices into `schema`) when given; may be empty.
     /// - Memory: rows that are not the ingester's own any more, because they came over the network,
     ///   are counted with [`Budget::take`] as they arrive.
+    /// - Time: every wait for another process is one of [`Budget::silence`]; one that took too long is
+    ///   [`RecentRowsError::Unreachable`].
     /// - Errors: see [`RecentRowsError`]; never a partial answer.
     async fn recent_rows(
         &self,
@@ -36,13 +40,66 @@ pub trait RecentRows: Send + Sync + std::fmt::Debug + 'static {
     ) -> Result<Vec<RecordBatch>, RecentRowsError>;
 }
 
-/// The memory fresh rows of one query take from that of all queries; given back when the query ends.
+/// What one question to one ingester may take: memory, from that of all queries, for as long as the rows are
+/// kept; and time.
 #[derive(Debug)]
-pub struct Budget(MemoryReservation);
+pub struct Budget {
+    memory: MemoryReservation,
+    silence: Silence,
+}
+
+/// How long an ingester may let wait for its next message.
+#[derive(Debug, Clone, Copy)]
+pub struct Silence(Option<Duration>);
+
+/// An ingester said nothing for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("it has been silent for {0:?}; is its process paused or overloaded?")]
+pub struct Silent(Duration);
+
+impl Silence {
+    /// Any time: only the end of the query ends it.
+    pub const ANY: Self = Self(None);
+
+    /// No more than `limit`.
+    #[must_use]
+    pub const fn up_to(limit: Duration) -> Self {
+        Self(Some(limit))
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// [`Silent`]: it did not come in time. Give up.
+    pub async fn in_time<T>(self, message: impl Future<Output = T>) -> Result<T, Silent> {
+        match self.0 {
+            Some(limit) => {
+                let message = tokio::time::timeout(limit, message).await;
+                message.map_err(|_| Silent(limit))
+            }
+            None => Ok(message.await),
+        }
+    }
+}
 
 impl Budget {
-    pub(crate) fn of(memory: &Arc<dyn MemoryPool>) -> Self {
-        Self(MemoryConsumer::new("fresh rows").register(memory))
+    /// As much memory as there is, for tests of adapters.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn unlimited(silence: Silence) -> Self {
+        let memory: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        Self::of(&memory, silence)
+    }
+
+    pub(crate) fn of(memory: &Arc<dyn MemoryPool>, silence: Silence) -> Self {
+        let memory = MemoryConsumer::new("fresh rows").register(memory);
+        Self { memory, silence }
+    }
+
+    /// How long to wait for a message.
+    #[must_use]
+    pub fn silence(&self) -> Silence {
+        self.silence
     }
 
     /// Counts a batch.
@@ -56,7 +113,7 @@ impl Budget {
             let seen = data.get_slice_memory_size();
             seen.unwrap_or_else(|_| data.get_array_memory_size())
         });
-        self.0
+        self.memory
             .try_grow(bytes.sum())
             .map_err(|source| RecentRowsError::MemoryExhausted {
                 source: Box::new(source),

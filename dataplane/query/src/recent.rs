@@ -21,7 +21,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
@@ -34,39 +34,21 @@ use flightcluster_catalog::{
     Catalog, File, Ingester, SchemaVersion, SequenceNumber, Snapshot, SnapshotId, SnapshotRequest,
     Table, TableId, TableName, TableSnapshot,
 };
-use futures::future::{join_all, try_join_all};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::RwLock;
 use tracing::warn;
 
 use crate::Error;
+use crate::attempts::{Attempt, Patience};
 use crate::partial::{self, Lost, Missing};
 use crate::past::Past;
-use crate::ports::{Budget, RecentRows};
+use crate::ports::{Budget, RecentRows, Silence};
 use crate::provider::StoredTable;
 use crate::schema::check_types;
 use crate::sort::Sorter;
 use crate::times::TimeRange;
 use crate::width;
-
-/// How long fresh rows are asked for again.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// No new attempt begins after this time.
-    pub total: Duration,
-    /// Wait before the second attempt; doubles each time.
-    pub first_wait: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        // An ingester that was restarted is back within seconds or not for a while; a caller with
-        // more time retries by itself.
-        Self {
-            total: Duration::from_secs(2),
-            first_wait: Duration::from_millis(20),
-        }
-    }
-}
 
 /// The state of the tables for one query.
 #[derive(Debug)]
@@ -84,15 +66,15 @@ struct State {
     snapshot: Arc<Snapshot>,
     fresh: BTreeMap<TableId, FreshRows>,
     /// What the fresh rows take of the memory of all queries; given back with them.
-    _budget: Option<Budget>,
+    _budgets: Vec<Budget>,
 }
 
-/// Fresh rows, and what was not given of them.
-struct Fetched {
-    fresh: BTreeMap<TableId, FreshRows>,
-    /// The memory they take.
-    budget: Budget,
-    lost: Vec<Lost>,
+/// What came of an attempt.
+enum Fetched {
+    /// Fresh rows, the memory they take, and what the answer will lack.
+    Rows(BTreeMap<TableId, FreshRows>, Vec<Budget>, Vec<Lost>),
+    /// Another attempt is due because of this; what came is fetched again, and was let go of.
+    Again(Box<Lost>),
 }
 
 /// How a view was filled.
@@ -104,8 +86,13 @@ pub(crate) struct Filled {
     pub(crate) missing: Vec<Missing>,
 }
 
-/// The rows of a table that an ingester gave.
-type Given = (TableId, String, Vec<RecordBatch>);
+/// The rows of a table that an ingester gave, and the memory they take.
+struct Given {
+    table: TableId,
+    ingester: String,
+    batches: Vec<RecordBatch>,
+    budget: Budget,
+}
 
 /// The fresh rows of one table.
 #[derive(Debug, Clone)]
@@ -162,7 +149,7 @@ impl View {
         let state = State {
             snapshot: Arc::new(snapshot),
             fresh: BTreeMap::new(),
-            _budget: None,
+            _budgets: Vec::new(),
         };
         Self {
             state: RwLock::new(state),
@@ -203,7 +190,7 @@ impl View {
         let state = State {
             snapshot: Arc::new(snapshot),
             fresh: BTreeMap::from([(table.id, nothing)]),
-            _budget: None,
+            _budgets: Vec::new(),
         };
         Self {
             state: RwLock::new(state),
@@ -370,7 +357,7 @@ impl Fetch {
         needs: &Needs,
         partial: bool,
     ) -> Result<Filled, Error> {
-        let begin = Instant::now();
+        let deadline = Instant::now() + self.patience.total;
         let mut wait = self.patience.first_wait;
         let mut replans = 0;
         if lacks_files(&view.snapshot(), needs) {
@@ -379,28 +366,25 @@ impl Fetch {
         }
         loop {
             let snapshot = view.snapshot();
-            let Fetched {
-                fresh,
-                budget,
-                mut lost,
-            } = self.fetch(&snapshot, needs, partial).await?;
-            let late = begin.elapsed() + wait > self.patience.total;
-            if lost.is_empty() || late && partial {
-                let missing = partial::without(lost).map_err(|lost| lost.into_error(partial))?;
-                *view.state.write() = State {
-                    snapshot,
-                    fresh,
-                    _budget: Some(budget),
-                };
-                return Ok(Filled { replans, missing });
-            }
-            let first = lost.swap_remove(0);
-            if late {
-                return Err(first.into_error(partial));
-            }
+            let attempt = Attempt {
+                partial,
+                until: deadline.checked_sub(wait),
+                replanned: replans > 0,
+            };
+            let first = match self.fetch(&snapshot, needs, attempt).await? {
+                Fetched::Rows(fresh, budgets, lost) => {
+                    let missing =
+                        partial::without(lost).map_err(|lost| lost.into_error(partial))?;
+                    *view.state.write() = State {
+                        snapshot,
+                        fresh,
+                        _budgets: budgets,
+                    };
+                    return Ok(Filled { replans, missing });
+                }
+                Fetched::Again(first) => first,
+            };
             warn!(ingester = first.ingester.name, replans, error = %first.problem, "taking a new snapshot");
-            // What came is fetched again, and must not count twice.
-            drop((fresh, budget));
             tokio::time::sleep(wait).await;
             wait *= 2;
             replans += 1;
@@ -408,15 +392,18 @@ impl Fetch {
         }
     }
 
-    /// All fresh rows, or what is lost: the first that was noticed, or with `partial` all there is, beside
-    /// what was given.
+    /// All fresh rows, or those of the ingesters that give them if the attempt is the last and asked for
+    /// that. Any other attempt ends at the first loss, so that the rows of the others are not sent for nothing.
     async fn fetch(
         &self,
         snapshot: &Snapshot,
         needs: &Needs,
-        partial: bool,
+        attempt: Attempt,
     ) -> Result<Fetched, Error> {
-        let budget = Budget::of(&self.memory);
+        let silence = match attempt.partial {
+            true => Silence::up_to(self.patience.silence),
+            false => Silence::ANY,
+        };
         let mut calls = Vec::new();
         let mut fresh = BTreeMap::new();
         for (id, need) in needs {
@@ -431,7 +418,10 @@ impl Fetch {
             let closed = |ingester: &&Ingester| held.closed.contains(&ingester.id);
             for ingester in snapshot.ingesters.iter().filter(|each| !closed(each)) {
                 let after = held.watermark(ingester.id);
-                calls.push(self.ask(ingester, &held.table, need, after, columns.clone(), &budget));
+                let budget = Budget::of(&self.memory, silence);
+                let place = calls.len();
+                let call = self.ask(ingester, &held.table, need, after, columns.clone(), budget);
+                calls.push(call.map(move |answer| (place, answer)));
             }
             fresh.insert(
                 *id,
@@ -443,22 +433,34 @@ impl Fetch {
                 },
             );
         }
-        let answers: Vec<Result<Given, Lost>> = match partial {
-            true => join_all(calls).await,
-            false => match try_join_all(calls).await {
-                Ok(given) => given.into_iter().map(Ok).collect(),
-                Err(lost) => vec![Err(lost)],
-            },
-        };
-        let mut lost = Vec::new();
-        for answer in answers {
-            let (table, ingester, batches) = match answer {
-                Ok(given) => given,
+        let mut calls: FuturesUnordered<_> = calls.into_iter().collect();
+        let (mut answers, mut lost) = (Vec::new(), Vec::new());
+        while let Some((place, answer)) = calls.next().await {
+            match answer {
+                Ok(given) => answers.push((place, given)),
                 Err(problem) => {
-                    lost.push(problem.retryable(self.sorter)?);
-                    continue;
+                    let problem = problem.retryable(self.sorter)?;
+                    if !attempt.is_last_for(&problem) {
+                        return Ok(Fetched::Again(Box::new(problem)));
+                    }
+                    if !attempt.partial {
+                        return Err(problem.into_error(false));
+                    }
+                    lost.push(problem);
                 }
-            };
+            }
+        }
+        // In the order of the ingesters, whoever was first.
+        answers.sort_by_key(|(place, _)| *place);
+        let mut budgets = Vec::new();
+        for (_, given) in answers {
+            let Given {
+                table,
+                ingester,
+                batches,
+                budget,
+            } = given;
+            budgets.push(budget);
             let Some(rows) = fresh.get_mut(&table) else {
                 continue;
             };
@@ -475,11 +477,7 @@ impl Fetch {
                 rows.batches.push(batches);
             }
         }
-        Ok(Fetched {
-            fresh,
-            budget,
-            lost,
-        })
+        Ok(Fetched::Rows(fresh, budgets, lost))
     }
 
     async fn ask(
@@ -489,11 +487,11 @@ impl Fetch {
         need: &Need,
         after: SequenceNumber,
         columns: Vec<usize>,
-        budget: &Budget,
+        budget: Budget,
     ) -> Result<Given, Lost> {
         let all = columns.len() == need.schema.fields().len();
         let projection = (!all).then_some(columns.as_slice());
-        let rows = self
+        let batches = self
             .recent
             .recent_rows(
                 ingester,
@@ -501,7 +499,7 @@ impl Fetch {
                 Arc::clone(&need.schema),
                 after,
                 projection,
-                budget,
+                &budget,
             )
             .await
             .map_err(|problem| Lost {
@@ -510,7 +508,12 @@ impl Fetch {
                 ingester: ingester.clone(),
                 problem,
             })?;
-        Ok((table.id, ingester.name.clone(), rows))
+        Ok(Given {
+            table: table.id,
+            ingester: ingester.name.clone(),
+            batches,
+            budget,
+        })
     }
 
     async fn new_snapshot(&self, past: Option<Past>, needs: &Needs) -> Result<Snapshot, Error> {

@@ -15,7 +15,7 @@ use flightcluster_catalog::{
     Epoch, Ingester, IngesterId, SchemaBytes, SequenceNumber, Table, TableId,
 };
 use flightcluster_ingest::Ingest;
-use flightcluster_query::ports::{Budget, RecentRows, RecentRowsError};
+use flightcluster_query::ports::{Budget, RecentRows, RecentRowsError, Silence, Silent};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
@@ -138,6 +138,15 @@ fn adapt(
     RecordBatch::try_new_with_options(wanted, columns, &options)
 }
 
+/// What a peer says next, or that it is silent.
+async fn in_time<T>(
+    silence: Silence,
+    message: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    let silent = |silent: Silent| Err(tonic::Status::deadline_exceeded(silent.to_string()));
+    silence.in_time(message).await.unwrap_or_else(silent)
+}
+
 impl FreshRows {
     async fn remote_rows(
         &self,
@@ -176,8 +185,15 @@ impl FreshRows {
         };
         let mut request = tonic::Request::new(Ticket::new(ticket));
         pass_on_request_id(&mut request);
-        let response = client.do_get(request).await.map_err(failed)?;
-        let messages = response.into_inner().map_err(FlightError::from);
+        let silence = budget.silence();
+        let response = in_time(silence, client.do_get(request))
+            .await
+            .map_err(failed)?;
+        let messages = response.into_inner();
+        let messages = futures::stream::try_unfold(messages, move |mut messages| async move {
+            let message = in_time(silence, messages.message()).await?;
+            Ok::<_, FlightError>(message.map(|message| (message, messages)))
+        });
         let unusable = |error: FlightError| match error {
             FlightError::Tonic(status) => failed(*status),
             other => RecentRowsError::BadAnswer {
@@ -201,9 +217,48 @@ impl FreshRows {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use arrow_array::{Array as _, Int32Array, Int64Array};
+    use std::time::Duration;
+
     use arrow_schema::{DataType, Field};
+    use flightcluster_catalog::{IngesterState, SchemaVersion, TableName};
 
     use super::*;
+
+    /// Its kernel takes the connection and the question, as that of a paused process does.
+    #[tokio::test]
+    async fn an_ingester_that_says_nothing_is_out_of_reach() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ingester = Ingester {
+            id: IngesterId(1),
+            name: "i-1".to_owned(),
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            epoch: Epoch(1),
+            state: IngesterState::Active,
+            changed_at_millis: 1,
+            seen_at_millis: 1,
+        };
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+        let table = Table {
+            id: TableId(1),
+            name: TableName::public("d", "t"),
+            schema: flightcluster_ingest::schema::encode_schema(&schema),
+            schema_version: SchemaVersion(1),
+            options: std::collections::BTreeMap::new(),
+            database_options: std::collections::BTreeMap::new(),
+            created_at_millis: 1,
+        };
+        let fresh = FreshRows {
+            local: None,
+            peers: Arc::new(Peers::new(None)),
+        };
+        let budget = Budget::unlimited(Silence::up_to(Duration::from_millis(20)));
+        let asked = fresh.recent_rows(&ingester, &table, schema, SequenceNumber(0), None, &budget);
+        let problem = asked.await.unwrap_err();
+        let RecentRowsError::Unreachable { source, .. } = problem else {
+            panic!("{problem}");
+        };
+        assert!(source.to_string().contains("silent for 20ms"), "{source}");
+    }
 
     /// S0-10: rows older than a column have nulls in it.
     #[test]

@@ -19,6 +19,7 @@ use flightcluster_catalog::{
 };
 use flightcluster_config::{ByteSize, QueryConfig};
 use flightcluster_keys::Key;
+use futures::future::pending;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -30,11 +31,11 @@ use tempfile::TempDir;
 use super::reads::CountedStore;
 use super::shapes::{shape, time_range};
 use super::upserts;
-use crate::recent::Patience;
 use crate::rewrite::{Rewriter, RewriterOptions};
 use crate::{
-    Access, BatchStream, Budget, Engine, EngineOptions, Error, ExecuteOptions, Plan, QueryRequest,
-    RecentRows, RecentRowsError, StatementKey, TableWriter, decode_schema, encode_schema,
+    Access, BatchStream, Budget, Engine, EngineOptions, Error, ExecuteOptions, Patience, Plan,
+    QueryRequest, RecentRows, RecentRowsError, StatementKey, TableWriter, decode_schema,
+    encode_schema,
 };
 
 pub(super) const DATABASE: &str = "demo";
@@ -48,6 +49,10 @@ pub(super) enum Fault {
     FlushAndForget,
     /// Gives rows of another schema.
     Nonsense,
+    /// Takes the question, and never says anything.
+    Silent,
+    /// Gives eight megabytes of rows, and then no more.
+    BreaksOff,
 }
 
 #[derive(Debug)]
@@ -242,8 +247,16 @@ impl RecentRows for Ingesters {
         };
         let name = ingester.name.clone();
         match fault {
-            Some(Fault::Unreachable) => {
-                let source = "connection refused".into();
+            Some(fault @ (Fault::Unreachable | Fault::Silent | Fault::BreaksOff)) => {
+                let mut source = "connection refused".into();
+                if matches!(fault, Fault::Silent) {
+                    let silent = budget.silence().in_time(pending::<()>()).await;
+                    source = silent.unwrap_err().into();
+                }
+                if matches!(fault, Fault::BreaksOff) {
+                    let column: ArrayRef = Arc::new(Int64Array::from(vec![0; 1 << 20]));
+                    budget.take(&RecordBatch::try_from_iter([("x", column)]).unwrap())?;
+                }
                 let url = ingester.url.clone();
                 return Err(RecentRowsError::Unreachable {
                     ingester: name,
@@ -424,6 +437,7 @@ impl Cluster {
         let patience = Patience {
             total: Duration::from_millis(200),
             first_wait: Duration::from_millis(1),
+            silence: Duration::from_millis(100),
         };
         let engine = Engine::with_patience(options, patience).unwrap();
         let ticks = Arc::new(AtomicU64::new(0));
@@ -437,6 +451,12 @@ impl Cluster {
         };
         cluster.register_tick();
         cluster
+    }
+
+    /// Changes the patience with ingesters, before the engine is used.
+    pub(super) fn be_patient(&mut self, patience: Patience) {
+        let inner = Arc::get_mut(&mut self.engine.inner).unwrap();
+        inner.fetch.patience = patience;
     }
 
     /// Adds a function to SQL, before the engine is used.

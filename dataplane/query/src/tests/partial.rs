@@ -1,12 +1,14 @@
 //! Partial answers: what can be reached, and what is said to be missing.
 
+use std::time::Duration;
+
 use arrow_array::RecordBatch;
 use futures::TryStreamExt as _;
 
 use super::fixture::{Cluster, DATABASE, Fault, int64s, points, points_schema};
 use super::upserts::{keyed, rows};
 use crate::past::AsOf;
-use crate::{Error, ExecuteOptions, Missing, QueryRequest};
+use crate::{Error, ExecuteOptions, Missing, Patience, QueryRequest};
 
 fn request(sql: &str) -> QueryRequest {
     QueryRequest {
@@ -107,6 +109,68 @@ async fn an_answer_is_whole_if_the_ingester_comes_back_in_time() {
     let (answer, missing) = partial(&cluster, count).await.unwrap();
     assert_eq!(int64s(&answer, 0), [300]);
     assert_eq!(names(&missing), [("b", vec!["t"])]);
+}
+
+#[tokio::test]
+async fn an_ingester_that_never_answers_counts_as_lost() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    cluster.ingesters.fail("b", &[Fault::Silent; 1000]);
+    let (answer, missing) = partial(&cluster, "SELECT count(*) FROM t").await.unwrap();
+    assert_eq!(int64s(&answer, 0), [290]);
+    assert_eq!(names(&missing), [("b", vec!["t"])]);
+}
+
+/// However long the first attempt took.
+#[tokio::test]
+async fn what_an_ingester_no_longer_has_is_looked_for_in_files_at_least_once() {
+    let mut cluster = Cluster::start().await;
+    let table = cluster.spread().await;
+    cluster.be_patient(Patience {
+        total: Duration::ZERO,
+        ..Patience::default()
+    });
+    let count = "SELECT count(*) FROM t";
+    cluster.ingesters.fail("a", &[Fault::FlushAndForget]);
+    cluster.ingesters.fail("b", &[Fault::Unreachable; 1000]);
+    let (answer, missing) = partial(&cluster, count).await.unwrap();
+    assert_eq!(int64s(&answer, 0), [290]);
+    assert_eq!(names(&missing), [("b", vec!["t"])]);
+    cluster.ingesters.fail("b", &[]);
+    cluster.ingesters.write("a", &table, points(301..=310));
+    cluster.ingesters.fail("a", &[Fault::FlushAndForget]);
+    assert_eq!(cluster.number(count).await, 310);
+}
+
+/// An attempt that another one follows ends at the first loss, whatever the other ingesters do.
+#[tokio::test]
+async fn rows_are_not_waited_for_that_are_asked_for_again() {
+    let mut cluster = Cluster::start().await;
+    cluster.spread().await;
+    let long = Duration::from_secs(3600);
+    cluster.be_patient(Patience {
+        total: long,
+        silence: long,
+        ..Patience::default()
+    });
+    cluster.ingesters.fail("a", &[Fault::Silent]);
+    cluster.ingesters.fail("b", &[Fault::Unreachable]);
+    let (answer, missing) = partial(&cluster, "SELECT count(*) FROM t").await.unwrap();
+    assert_eq!((int64s(&answer, 0), names(&missing)), (vec![300], vec![]));
+}
+
+#[tokio::test]
+async fn rows_of_an_ingester_that_breaks_off_take_no_memory() {
+    let cluster = Cluster::start().await;
+    cluster.spread().await;
+    cluster.ingesters.fail("b", &[Fault::BreaksOff; 1000]);
+    let plan = cluster.engine.plan(request("SELECT id FROM t")).await;
+    let options = ExecuteOptions::default();
+    let run = cluster.engine.execute_partial(plan.unwrap(), options);
+    let (_rows, missing) = run.await.unwrap();
+    assert_eq!(names(&missing), [("b", vec!["t"])]);
+    let taken = cluster.engine.stats().memory_reserved_bytes;
+    assert!(taken < 8 << 20, "{taken}");
 }
 
 #[tokio::test]

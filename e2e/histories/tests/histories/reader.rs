@@ -38,6 +38,7 @@ use crate::world::DAY;
 const PATIENCE: Patience = Patience {
     total: Duration::from_millis(15),
     first_wait: Duration::from_millis(1),
+    silence: Duration::from_secs(5),
 };
 const MEMORY_BYTES: u64 = 256 << 20;
 pub(crate) const DATABASE: &str = "history";
