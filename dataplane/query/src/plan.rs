@@ -28,7 +28,7 @@ use crate::options;
 use crate::parameters::Parameters;
 use crate::past::{AsOf, Past};
 use crate::recent::Views;
-use crate::schema::check_storable;
+use crate::schema::{check_storable, stored_type};
 use crate::session::session;
 use crate::sort::Sorter;
 use crate::statement::{Effect, Statement, parse};
@@ -577,8 +577,9 @@ fn table_schema(schema: &SchemaRef, nullable: bool) -> Result<SchemaRef, Error> 
                 location: None,
             });
         }
-        let field = Field::clone(field);
         let nullable = nullable || field.is_nullable();
+        let stored = stored_type(field.data_type());
+        let field = Field::clone(field).with_data_type(stored);
         fields.push(field.with_nullable(nullable));
     }
     if fields.is_empty() {

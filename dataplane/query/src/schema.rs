@@ -2,9 +2,11 @@
 //!
 //! The check here guards `CREATE TABLE`; rows are checked again by whoever makes them durable.
 
+use std::sync::Arc;
+
 use arrow_ipc::convert::try_schema_from_ipc_buffer;
 use arrow_ipc::writer::StreamWriter;
-use arrow_schema::{DataType, Field, IntervalUnit, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRef};
 use flightcluster_catalog::{SchemaBytes, SchemaVersion, Table};
 use flightcluster_keys::check_names;
 
@@ -34,6 +36,32 @@ pub fn decode_schema(bytes: &SchemaBytes) -> Result<SchemaRef, Error> {
             doing: "reading",
             source,
         })
+}
+
+/// The type in which values are stored, which a table made of rows has to have from the beginning.
+///
+/// Whoever makes rows durable stores decimals of 32 bits with one digit in 64 bits: Parquet can't be written
+/// of them. A table of the narrow type would refuse the rows it was made for.
+pub(crate) fn stored_type(data_type: &DataType) -> DataType {
+    let nested = |field: &FieldRef| {
+        let stored = stored_type(field.data_type());
+        Arc::new(Field::clone(field).with_data_type(stored))
+    };
+    match data_type {
+        DataType::Decimal32(1, scale) => DataType::Decimal64(1, *scale),
+        // There are no dictionaries of decimals in files.
+        DataType::Dictionary(_, values) if matches!(**values, DataType::Decimal32(1, _)) => {
+            stored_type(values)
+        }
+        DataType::List(item) => DataType::List(nested(item)),
+        DataType::LargeList(item) => DataType::LargeList(nested(item)),
+        DataType::ListView(item) => DataType::ListView(nested(item)),
+        DataType::LargeListView(item) => DataType::LargeListView(nested(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(nested(item), *size),
+        DataType::Map(entries, sorted) => DataType::Map(nested(entries), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(nested).collect()),
+        other => other.clone(),
+    }
 }
 
 /// Refuses column types that a Parquet file cannot keep, and names that are ours.
@@ -117,8 +145,6 @@ pub(crate) fn check_types(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use std::sync::Arc;
 
     use super::*;
 

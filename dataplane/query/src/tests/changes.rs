@@ -116,6 +116,28 @@ async fn a_table_is_created_kept_replaced_and_dropped() {
     assert_eq!(again.category(), "database_exists");
 }
 
+/// Decimals of one digit are stored in 64 bits: a table of the narrow type would refuse them.
+#[tokio::test]
+async fn a_table_made_of_rows_has_the_types_they_are_stored_in() {
+    let cluster = Cluster::start().await;
+    let digit = "arrow_cast(1, 'Decimal32(1, 0)')";
+    let sql = format!(
+        "CREATE TABLE d AS SELECT {digit} AS v, [{digit}] AS l, named_struct('x', {digit}) AS s, \
+         arrow_cast({digit}, 'Dictionary(Int32, Decimal32(1, 0))') AS k, \
+         arrow_cast(1, 'Decimal32(2, 0)') AS wide WHERE false"
+    );
+    cluster.update(&sql).await.unwrap();
+    let plan = cluster.plan("SELECT * FROM d").await.unwrap();
+    let schema = plan.schema();
+    let of = |name: &str| schema.field_with_name(name).unwrap().data_type().clone();
+    let stored = DataType::Decimal64(1, 0);
+    assert_eq!(of("v"), stored);
+    assert!(matches!(of("l"), DataType::List(item) if *item.data_type() == stored));
+    assert!(matches!(of("s"), DataType::Struct(all) if *all[0].data_type() == stored));
+    assert_eq!(of("k"), stored);
+    assert_eq!(of("wide"), DataType::Decimal32(2, 0));
+}
+
 #[tokio::test]
 async fn create_table_as_writes_the_rows_of_its_query() {
     let cluster = Cluster::start().await;
