@@ -229,7 +229,8 @@ fn finer(from: TimeUnit, to: TimeUnit) -> bool {
 /// Brings stored rows into a later schema of their table.
 ///
 /// # Errors
-/// [`Error::UnknownColumn`] when the table lacks a column of the rows: its catalog was set back.
+/// [`Error::UnknownColumn`] when the table lacks a column of the rows, [`Error::NarrowColumn`] when its type
+/// can't hold their values: its catalog was set back.
 /// [`Error::EncodeBatch`] when the later schema does not follow from the earlier: our bug.
 pub(crate) fn complete(
     table: &TableName,
@@ -249,5 +250,24 @@ pub(crate) fn complete(
             column: lost.name().clone(),
         });
     }
-    Plan::new(table, Arc::clone(to), batch.schema_ref())?.apply(batch)
+    let plan = Plan::new(table, Arc::clone(to), batch.schema_ref());
+    plan.map_err(set_back)?.apply(batch)
+}
+
+/// Of stored rows no caller sent a wrong type: the table had it.
+fn set_back(error: Error) -> Error {
+    match error {
+        Error::TypeConflict {
+            table,
+            column,
+            expected,
+            found,
+        } => Error::NarrowColumn {
+            table,
+            column,
+            expected,
+            found,
+        },
+        other => other,
+    }
 }

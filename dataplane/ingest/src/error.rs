@@ -64,6 +64,22 @@ pub enum Error {
         /// The column.
         column: String,
     },
+    /// Rows in the log have values that the column of the table in the catalog can't hold. They stay in
+    /// the log.
+    #[error(
+        "rows of table {table} have {found} in column {column:?}, which is {expected} in the table: the \
+         catalog was set back; write a batch with {found} in it, which widens the column again"
+    )]
+    NarrowColumn {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+        /// The table's type.
+        expected: Box<DataType>,
+        /// The type of the rows.
+        found: Box<DataType>,
+    },
     /// A null where the table allows none (the caller's mistake).
     #[error("column {column:?} of table {table} does not allow nulls, but the batch holds one")]
     NullValue {
@@ -343,6 +359,7 @@ impl Error {
             Self::TypeConflict { .. } => "type_conflict",
             Self::MissingColumn { .. } => "missing_column",
             Self::UnknownColumn { .. } => "unknown_column",
+            Self::NarrowColumn { .. } => "narrow_column",
             Self::NullValue { .. } => "null_value",
             Self::NullableColumn { .. } => "nullable_column",
             Self::UploadSealed => "upload_sealed",
@@ -413,6 +430,7 @@ impl Error {
             Self::UnreadableRecord { .. }
             | Self::UnreadableSchema { .. }
             | Self::UnknownColumn { .. }
+            | Self::NarrowColumn { .. }
             | Self::EncodeBatch { .. }
             | Self::EncodeFile { .. }
             | Self::EncoderPanicked { .. } => Fault::Internal,

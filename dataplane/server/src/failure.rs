@@ -185,6 +185,7 @@ fn of_ingest(error: &flightcluster_ingest::Error) -> ErrorCode {
         Error::Catalog { source, .. } => of_catalog(source),
         Error::Store { .. } => ErrorCode::StoreUnavailable,
         Error::UnknownColumn { .. }
+        | Error::NarrowColumn { .. }
         | Error::UnreadableRecord { .. }
         | Error::UnreadableSchema { .. }
         | Error::EncodeBatch { .. }

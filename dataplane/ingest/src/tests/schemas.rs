@@ -73,6 +73,23 @@ fn a_column_that_the_table_has_lost_is_not_cut_off_its_rows() {
     assert_eq!(error.fault(), Fault::Internal);
 }
 
+/// So does one whose column was narrower. Its rows are nobody's mistake, and the cure is true.
+#[test]
+fn a_type_that_the_table_has_lost_is_not_cut_off_its_rows() {
+    let rows = batch(vec![("n", ints(&[1 << 40]))]);
+    let older = schema(&[("n", DataType::Int32, true)]);
+    let error = crate::adapt::complete(&readings(), &rows, &older).unwrap_err();
+    assert_eq!(error.category(), "narrow_column");
+    assert_eq!(
+        error.to_string(),
+        "rows of table demo.public.readings have Int64 in column \"n\", which is Int32 in the table: \
+         the catalog was set back; write a batch with Int64 in it, which widens the column again"
+    );
+    assert_eq!(error.fault(), Fault::Internal);
+    let again = crate::adapt::evolved(&older, &rows.schema(), &[]).unwrap();
+    crate::adapt::complete(&readings(), &rows, &Arc::new(again)).unwrap();
+}
+
 #[tokio::test]
 async fn new_columns_are_added_to_the_table() {
     let world = World::new().await;
