@@ -13,7 +13,7 @@
 //! # Guarantees
 //! - Files and fresh rows always belong to one snapshot: a row is seen once, in a file or fresh.
 //! - The schema of a table stays what it was when the query was planned, also if a later snapshot
-//!   has more columns. When one of its columns has another type there, the query fails and is to be
+//!   has more columns. When a column it reads has another type there, the query fails and is to be
 //!   planned again: values may be there that the type of before can't hold.
 //! - All fresh rows or an error; of an ingester that can't be reached none, if the caller asked for that
 //!   and is told ([`crate::partial`]).
@@ -408,13 +408,13 @@ impl Fetch {
         let mut fresh = BTreeMap::new();
         for (id, need) in needs {
             let held = find(snapshot, *id, &need.name)?;
-            check_types(&held.table, need.version, &need.schema)?;
             let columns = columns_to_fetch(need);
             let schema = need
                 .schema
                 .project(&columns)
                 .map(SchemaRef::new)
                 .map_err(|source| Error::WrongSchema { source })?;
+            check_types(&held.table, need.version, &schema)?;
             let closed = |ingester: &&Ingester| held.closed.contains(&ingester.id);
             for ingester in snapshot.ingesters.iter().filter(|each| !closed(each)) {
                 let after = held.watermark(ingester.id);

@@ -114,8 +114,8 @@ fn unstorable(data_type: &DataType) -> Option<&'static str> {
     }
 }
 
-/// Refuses a table of which a column has another type than in `planned`, its schema of that version: its
-/// rows may have values that the type of before can't hold.
+/// Refuses a table of which a column has another type than in `planned`, columns of its schema of that
+/// version: its rows may have values that the type of before can't hold.
 ///
 /// # Errors
 /// [`Error::ColumnWidened`], [`Error::StoredSchema`].

@@ -9,7 +9,7 @@ use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_flight::Ticket;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
-use arrow_schema::{ArrowError, Schema, SchemaRef};
+use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use flightcluster_catalog::{
     Epoch, Ingester, IngesterId, SchemaBytes, SequenceNumber, Table, TableId,
@@ -93,8 +93,9 @@ pub(crate) fn local_rows(
         return Err(too_old());
     }
     let rows = ingest.recent(table, after).map_err(|_| too_old())?;
-    // The asker's snapshot is of before a column grew: its next one tells it.
-    if rows.iter().any(|(_, batch)| holds_more(batch, schema)) {
+    // The asker's snapshot is of before a column grew that it wants: its next one tells it.
+    let mut held = schemas(rows.iter().map(|(_, batch)| batch));
+    if held.any(|held| holds_more(held, schema, projection)) {
         return Err(too_old());
     }
     rows.iter()
@@ -106,12 +107,37 @@ pub(crate) fn local_rows(
         })
 }
 
-/// Whether a column of the batch may have values that its type in `schema` can't hold.
-fn holds_more(batch: &RecordBatch, schema: &Schema) -> bool {
-    schema.fields().iter().any(|field| {
-        let held = batch.column_by_name(field.name());
-        held.is_some_and(|held| !flightcluster_ingest::widens(held.data_type(), field.data_type()))
+/// The schemas of batches, the same one not twice in a row: batches of one writer share theirs.
+fn schemas<'a>(
+    batches: impl Iterator<Item = &'a RecordBatch>,
+) -> impl Iterator<Item = &'a SchemaRef> {
+    let mut before: Option<&SchemaRef> = None;
+    batches.filter_map(move |batch| {
+        let schema = batch.schema_ref();
+        let same = before.replace(schema);
+        let same = same.is_some_and(|before| Arc::ptr_eq(before, schema));
+        (!same).then_some(schema)
     })
+}
+
+/// Whether a wanted column of `held` may have values that its type in `schema` can't hold.
+fn holds_more(held: &Schema, schema: &Schema, projection: Option<&[usize]>) -> bool {
+    let narrow = |(at, field): (usize, &Field)| {
+        // Columns are added at the end: most are found at their place, however many there are.
+        let same_place = held.fields().get(at).map(Arc::as_ref);
+        let held = same_place
+            .filter(|held| held.name() == field.name())
+            .or_else(|| held.field_with_name(field.name()).ok());
+        held.is_some_and(|held| !flightcluster_ingest::widens(held.data_type(), field.data_type()))
+    };
+    let fields = schema.fields();
+    match projection {
+        None => fields.iter().map(Arc::as_ref).enumerate().any(narrow),
+        Some(places) => places
+            .iter()
+            .filter_map(|at| fields.get(*at).map(|field| (*at, field.as_ref())))
+            .any(narrow),
+    }
 }
 
 /// Gives a batch the wanted columns: by name, null where the batch is older than the column.
@@ -219,7 +245,7 @@ mod tests {
     use arrow_array::{Array as _, Int32Array, Int64Array};
     use std::time::Duration;
 
-    use arrow_schema::{DataType, Field};
+    use arrow_schema::DataType;
     use flightcluster_catalog::{IngesterState, SchemaVersion, TableName};
 
     use super::*;
@@ -294,17 +320,46 @@ mod tests {
     #[test]
     fn rows_of_a_wider_type_than_asked_for_are_noticed() {
         let schema = |of| Schema::new(vec![Field::new("a", of, true)]);
-        let column = Arc::new(Int64Array::from(vec![1]));
-        let batch = RecordBatch::try_new(Arc::new(schema(DataType::Int64)), vec![column]).unwrap();
+        let held = schema(DataType::Int64);
         for (asked, more) in [
             (DataType::Int64, false),
             (DataType::Int32, true),
             (DataType::Float64, true),
             (DataType::Null, true),
         ] {
-            assert_eq!(holds_more(&batch, &schema(asked.clone())), more, "{asked}");
+            let asked = schema(asked);
+            assert_eq!(holds_more(&held, &asked, None), more, "{asked}");
         }
         let other = Schema::new(vec![Field::new("b", DataType::Int8, true)]);
-        assert!(!holds_more(&batch, &other));
+        assert!(!holds_more(&held, &other, None));
+    }
+
+    /// A query that does not read the column that grew needs no other snapshot.
+    #[test]
+    fn only_wanted_columns_are_looked_at() {
+        let schema = |columns: &[(&str, DataType)]| {
+            let field = |(name, of): &(&str, DataType)| Field::new(*name, of.clone(), true);
+            Schema::new(columns.iter().map(field).collect::<Vec<_>>())
+        };
+        let asked = schema(&[("a", DataType::Int32), ("b", DataType::Int32)]);
+        let grown = schema(&[("a", DataType::Int32), ("b", DataType::Int64)]);
+        let moved = schema(&[("b", DataType::Int64), ("a", DataType::Int32)]);
+        for held in [grown, moved] {
+            assert!(holds_more(&held, &asked, None));
+            assert!(holds_more(&held, &asked, Some(&[1])));
+            assert!(holds_more(&held, &asked, Some(&[0, 1])));
+            assert!(!holds_more(&held, &asked, Some(&[0])));
+            assert!(!holds_more(&held, &asked, Some(&[])));
+        }
+    }
+
+    #[test]
+    fn a_schema_that_batches_share_is_looked_at_once() {
+        let schema = |of| Arc::new(Schema::new(vec![Field::new("a", of, true)]));
+        let (narrow, wide) = (schema(DataType::Int32), schema(DataType::Int64));
+        let order = [&narrow, &narrow, &wide, &wide, &narrow];
+        let batches = order.map(|schema| RecordBatch::new_empty(Arc::clone(schema)));
+        let seen: Vec<_> = schemas(batches.iter()).cloned().collect();
+        assert_eq!(seen, [Arc::clone(&narrow), wide, narrow]);
     }
 }
