@@ -11,13 +11,13 @@
 //! Of an ingester: its rows are in its log, and the end waits until it is back. After it has flushed
 //! it may start again: the streams it had are gone, and new ones can't begin.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_schema::{DataType, Field, Schema};
 use flightcluster_catalog::{Epoch, JoinUpload, SchemaBytes, TableId, TableName};
-use flightcluster_keys::{take_declared, time_column};
+use flightcluster_keys::{Key, take_declared, time_column};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
@@ -123,21 +123,26 @@ impl Core {
 }
 
 /// The schema a target must get before it can hold the rows of an upload; `None` when it can as it is.
+/// `options` are those of the target.
 ///
 /// # Errors
-/// [`Error::TypeConflict`], [`Error::MissingColumn`], [`Error::NullableColumn`]: the target was created,
-/// or replaced, while the upload ran.
+/// [`Error::Key`] when this release can't use the target's key. [`Error::TypeConflict`],
+/// [`Error::MissingColumn`], [`Error::NullableColumn`]: the target was created, or replaced, while the
+/// upload ran.
 pub fn merged(
     target: &TableName,
     existing: &SchemaBytes,
+    options: &BTreeMap<String, String>,
     staging: &SchemaBytes,
 ) -> Result<Option<SchemaBytes>, Error> {
     let (existing, incoming) = (decode_schema(existing)?, decode_schema(staging)?);
+    let key = Key::of(options).map_err(Error::Key)?;
+    let key = key.as_ref().map_or(&[][..], Key::columns);
     for field in existing.fields() {
-        check_column(target, field, incoming.field_with_name(field.name()).ok())?;
+        let found = incoming.field_with_name(field.name()).ok();
+        check_column(target, field, found, key.contains(field.name()))?;
     }
-    // Their keys are the same, and no column of one grows.
-    Ok(evolved(&existing, &incoming, &[]).map(|schema| encode_schema(&schema)))
+    Ok(evolved(&existing, &incoming, key).map(|schema| encode_schema(&schema)))
 }
 
 /// Whether the time ranges of an upload's files are of the time column of its target, which has this schema
@@ -152,26 +157,33 @@ pub fn has_same_times(target: &SchemaBytes, staging: &SchemaBytes) -> Result<boo
     Ok(written.is_none() || written == name(&target))
 }
 
-/// Whether the types are the same, or one becomes the other.
+/// Whether one of the types becomes the other.
 fn one_grows(one: &DataType, other: &DataType) -> bool {
-    one == other || grows(one, other) || grows(other, one)
+    grows(one, other) || grows(other, one)
 }
 
-fn check_column(target: &TableName, field: &Field, found: Option<&Field>) -> Result<(), Error> {
+/// `keyed`: it is a column of the primary key. Such a one never grows: files are sorted by it.
+fn check_column(
+    target: &TableName,
+    field: &Field,
+    found: Option<&Field>,
+    keyed: bool,
+) -> Result<(), Error> {
+    let fits = |found: &DataType| {
+        found == field.data_type() || (!keyed && one_grows(found, field.data_type()))
+    };
     let (table, column) = (target.clone(), field.name().clone());
     match found {
         None if field.is_nullable() => Ok(()),
         None => Err(Error::MissingColumn { table, column }),
         // Files are not written again: their columns have to be what the table's are, or were before one
         // of them grew.
-        Some(found) if !one_grows(found.data_type(), field.data_type()) => {
-            Err(Error::TypeConflict {
-                table,
-                column,
-                expected: Box::new(field.data_type().clone()),
-                found: Box::new(found.data_type().clone()),
-            })
-        }
+        Some(found) if !fits(found.data_type()) => Err(Error::TypeConflict {
+            table,
+            column,
+            expected: Box::new(field.data_type().clone()),
+            found: Box::new(found.data_type().clone()),
+        }),
         Some(found) if found.is_nullable() && !field.is_nullable() => {
             Err(Error::NullableColumn { table, column })
         }

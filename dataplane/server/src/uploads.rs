@@ -77,7 +77,12 @@ impl Uploads {
         let target = self.catalog.table(&upload.target).await?;
         let (schema, forget_times) = match (&target, &upload.staging) {
             (Some(target), Some(staging)) => {
-                let schema = merged(&upload.target, &target.schema, &staging.schema)?;
+                let schema = merged(
+                    &upload.target,
+                    &target.schema,
+                    &target.options,
+                    &staging.schema,
+                )?;
                 let becomes = schema.as_ref().unwrap_or(&target.schema);
                 let same = has_same_times(becomes, &staging.schema)?;
                 (schema, !same)

@@ -1,5 +1,7 @@
 //! Schemas of streams against schemas of tables.
 
+use std::collections::BTreeMap;
+
 use arrow_array::types::{Float64Type, TimestampMicrosecondType};
 use arrow_array::{
     Array as _, Float64Array, Int32Array, NullArray, StringArray, TimestampMicrosecondArray,
@@ -408,7 +410,8 @@ async fn a_column_of_a_primary_key_keeps_its_type() {
 fn an_upload_ends_in_a_table_whose_column_grew_meanwhile_and_grows_one() {
     let merged = |target: DataType, staging: DataType| {
         let bytes = |of| schema::encode_schema(&schema(&[("v", of, true)]));
-        let merged = crate::upload::merged(&readings(), &bytes(target), &bytes(staging));
+        let (target, staging) = (bytes(target), bytes(staging));
+        let merged = crate::upload::merged(&readings(), &target, &BTreeMap::new(), &staging);
         merged.map(|bytes| bytes.map(|bytes| schema::decode_schema(&bytes).unwrap()))
     };
     let (narrow, wide) = (DataType::Int32, DataType::Int64);
@@ -417,6 +420,32 @@ fn an_upload_ends_in_a_table_whose_column_grew_meanwhile_and_grows_one() {
     assert_eq!(grown.field(0).data_type(), &DataType::Int64);
     let error = merged(narrow, DataType::Utf8).unwrap_err();
     assert_eq!(error.category(), "type_conflict");
+}
+
+/// The target was dropped and made again while the upload ran, with another type of its key.
+#[test]
+fn an_upload_widens_no_column_of_a_key() {
+    let bytes = |id: DataType, v: DataType| {
+        let time = DataType::Timestamp(TimeUnit::Nanosecond, None);
+        schema::encode_schema(&schema(&[
+            ("id", id, false),
+            ("v", v, true),
+            ("time", time, false),
+        ]))
+    };
+    let (narrow, wide) = (DataType::Int32, DataType::Int64);
+    let target = bytes(narrow.clone(), narrow.clone());
+    let fields = schema::decode_schema(&target).unwrap();
+    let declared =
+        flightcluster_keys::Key::declare(&fields, &["id", "time"].map(str::to_owned), Some(2));
+    let options = declared.unwrap().1.options();
+    let merged = |staging| crate::upload::merged(&readings(), &target, &options, &staging);
+    let grown = bytes(narrow.clone(), wide.clone());
+    assert_eq!(merged(grown.clone()).unwrap(), Some(grown));
+    for id in [wide, DataType::Int16] {
+        let error = merged(bytes(id, narrow.clone())).unwrap_err();
+        assert_eq!(error.category(), "type_conflict");
+    }
 }
 
 #[tokio::test]

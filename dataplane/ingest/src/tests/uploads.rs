@@ -1,5 +1,7 @@
 //! What was acknowledged for an upload is in its end, and nothing that comes later.
 
+use std::collections::BTreeMap;
+
 use flightcluster_catalog::{FinishUpload, Table, Upload};
 
 use super::several::Cluster;
@@ -23,9 +25,9 @@ async fn finish(cluster: &Cluster) -> Upload {
     let catalog = &cluster.world.catalog;
     let staging = catalog.upload(ID).await.unwrap().staging.unwrap();
     let target = catalog.table(&readings()).await.unwrap();
-    let schema = target
-        .as_ref()
-        .and_then(|target| merged(&target.name, &target.schema, &staging.schema).unwrap());
+    let schema = target.as_ref().and_then(|table| {
+        merged(&table.name, &table.schema, &table.options, &staging.schema).unwrap()
+    });
     let request = FinishUpload {
         id: ID.to_owned(),
         staging_version: staging.schema_version,
@@ -138,7 +140,7 @@ fn an_upload_fits_a_table_that_was_made_meanwhile_or_is_refused() {
     let upload = encode(&[("n", DataType::Int64, true), ("m", DataType::Utf8, true)]);
     let category = |fields: &[(&str, DataType, bool)]| {
         let existing = encode(fields);
-        merged(&readings(), &existing, &upload).map_err(|error| error.category())
+        merged(&readings(), &existing, &BTreeMap::new(), &upload).map_err(|error| error.category())
     };
     let int = DataType::Int64;
     let same = [("n", int.clone(), true), ("m", DataType::Utf8, true)];
