@@ -18,7 +18,7 @@
 //! carried out, and the connection is clean for the next.
 //!
 //! What differs between the databases is in `sqlite` and `postgres`, what both must give in `dialect`;
-//! the statements elsewhere are shared SQL.
+//! the statements elsewhere are shared SQL. Long because the trait is: each of its methods has a few lines here.
 
 mod backup;
 mod clock;
