@@ -8,7 +8,7 @@ import os
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from harness import Server, headers, put, running, select
+from harness import Server, headers, put, running, select, wait_until
 
 D = decimal.Decimal
 DAY = datetime.date(2024, 2, 29)
@@ -274,3 +274,18 @@ def test_random_tables_round_trip(client, database):
     put(client, database, "mixed", batches)
     found = select(client, database, "SELECT * FROM mixed ORDER BY row")
     assert found.equals(pa.Table.from_batches(batches))
+
+
+def test_a_table_made_of_dictionaries_that_files_do_not_have_is_read_from_files(new_server):
+    """They were acknowledged and read from memory, and no file of them could be read."""
+    server = new_server({"ingest": {"flush_interval": "100ms"}})
+    with running(server), server.client() as client:
+        for name, kind in (
+            ("money", "Dictionary(Int32, Decimal128(20, 2))"),
+            ("small", "Dictionary(Int8, Utf8)"),
+        ):
+            select(client, "d", f"CREATE TABLE {name} AS SELECT arrow_cast('1', '{kind}') AS v")
+        files = "SELECT count(*) AS n FROM system.files"
+        wait_until(lambda: select(client, "d", files)["n"][0].as_py() == 2, "the rows are in files")
+        assert select(client, "d", "SELECT v FROM money")["v"].to_pylist() == [D("1.00")]
+        assert select(client, "d", "SELECT v FROM small")["v"].to_pylist() == ["1"]

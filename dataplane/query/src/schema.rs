@@ -40,8 +40,10 @@ pub fn decode_schema(bytes: &SchemaBytes) -> Result<SchemaRef, Error> {
 
 /// The type in which values are stored, which a table made of rows has to have from the beginning.
 ///
-/// Whoever makes rows durable stores decimals of 32 bits with one digit in 64 bits: Parquet can't be written
-/// of them. A table of the narrow type would refuse the rows it was made for.
+/// Whoever makes rows durable stores some types in others that Parquet files can give back: decimals of 32 bits
+/// with one digit in 64 bits, dictionaries of most types as their values, small keys in 32 bits. A table of
+/// the type of before would refuse the rows it was made for, or have them cast back into what no reader of
+/// files can make.
 pub(crate) fn stored_type(data_type: &DataType) -> DataType {
     let nested = |field: &FieldRef| {
         let stored = stored_type(field.data_type());
@@ -49,10 +51,10 @@ pub(crate) fn stored_type(data_type: &DataType) -> DataType {
     };
     match data_type {
         DataType::Decimal32(1, scale) => DataType::Decimal64(1, *scale),
-        // There are no dictionaries of decimals in files.
-        DataType::Dictionary(_, values) if matches!(**values, DataType::Decimal32(1, _)) => {
-            stored_type(values)
-        }
+        DataType::Dictionary(keys, values) => match dictionary_values(values) {
+            Some(values) => DataType::Dictionary(dictionary_keys(keys), Box::new(values)),
+            None => stored_type(values),
+        },
         DataType::List(item) => DataType::List(nested(item)),
         DataType::LargeList(item) => DataType::LargeList(nested(item)),
         DataType::ListView(item) => DataType::ListView(nested(item)),
@@ -62,6 +64,25 @@ pub(crate) fn stored_type(data_type: &DataType) -> DataType {
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(nested).collect()),
         other => other.clone(),
     }
+}
+
+/// The values of a dictionary as they are stored; `None`: as no dictionary.
+fn dictionary_values(values: &DataType) -> Option<DataType> {
+    use DataType::*;
+    match values {
+        Utf8View => Some(Utf8),
+        BinaryView => Some(Binary),
+        Utf8 | LargeUtf8 | Binary | LargeBinary | Float32 | Float64 => Some(values.clone()),
+        _ if values.is_integer() => Some(values.clone()),
+        _ => None,
+    }
+}
+
+fn dictionary_keys(keys: &DataType) -> Box<DataType> {
+    Box::new(match keys {
+        DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16 => DataType::Int32,
+        wide => wide.clone(),
+    })
 }
 
 /// Refuses column types that a Parquet file cannot keep, and names that are ours.

@@ -124,7 +124,9 @@ async fn a_table_made_of_rows_has_the_types_they_are_stored_in() {
     let sql = format!(
         "CREATE TABLE d AS SELECT {digit} AS v, [{digit}] AS l, named_struct('x', {digit}) AS s, \
          arrow_cast({digit}, 'Dictionary(Int32, Decimal32(1, 0))') AS k, \
-         arrow_cast(1, 'Decimal32(2, 0)') AS wide WHERE false"
+         arrow_cast(1, 'Decimal32(2, 0)') AS wide, \
+         arrow_cast(1, 'Dictionary(Int8, Decimal128(20, 2))') AS price, \
+         arrow_cast('a', 'Dictionary(Int8, Utf8)') AS word WHERE false"
     );
     cluster.update(&sql).await.unwrap();
     let plan = cluster.plan("SELECT * FROM d").await.unwrap();
@@ -136,6 +138,9 @@ async fn a_table_made_of_rows_has_the_types_they_are_stored_in() {
     assert!(matches!(of("s"), DataType::Struct(all) if *all[0].data_type() == stored));
     assert_eq!(of("k"), stored);
     assert_eq!(of("wide"), DataType::Decimal32(2, 0));
+    assert_eq!(of("price"), DataType::Decimal128(20, 2));
+    let word = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    assert_eq!(of("word"), word);
 }
 
 #[tokio::test]
