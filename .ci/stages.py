@@ -114,6 +114,9 @@ class Log:
         except KeyboardInterrupt:
             end_group(child)
             raise
+        if code != 0:
+            # What it started may still run.
+            end_group(child)
         if check and code != 0:
             raise StageFailed(f"{command[0]} exited with {code}")
         return code

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import pathlib
 import sys
 import tempfile
@@ -89,6 +90,27 @@ class Runner(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("the reason", text)
         self.assertIn("exited with 3", text)
+
+    def test_what_a_failed_program_started_ends_with_it(self):
+        held = stages.LOGS / "held-open"
+        os.mkfifo(held)
+        reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        os.set_blocking(reader, True)
+        child = f"import time; held = open({str(held)!r}, 'w'); print(flush=True); time.sleep(600)"
+        program = (
+            "import subprocess, sys; "
+            f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); "
+            "child.stdout.readline(); raise SystemExit(3)"
+        )
+
+        def starting(log):
+            """Runs a program that fails and leaves another."""
+            log.run([sys.executable, "-c", program])
+
+        self.assertEqual(self.run_stages(Stage("program", starting))[0], 1)
+        # Nobody has it open.
+        self.assertEqual(os.read(reader, 1), b"")
 
 
 class Reading(unittest.TestCase):
