@@ -13,17 +13,15 @@
 //! | struct without fields | refused |
 //! | everything else | as it is |
 //!
-//! Why small keys grow: each batch may have its own 100 words, and a file holds many batches. Read
-//! together they have more words than a key of 8 bits can count, and can't be read at all.
-//!
-//! Why a decimal of one digit grows: the Parquet library describes it as a number of 64 bits, and then can't
-//! write one of 32.
+//! What is refused is told here; the types of the rest, and why they are so, are those of
+//! [`flightcluster_keys::stored_type`].
 
 use std::sync::Arc;
 
 use arrow_array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_cast::{CastOptions, cast_with_options};
-use arrow_schema::{DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Fields, IntervalUnit, Schema, SchemaRef};
+use flightcluster_keys::stored_field;
 
 use crate::error::Error;
 
@@ -38,11 +36,10 @@ pub fn normalise_schema(schema: &Schema) -> Result<Schema, Error> {
     }
     check_names("", schema.fields())?;
     flightcluster_keys::check_names(schema).map_err(Error::Key)?;
-    let fields = schema
-        .fields()
-        .iter()
-        .map(|field| normalise_field("", field));
-    let fields = fields.collect::<Result<Vec<_>, Error>>()?;
+    for field in schema.fields() {
+        check_field("", field)?;
+    }
+    let fields: Fields = schema.fields().iter().map(stored_field).collect();
     Ok(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
@@ -75,7 +72,7 @@ pub(crate) fn convert(column: &ArrayRef, name: &str, to: &DataType) -> Result<Ar
     })
 }
 
-fn check_names(path: &str, fields: &arrow_schema::Fields) -> Result<(), Error> {
+fn check_names(path: &str, fields: &Fields) -> Result<(), Error> {
     let mut names = std::collections::HashSet::new();
     match fields.iter().find(|field| !names.insert(field.name())) {
         Some(twice) => Err(Error::DuplicateColumn {
@@ -93,16 +90,12 @@ fn join(path: &str, name: &str) -> String {
     }
 }
 
-fn normalise_field(path: &str, field: &FieldRef) -> Result<FieldRef, Error> {
-    let path = join(path, field.name());
-    let data_type = normalise_type(&path, field.data_type())?;
-    if data_type == *field.data_type() {
-        return Ok(Arc::clone(field));
-    }
-    Ok(Arc::new(Field::clone(field).with_data_type(data_type)))
+/// Refuses a column that can't be kept, at any depth. `path` is that of what it is in.
+fn check_field(path: &str, field: &Field) -> Result<(), Error> {
+    check_type(&join(path, field.name()), field.data_type())
 }
 
-fn normalise_type(path: &str, data_type: &DataType) -> Result<DataType, Error> {
+fn check_type(path: &str, data_type: &DataType) -> Result<(), Error> {
     if let Some(reason) = unsupported(data_type) {
         let column = path.to_owned();
         return Err(Error::UnsupportedType {
@@ -111,49 +104,21 @@ fn normalise_type(path: &str, data_type: &DataType) -> Result<DataType, Error> {
             reason,
         });
     }
-    let field = |field: &FieldRef| normalise_field(path, field);
-    Ok(match data_type {
-        DataType::RunEndEncoded(_, values) => normalise_type(path, values.data_type())?,
-        DataType::Dictionary(keys, values) => {
-            let plain = normalise_type(path, values)?;
-            match dictionary_values(values, &plain) {
-                Some(values) => DataType::Dictionary(dictionary_keys(keys), Box::new(values)),
-                None => plain,
-            }
-        }
-        DataType::Decimal32(1, scale) => DataType::Decimal64(1, *scale),
-        DataType::List(item) => DataType::List(field(item)?),
-        DataType::LargeList(item) => DataType::LargeList(field(item)?),
-        DataType::ListView(item) => DataType::ListView(field(item)?),
-        DataType::LargeListView(item) => DataType::LargeListView(field(item)?),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(field(item)?, *size),
-        DataType::Map(entries, sorted) => DataType::Map(field(entries)?, *sorted),
+    match data_type {
+        DataType::RunEndEncoded(_, values) => check_type(path, values.data_type()),
+        DataType::Dictionary(_, values) => check_type(path, values),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => check_field(path, item),
         DataType::Struct(fields) => {
             check_names(path, fields)?;
-            DataType::Struct(fields.iter().map(field).collect::<Result<_, _>>()?)
+            fields.iter().try_for_each(|field| check_field(path, field))
         }
-        other => other.clone(),
-    })
-}
-
-/// The value type of the stored dictionary, `None` when the values are stored plain because Parquet
-/// readers can't make a dictionary of them again.
-fn dictionary_values(values: &DataType, plain: &DataType) -> Option<DataType> {
-    use DataType::*;
-    match values {
-        Utf8View => Some(Utf8),
-        BinaryView => Some(Binary),
-        Utf8 | LargeUtf8 | Binary | LargeBinary | Float32 | Float64 => Some(plain.clone()),
-        _ if values.is_integer() => Some(plain.clone()),
-        _ => None,
+        _ => Ok(()),
     }
-}
-
-fn dictionary_keys(keys: &DataType) -> Box<DataType> {
-    Box::new(match keys {
-        DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16 => DataType::Int32,
-        wide => wide.clone(),
-    })
 }
 
 fn unsupported(data_type: &DataType) -> Option<&'static str> {

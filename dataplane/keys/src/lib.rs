@@ -1,5 +1,5 @@
-//! Primary keys of tables: what one is, how rows are numbered, and which row of a key is the newest; and
-//! which column is the time, which is part of every key.
+//! Primary keys of tables: what one is, how rows are numbered, and which row of a key is the newest;
+//! which column is the time, which is part of every key; and in which types columns are stored.
 //!
 //! A table with a primary key shows one row of each key, the newest. Newest is the one with the
 //! highest *order*, a number that every row of such a table gets before it becomes durable. Buffers
@@ -12,6 +12,7 @@
 mod key;
 mod merge;
 mod newest;
+mod stored;
 mod times;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema};
 pub use key::{Key, KeyError, check_names};
 pub use merge::{Merge, Repeats};
 pub use newest::{KeySet, Newest, NewestSorted};
+pub use stored::{stored_field, stored_type};
 pub use times::{COLUMN_TYPE_KEY, nanos_of, time_column, time_columns, timestamps, widen_range};
 
 /// The column of the orders in buffers and files.

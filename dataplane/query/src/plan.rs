@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, WriteOp,
 };
 use flightcluster_catalog::{IfExists, SchemaVersion, SetOptions, SnapshotId, TableName};
-use flightcluster_keys::{Key, take_declared, time_column};
+use flightcluster_keys::{Key, stored_field, take_declared, time_column};
 
 use crate::Error;
 use crate::access::Access;
@@ -28,7 +28,7 @@ use crate::options;
 use crate::parameters::Parameters;
 use crate::past::{AsOf, Past};
 use crate::recent::Views;
-use crate::schema::{check_storable, stored_type};
+use crate::schema::check_storable;
 use crate::session::session;
 use crate::sort::Sorter;
 use crate::statement::{Effect, Statement, parse};
@@ -577,9 +577,8 @@ fn table_schema(schema: &SchemaRef, nullable: bool) -> Result<SchemaRef, Error> 
                 location: None,
             });
         }
+        let field = Field::clone(field);
         let nullable = nullable || field.is_nullable();
-        let stored = stored_type(field.data_type());
-        let field = Field::clone(field).with_data_type(stored);
         fields.push(field.with_nullable(nullable));
     }
     if fields.is_empty() {
@@ -590,5 +589,7 @@ fn table_schema(schema: &SchemaRef, nullable: bool) -> Result<SchemaRef, Error> 
     }
     let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
     check_storable(&schema)?;
-    Ok(SchemaRef::new(schema))
+    // Rows are stored in these types: a table of others would refuse the rows it was made for.
+    let fields: Vec<_> = schema.fields().iter().map(stored_field).collect();
+    Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata)))
 }

@@ -2,11 +2,9 @@
 //!
 //! The check here guards `CREATE TABLE`; rows are checked again by whoever makes them durable.
 
-use std::sync::Arc;
-
 use arrow_ipc::convert::try_schema_from_ipc_buffer;
 use arrow_ipc::writer::StreamWriter;
-use arrow_schema::{DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, IntervalUnit, Schema, SchemaRef};
 use flightcluster_catalog::{SchemaBytes, SchemaVersion, Table};
 use flightcluster_keys::check_names;
 
@@ -36,53 +34,6 @@ pub fn decode_schema(bytes: &SchemaBytes) -> Result<SchemaRef, Error> {
             doing: "reading",
             source,
         })
-}
-
-/// The type in which values are stored, which a table made of rows has to have from the beginning.
-///
-/// Whoever makes rows durable stores some types in others that Parquet files can give back: decimals of 32 bits
-/// with one digit in 64 bits, dictionaries of most types as their values, small keys in 32 bits. A table of
-/// the type of before would refuse the rows it was made for, or have them cast back into what no reader of
-/// files can make.
-pub(crate) fn stored_type(data_type: &DataType) -> DataType {
-    let nested = |field: &FieldRef| {
-        let stored = stored_type(field.data_type());
-        Arc::new(Field::clone(field).with_data_type(stored))
-    };
-    match data_type {
-        DataType::Decimal32(1, scale) => DataType::Decimal64(1, *scale),
-        DataType::Dictionary(keys, values) => match dictionary_values(values) {
-            Some(values) => DataType::Dictionary(dictionary_keys(keys), Box::new(values)),
-            None => stored_type(values),
-        },
-        DataType::List(item) => DataType::List(nested(item)),
-        DataType::LargeList(item) => DataType::LargeList(nested(item)),
-        DataType::ListView(item) => DataType::ListView(nested(item)),
-        DataType::LargeListView(item) => DataType::LargeListView(nested(item)),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(nested(item), *size),
-        DataType::Map(entries, sorted) => DataType::Map(nested(entries), *sorted),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(nested).collect()),
-        other => other.clone(),
-    }
-}
-
-/// The values of a dictionary as they are stored; `None`: as no dictionary.
-fn dictionary_values(values: &DataType) -> Option<DataType> {
-    use DataType::*;
-    match values {
-        Utf8View => Some(Utf8),
-        BinaryView => Some(Binary),
-        Utf8 | LargeUtf8 | Binary | LargeBinary | Float32 | Float64 => Some(values.clone()),
-        _ if values.is_integer() => Some(values.clone()),
-        _ => None,
-    }
-}
-
-fn dictionary_keys(keys: &DataType) -> Box<DataType> {
-    Box::new(match keys {
-        DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16 => DataType::Int32,
-        wide => wide.clone(),
-    })
 }
 
 /// Refuses column types that a Parquet file cannot keep, and names that are ours.
@@ -166,6 +117,8 @@ pub(crate) fn check_types(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::Arc;
 
     use super::*;
 
