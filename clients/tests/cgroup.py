@@ -5,6 +5,7 @@ import os
 import pathlib
 
 ROOT = pathlib.Path("/sys/fs/cgroup")
+SMALL_POD_BYTES = 512 << 20
 
 
 class Group:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from adbc_driver_flightsql import DatabaseOptions
 from certificates import Authority
+from cgroup import SMALL_POD_BYTES, memory_group
 from harness import Server, running
 
 # What a holder of each token may do; the databases are patterns.
@@ -92,6 +93,18 @@ def new_server(tmp_path):
     for server in servers:
         if server.process is not None and server.process.poll() is None:
             server.kill()
+
+
+@pytest.fixture
+def small_pod():
+    """A control group with the memory of a small pod."""
+    try:
+        made = memory_group(SMALL_POD_BYTES)
+        group = made.__enter__()
+    except OSError as error:
+        pytest.skip(f"NOT TESTED, no control group with a memory limit can be made here: {error}")
+    yield group
+    made.__exit__(None, None, None)
 
 
 numbers = itertools.count()

@@ -99,6 +99,11 @@ class Server:
         """What the kernel says about the process."""
         return pathlib.Path("/proc") / str(self.process.pid)
 
+    def memory_bytes(self, kind):
+        """VmRSS is resident now, VmHWM the most of that so far, RssAnon what is no file's."""
+        status = (self.proc / "status").read_text()
+        return int(re.search(rf"{kind}:\s+(\d+) kB", status)[1]) << 10
+
     @property
     def port(self):
         return self.ports["port"]

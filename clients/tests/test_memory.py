@@ -1,43 +1,24 @@
 """Results and messages that are larger than the memory there is for them."""
 
-import re
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
 import pytest
-from cgroup import memory_group
+from cgroup import SMALL_POD_BYTES
 from harness import json_ticket, put, running, select
 
-LIMIT_BYTES = 512 << 20
 ROW_BYTES = 1 << 10
-ROWS = 3 * LIMIT_BYTES // ROW_BYTES
+ROWS = 3 * SMALL_POD_BYTES // ROW_BYTES
 ENDLESS = (
     f"SELECT value AS n, repeat('0123456789abcdef', {ROW_BYTES // 16}) AS text "
     f"FROM generate_series(1, {ROWS})"
 )
 
 
-@pytest.fixture
-def group():
-    try:
-        made = memory_group(LIMIT_BYTES)
-        group = made.__enter__()
-    except OSError as error:
-        pytest.skip(f"NOT TESTED, no control group with a memory limit can be made here: {error}")
-    yield group
-    made.__exit__(None, None, None)
-
-
-def memory_bytes(server, name):
-    """A line of the process's status, such as VmRSS (resident now) or VmHWM (at most, so far)."""
-    return int(re.search(rf"{name}:\s+(\d+) kB", (server.proc / "status").read_text())[1]) << 10
-
-
-def test_a_result_three_times_the_memory_reaches_a_reader_that_pauses(new_server, group):
+def test_a_result_three_times_the_memory_reaches_a_reader_that_pauses(new_server, small_pod):
     """S1-3, S1-8: what is not read yet is not computed yet."""
     server = new_server()
-    server.prefix = group.prefix()
+    server.prefix = small_pod.prefix()
     with running(server), server.client() as client:
         reader = client.do_get(json_ticket("d", ENDLESS))
         rows = sum(reader.read_chunk().data.num_rows for _ in range(10))
@@ -45,20 +26,20 @@ def test_a_result_three_times_the_memory_reaches_a_reader_that_pauses(new_server
         for number in range(100):
             found = select(client, "d", f"SELECT {number} AS n")
             assert found["n"].to_pylist() == [number]
-        paused = memory_bytes(server, "VmRSS")
+        paused = server.memory_bytes("VmRSS")
         total = rows * (rows + 1) // 2
         largest = 0
         for chunk in reader:
             rows += chunk.data.num_rows
             total += pc.sum(chunk.data["n"]).as_py() or 0
             largest = max(largest, chunk.data.nbytes)
-        peak = memory_bytes(server, "VmHWM")
+        peak = server.memory_bytes("VmHWM")
         print(f"{rows * ROW_BYTES >> 20} MiB, RSS {paused >> 20} MiB paused, {peak >> 20} at most")
         assert (rows, total) == (ROWS, ROWS * (ROWS + 1) // 2)
         assert largest <= 4 << 20
-        assert paused < LIMIT_BYTES // 2
-        assert peak < LIMIT_BYTES
-        assert group.killed() == 0
+        assert paused < SMALL_POD_BYTES // 2
+        assert peak < SMALL_POD_BYTES
+        assert small_pod.killed() == 0
 
 
 def test_a_message_over_the_limit_is_refused_with_both_sizes_and_others_go_on(new_server):

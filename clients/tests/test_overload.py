@@ -10,11 +10,9 @@ import time
 import numpy
 import pyarrow as pa
 import pyarrow.flight as flight
-import pytest
-from cgroup import memory_group
+from cgroup import SMALL_POD_BYTES
 from harness import put, running, select, wait_until
 
-LIMIT_BYTES = 512 << 20
 SECONDS = 12
 # Each has several batches on their way: together more than ten times what the ingester may buffer
 # in such a pod (ingest.buffer_bytes: a fifth of the limit).
@@ -29,17 +27,6 @@ IDLE_SECONDS = 90
 ANNOUNCED = "overloaded|no room|buffered|flush|can't|refusing|connection"
 
 SCHEMA = pa.schema([("writer", pa.int64()), ("batch", pa.int64()), ("noise", pa.binary())])
-
-
-@pytest.fixture
-def group():
-    try:
-        made = memory_group(LIMIT_BYTES)
-        group = made.__enter__()
-    except OSError as error:
-        pytest.skip(f"NOT TESTED, no control group with a memory limit can be made here: {error}")
-    yield group
-    made.__exit__(None, None, None)
 
 
 class Writer(threading.Thread):
@@ -99,32 +86,26 @@ class Writer(threading.Thread):
         return pa.record_batch([*map(pa.array, same), self.noise], schema=SCHEMA)
 
 
-def rss_bytes(server, name):
-    """VmRSS is what is resident now, VmHWM the most of that so far, RssAnon what is no file's."""
-    status = (server.proc / "status").read_text()
-    return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) << 10
-
-
-def test_a_pod_of_512_mib_survives_tenfold_overload(new_server, group):
+def test_a_pod_of_512_mib_survives_tenfold_overload(new_server, small_pod):
     """S4-43, issue section 1: no OOM kill, RSS below the limit and given back, recovery in 5 s,
     nothing lost."""
     values = numpy.random.default_rng(7)
     Writer.noise = pa.array([values.bytes(BATCH_BYTES // ROWS) for _ in range(ROWS)], pa.binary())
     server = new_server()
-    server.prefix = group.prefix()
+    server.prefix = small_pod.prefix()
     server.expect_log(ANNOUNCED)
     try:
-        overload(server, group)
+        overload(server, small_pod)
     finally:
         # Some gigabytes, which pytest would keep.
         shutil.rmtree(server.data, ignore_errors=True)
 
 
-def overload(server, group):
+def overload(server, small_pod):
     with running(server), server.client() as client:
         put(client, "d", "ordinary", [pa.record_batch({"n": [1]})])
         select(client, "d", "SELECT count(*) AS n FROM ordinary")
-        before = rss_bytes(server, "VmRSS")
+        before = server.memory_bytes("VmRSS")
         writers = [Writer(server, n, time.monotonic() + SECONDS) for n in range(WRITERS)]
         for writer in writers:
             writer.join(SECONDS + 90)
@@ -137,16 +118,16 @@ def overload(server, group):
 
         wait_until(ordinary_write, "an ordinary write is acknowledged", RECOVERY_SECONDS)
         recovered = time.monotonic() - ended
-        peak = rss_bytes(server, "VmHWM")
+        peak = server.memory_bytes("VmHWM")
         acknowledged = {(w.number, batch) for w in writers for batch in w.acknowledged}
         refusals = [text for writer in writers for text in writer.refusals]
         print(
             f"{len(acknowledged)} batches of {BATCH_BYTES >> 20} MiB, {len(refusals)} refusals, "
             f"RSS {before >> 20} to {peak >> 20} MiB, recovered in {recovered:.2f} s"
         )
-        assert group.killed() == 0
+        assert small_pod.killed() == 0
         assert server.process.poll() is None
-        assert peak < LIMIT_BYTES
+        assert peak < SMALL_POD_BYTES
         assert acknowledged, "nothing was taken"
         for text in refusals:
             assert re.search("OVERLOADED|DISK_FULL|reset|closed|Socket", text), text
@@ -155,8 +136,8 @@ def overload(server, group):
         assert not acknowledged - found.keys(), "acknowledged and not there"
         assert set(found.values()) == {ROWS}, "a batch is there in part, or twice"
         wait_until(
-            lambda: rss_bytes(server, "RssAnon") <= LIMIT_BYTES // 8,
+            lambda: server.memory_bytes("RssAnon") <= SMALL_POD_BYTES // 8,
             "memory is given back",
             IDLE_SECONDS,
         )
-        assert group.killed() == 0
+        assert small_pod.killed() == 0
