@@ -12,9 +12,10 @@ pub struct Patience {
     pub total: Duration,
     /// Wait before the second attempt; doubles each time.
     pub first_wait: Duration,
-    /// How long an ingester may be silent, before its answer and between two messages of it, if a partial
-    /// answer will do.
+    /// How long an ingester may be silent, before its answer and between two messages of it.
     pub silence: Duration,
+    /// The same, where a partial answer will do.
+    pub partial_silence: Duration,
 }
 
 impl Default for Patience {
@@ -24,10 +25,12 @@ impl Default for Patience {
         Self {
             total: Duration::from_secs(2),
             first_wait: Duration::from_millis(20),
+            // Three times what the pings of a connection take to notice that nobody is there. Longer than that it is
+            // not the other machine that is silent but something between: a query must not wait for it for ever.
+            silence: Duration::from_secs(30),
             // It has the rows in memory: a healthy one begins to answer within milliseconds, and its first
-            // message is its schema. This is what a busy machine may add, and half of what the pings of the
-            // connection take to notice.
-            silence: Duration::from_secs(5),
+            // message is its schema. This is what a busy machine may add, and half of what the pings take.
+            partial_silence: Duration::from_secs(5),
         }
     }
 }

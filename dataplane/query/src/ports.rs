@@ -50,7 +50,7 @@ pub struct Budget {
 
 /// How long an ingester may let wait for its next message.
 #[derive(Debug, Clone, Copy)]
-pub struct Silence(Option<Duration>);
+pub struct Silence(Duration);
 
 /// An ingester said nothing for too long.
 #[derive(Debug, thiserror::Error)]
@@ -58,13 +58,10 @@ pub struct Silence(Option<Duration>);
 pub struct Silent(Duration);
 
 impl Silence {
-    /// Any time: only the end of the query ends it.
-    pub const ANY: Self = Self(None);
-
     /// No more than `limit`.
     #[must_use]
     pub const fn up_to(limit: Duration) -> Self {
-        Self(Some(limit))
+        Self(limit)
     }
 
     /// Waits for the next message.
@@ -72,13 +69,8 @@ impl Silence {
     /// # Errors
     /// [`Silent`]: it did not come in time. Give up.
     pub async fn in_time<T>(self, message: impl Future<Output = T>) -> Result<T, Silent> {
-        match self.0 {
-            Some(limit) => {
-                let message = tokio::time::timeout(limit, message).await;
-                message.map_err(|_| Silent(limit))
-            }
-            None => Ok(message.await),
-        }
+        let message = tokio::time::timeout(self.0, message).await;
+        message.map_err(|_| Silent(self.0))
     }
 }
 

@@ -400,10 +400,6 @@ impl Fetch {
         needs: &Needs,
         attempt: Attempt,
     ) -> Result<Fetched, Error> {
-        let silence = match attempt.partial {
-            true => Silence::up_to(self.patience.silence),
-            false => Silence::ANY,
-        };
         let mut calls = Vec::new();
         let mut fresh = BTreeMap::new();
         for (id, need) in needs {
@@ -415,10 +411,15 @@ impl Fetch {
                 .map(SchemaRef::new)
                 .map_err(|source| Error::WrongSchema { source })?;
             check_types(&held.table, need.version, &schema)?;
+            // The rows of a key can't be done without.
+            let silence = match attempt.partial && !need.has_key {
+                true => self.patience.partial_silence,
+                false => self.patience.silence,
+            };
             let closed = |ingester: &&Ingester| held.closed.contains(&ingester.id);
             for ingester in snapshot.ingesters.iter().filter(|each| !closed(each)) {
                 let after = held.watermark(ingester.id);
-                let budget = Budget::of(&self.memory, silence);
+                let budget = Budget::of(&self.memory, Silence::up_to(silence));
                 let place = calls.len();
                 let call = self.ask(ingester, &held.table, need, after, columns.clone(), budget);
                 calls.push(call.map(move |answer| (place, answer)));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
 use parking_lot::Mutex;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// A pod of the same cluster answers in milliseconds; after this it counts as gone.
@@ -13,6 +14,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A peer that died without closing is noticed after about twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// After this time without an answer a peer is asked for something easy.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// HTTP/2 flow control. The transport's defaults halve the throughput between pods.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -72,6 +76,36 @@ impl Peers {
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
+    /// Waits for the answer to `call`, which [`Self::client`] of `url` makes.
+    ///
+    /// A request that is handed over in the moment in which its connection ends may get stuck in the HTTP
+    /// library (hyper issue 4122): it is neither sent nor failed before the next one finds the connection
+    /// closed. There may be no next one for as long as this one is waited for, so it is made here. A peer that only
+    /// takes its time is not disturbed.
+    ///
+    /// # Errors
+    /// Those of `call`. Cancellation: drop it.
+    pub async fn answer<T>(
+        &self,
+        url: &str,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let mut call = std::pin::pin!(call);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut call).await {
+                return answer;
+            }
+            if let Ok(mut client) = self.client(url) {
+                let easy = client.list_actions(arrow_flight::Empty {});
+                // Whatever comes of it: only `call` counts, which goes on meanwhile.
+                tokio::select! {
+                    answer = &mut call => return answer,
+                    _ = tokio::time::timeout(PATIENCE, easy) => {}
+                }
+            }
+        }
+    }
+
     fn channel(&self, url: &str) -> Result<Channel, Error> {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(|source| Error::Url {
@@ -89,5 +123,27 @@ impl Peers {
             }
             None => endpoint.connect_with_connector_lazy(flightcluster_tls::plain_connector()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_answer_is_asked_for_something_easy() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let stuck = async {
+            // Until there is a next request.
+            let _next = listener.accept().await?;
+            Err::<(), _>(Status::cancelled("connection closed"))
+        };
+        let peers = Peers::new(None);
+        let problem = peers.answer(&url, stuck).await.unwrap_err();
+        assert_eq!(problem.message(), "connection closed");
     }
 }

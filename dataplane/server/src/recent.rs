@@ -212,9 +212,8 @@ impl FreshRows {
         let mut request = tonic::Request::new(Ticket::new(ticket));
         pass_on_request_id(&mut request);
         let silence = budget.silence();
-        let response = in_time(silence, client.do_get(request))
-            .await
-            .map_err(failed)?;
+        let answer = self.peers.answer(&ingester.url, client.do_get(request));
+        let response = in_time(silence, answer).await.map_err(failed)?;
         let messages = response.into_inner();
         let messages = futures::stream::try_unfold(messages, move |mut messages| async move {
             let message = in_time(silence, messages.message()).await?;

@@ -510,7 +510,8 @@ impl Writes for ForwardedWrites {
         for url in self.candidates(&target.table, producer.as_deref()).await? {
             let mut client = self.peers.client(&url)?;
             // Makes sure of the connection before a message is given away.
-            if let Err(status) = client.list_actions(arrow_flight::Empty {}).await {
+            let easy = client.list_actions(arrow_flight::Empty {});
+            if let Err(status) = self.peers.answer(&url, easy).await {
                 refused = Some(Failure::from_peer(&url, &status));
                 continue;
             }
@@ -518,8 +519,8 @@ impl Writes for ForwardedWrites {
             let stream = keep_failure(first, messages, Arc::clone(&failure));
             let mut request = tonic::Request::new(stream);
             pass_on_request_id(&mut request);
-            let response = client
-                .do_put(request)
+            let answer = self.peers.answer(&url, client.do_put(request));
+            let response = answer
                 .await
                 .map_err(|status| Failure::from_peer(&url, &status))?;
             return Ok(forwarded_acks(url, response.into_inner(), failure).boxed());

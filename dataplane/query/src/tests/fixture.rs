@@ -437,7 +437,8 @@ impl Cluster {
         let patience = Patience {
             total: Duration::from_millis(200),
             first_wait: Duration::from_millis(1),
-            silence: Duration::from_millis(100),
+            silence: Duration::from_millis(300),
+            partial_silence: Duration::from_millis(100),
         };
         let engine = Engine::with_patience(options, patience).unwrap();
         let ticks = Arc::new(AtomicU64::new(0));

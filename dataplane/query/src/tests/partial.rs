@@ -121,6 +121,30 @@ async fn an_ingester_that_never_answers_counts_as_lost() {
     assert_eq!(names(&missing), [("b", vec!["t"])]);
 }
 
+/// For what must be whole it is waited longer, and not for ever.
+#[tokio::test]
+async fn a_whole_answer_waits_longer_for_a_silent_ingester_and_then_fails() {
+    let mut cluster = Cluster::start().await;
+    cluster.spread().await;
+    keyed(&cluster, "k").await;
+    cluster.be_patient(Patience {
+        silence: Duration::from_millis(50),
+        partial_silence: Duration::from_secs(3600),
+        ..Patience::default()
+    });
+    cluster.ingesters.fail("b", &[Fault::Silent; 1000]);
+    let all = cluster.query("SELECT id FROM t");
+    // A partial answer of a key would be no answer.
+    let newest = partial(&cluster, "SELECT v FROM k");
+    let both = async { (all.await.unwrap_err(), newest.await.unwrap_err()) };
+    let (all, newest) = tokio::time::timeout(Duration::from_secs(60), both)
+        .await
+        .unwrap();
+    for error in [all, newest] {
+        assert_eq!(error.category(), "ingester_unavailable", "{error}");
+    }
+}
+
 /// However long the first attempt took.
 #[tokio::test]
 async fn what_an_ingester_no_longer_has_is_looked_for_in_files_at_least_once() {
@@ -150,12 +174,14 @@ async fn rows_are_not_waited_for_that_are_asked_for_again() {
     let long = Duration::from_secs(3600);
     cluster.be_patient(Patience {
         total: long,
-        silence: long,
+        partial_silence: long,
         ..Patience::default()
     });
     cluster.ingesters.fail("a", &[Fault::Silent]);
     cluster.ingesters.fail("b", &[Fault::Unreachable]);
-    let (answer, missing) = partial(&cluster, "SELECT count(*) FROM t").await.unwrap();
+    let answer = partial(&cluster, "SELECT count(*) FROM t");
+    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+    let (answer, missing) = answer.unwrap().unwrap();
     assert_eq!((int64s(&answer, 0), names(&missing)), (vec![300], vec![]));
 }
 

@@ -38,7 +38,8 @@ use crate::world::DAY;
 const PATIENCE: Patience = Patience {
     total: Duration::from_millis(15),
     first_wait: Duration::from_millis(1),
-    silence: Duration::from_secs(5),
+    silence: Duration::from_secs(30),
+    partial_silence: Duration::from_secs(5),
 };
 const MEMORY_BYTES: u64 = 256 << 20;
 pub(crate) const DATABASE: &str = "history";
