@@ -4,6 +4,7 @@ import datetime
 import decimal
 import json
 import os
+import re
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -106,16 +107,22 @@ TYPES = {
     ),
 }
 
-# What Parquet cannot keep is refused before it is acknowledged (design 4.3).
+# What Parquet cannot keep is refused before it is acknowledged (design 4.3), by these names.
 REFUSED = {
-    "dense_union": pa.UnionArray.from_dense(
-        array([0, 1], pa.int8()),
-        array([0, 0], pa.int32()),
-        [array([1]), array(["x"])],
+    "dense_union": (
+        pa.UnionArray.from_dense(
+            array([0, 1], pa.int8()),
+            array([0, 0], pa.int32()),
+            [array([1]), array(["x"])],
+        ),
+        "Union(Dense",
     ),
-    "month_day_nano": array([pa.MonthDayNano([1, 2, 3])], pa.month_day_nano_interval()),
-    "negative scale": array([D("1E+3")], pa.decimal128(5, -2)),
-    "empty struct": array([{}], pa.struct([])),
+    "month_day_nano": (
+        array([pa.MonthDayNano([1, 2, 3])], pa.month_day_nano_interval()),
+        "Interval(MonthDayNano)",
+    ),
+    "negative scale": (array([D("1E+3")], pa.decimal128(5, -2)), "Decimal128(5, -2)"),
+    "empty struct": (array([{}], pa.struct([])), "Struct()"),
 }
 
 
@@ -176,9 +183,13 @@ def test_a_type_comes_back_as_it_went_in(stored, kind, when):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_type_that_cannot_be_kept_is_refused_by_name(client, database, kind):
-    """Design 4.3: before the write-ahead log, naming the column."""
-    with pytest.raises(pa.ArrowInvalid, match="v"):
-        put(client, database, "t", rows_of(REFUSED[kind]))
+    """Design 4.3: before the write-ahead log, naming column and type, at any depth."""
+    refused, type_name = REFUSED[kind]
+    nested = pa.StructArray.from_arrays([refused], ["inner"])
+    for column, values in (("v", refused), ("v.inner", nested)):
+        said = re.escape(f'column "{column}" has type {type_name}') + ".*can't be stored: .+"
+        with pytest.raises(pa.ArrowInvalid, match=said):
+            put(client, database, "t", rows_of(values))
     with pytest.raises(pa.ArrowKeyError):
         select(client, database, "SELECT * FROM t")
 
