@@ -365,8 +365,32 @@ def node_tools(log):
     return Outcome(passed=1)
 
 
+def install_azurite(log):
+    """The packages of its lock file, whose scripts are not run; they are all JavaScript."""
+    source, place = ROOT / "e2e" / "tools" / "azurite", CACHE / "tools" / "azurite"
+    lock = source / "package-lock.json"
+    stamp = place / "installed-lock"
+    wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
+    program = place / "node_modules" / ".bin" / "azurite-blob"
+    if program.exists() and stamp.exists() and stamp.read_text() == wanted:
+        log.say("azurite: up to date")
+        return program
+    if shutil.which("npm") is None:
+        install_debian_packages(log, "nodejs", "npm")
+    begun = time.monotonic()
+    place.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)
+    for name in ("package.json", lock.name):
+        shutil.copy(source / name, place)
+    log.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", place])
+    stamp.write_text(wanted)
+    log.say(f"azurite: installed in {time.monotonic() - begun:.0f} s")
+    return program
+
+
 def stores(log):
-    """The binary with a real S3 server, also as GCS, behind a proxy that makes requests fail."""
+    """The binary with real S3 and Azure servers, also as GCS, behind a proxy that fails."""
+    azurite = install_azurite(log)
     report = LOGS / "stores.xml"
     report.unlink(missing_ok=True)
     # The benchmark borrows the S3 server.
@@ -375,6 +399,7 @@ def stores(log):
         [*pytest, f"--junitxml={report}"],
         check=False,
         FLIGHTCLUSTER_BIN=TARGET / "debug" / "flightcluster",
+        AZURITE=azurite,
         VERSITYGW=CACHE / "tools" / "bin" / "versitygw",
     )
     return read_junit(report, code)

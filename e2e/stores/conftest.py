@@ -1,7 +1,6 @@
 """Fixtures: a store of each kind with one bucket, and the way to it on which requests fail."""
 
 import contextlib
-import os
 import pathlib
 import sys
 
@@ -13,12 +12,10 @@ sys.path.append(str(pathlib.Path(__file__).parents[2] / "clients" / "tests"))
 
 from harness import wait_until
 
-VERSITYGW = os.environ.get("VERSITYGW", "versitygw")
-
 
 @contextlib.contextmanager
 def serving(kind, folder, leaf=None):
-    store = KINDS[kind](VERSITYGW, folder, leaf)
+    store = KINDS[kind](folder, leaf)
     try:
         store.start()
         wait_until(store.is_up, "the store accepts connections")

@@ -4,14 +4,30 @@ A kind has the ports, buckets and credentials of its service, and makes the sett
 binary uses it. Breaking the way to it is proxy.py's business.
 """
 
+import os
 import pathlib
 
+from azurite import ACCOUNT, Azurite, new_key, shared_access
 from gcs import Front
 from gcs_identity import Identity, ServiceAccount
-from proxy import SLOW_DOWN, TOO_MANY
+from proxy import SERVER_BUSY, SLOW_DOWN, TOO_MANY
 from versitygw import ACCESS_KEY, REGION, SECRET_KEY, Versitygw
 
 BUCKET = "rows"
+VERSITYGW = os.environ.get("VERSITYGW", "versitygw")
+AZURITE = os.environ.get("AZURITE", "azurite-blob")
+
+# Requests to an upload of parts that fail in turn: fault, method, what its target holds.
+PARTS_THAT_FAIL = (
+    ("unanswered", "POST", "?uploads"),
+    ("cut upload", "PUT", "partNumber=2"),
+    ("throttled", "PUT", "partNumber=1"),
+    ("refused", "PUT", "partNumber=2"),
+    ("stalled", "PUT", "partNumber=2"),
+    ("broken", "POST", "?uploadId="),
+    ("unanswered", "POST", "?uploadId="),
+    ("refused", "POST", "?uploadId="),
+)
 
 
 class S3:
@@ -21,9 +37,12 @@ class S3:
     throttled = (SLOW_DOWN,)
     # Method of a request that deletes objects, and what its target holds.
     deletion = ("POST", "?delete")
+    parts_that_fail = PARTS_THAT_FAIL
+    # What the endpoint has after host and port.
+    path = ""
 
-    def __init__(self, program, folder, leaf=None):
-        self.server = Versitygw(program, folder, leaf)
+    def __init__(self, folder, leaf=None):
+        self.server = Versitygw(VERSITYGW, folder, leaf)
         self.server.make_bucket(BUCKET)
 
     @property
@@ -59,6 +78,10 @@ class S3:
             "secret_access_key_file": str(secret),
         }
 
+    def environments(self, folder):
+        """Each of them says the same as the files of the settings."""
+        return [{"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}]
+
 
 class Gcs:
     """The front of gcs.py before versitygw; it knows one service account."""
@@ -67,9 +90,11 @@ class Gcs:
     # Google throttles with either.
     throttled = (TOO_MANY, SLOW_DOWN)
     deletion = ("DELETE", "parquet")
+    parts_that_fail = PARTS_THAT_FAIL
+    path = ""
 
-    def __init__(self, program, folder, leaf=None):
-        self.server = Versitygw(program, folder)
+    def __init__(self, folder, leaf=None):
+        self.server = Versitygw(VERSITYGW, folder)
         self.server.make_bucket(BUCKET)
         self.identity = Identity()
         self.account = ServiceAccount()
@@ -101,8 +126,76 @@ class Gcs:
         key.write_text((credentials or self.account).key_file() + "\n")
         return {"kind": "gcs", "secret_access_key_file": str(key)}
 
+    def environments(self, folder):
+        return [{"GOOGLE_APPLICATION_CREDENTIALS": str(pathlib.Path(folder) / "key.json")}]
 
-KINDS = {"s3": S3, "gcs": Gcs}
+
+class Azure:
+    """Azurite as it is; the name of the account is part of the path there, not of the host."""
+
+    place = "Azure container"
+    throttled = (SERVER_BUSY,)
+    deletion = ("POST", "comp=batch")
+    # Nothing begins such an upload, and nothing ends it when it is given up.
+    parts_that_fail = (
+        ("unanswered", "PUT", "comp=block&"),
+        ("cut upload", "PUT", "comp=block&"),
+        ("throttled", "PUT", "comp=block&"),
+        ("refused", "PUT", "comp=block&"),
+        ("stalled", "PUT", "comp=block&"),
+        ("broken", "PUT", "comp=blocklist"),
+        ("unanswered", "PUT", "comp=blocklist"),
+        ("refused", "PUT", "comp=blocklist"),
+    )
+    path = f"/{ACCOUNT}"
+
+    def __init__(self, folder, leaf=None):
+        self.server = Azurite(AZURITE, folder, leaf)
+        self.has_container = False
+
+    @property
+    def port(self):
+        return self.server.port
+
+    def start(self):
+        self.server.start()
+
+    def is_up(self):
+        if self.server.is_up() and not self.has_container:
+            self.server.make_bucket(BUCKET)
+            self.has_container = True
+        return self.has_container
+
+    def stop(self):
+        self.server.stop()
+
+    def credentials_of_a_stranger(self):
+        return new_key()
+
+    def accept(self, credentials):
+        self.server.stop()
+        self.server.key = credentials
+        self.server.start()
+
+    def settings(self, folder, credentials=None):
+        account, key = folder / "account", folder / "key"
+        account.write_text(ACCOUNT + "\n")
+        key.write_text((credentials or self.server.key) + "\n")
+        return {
+            "kind": "azure",
+            "access_key_id_file": str(account),
+            "secret_access_key_file": str(key),
+        }
+
+    def environments(self, folder):
+        account = {"AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT}
+        return [
+            account | {"AZURE_STORAGE_ACCOUNT_KEY": self.server.key},
+            account | {"AZURE_STORAGE_SAS_KEY": shared_access(self.server.key, BUCKET)},
+        ]
+
+
+KINDS = {"s3": S3, "gcs": Gcs, "azure": Azure}
 
 
 def settings(store, folder, endpoint=None, credentials=None, **more):
@@ -110,7 +203,7 @@ def settings(store, folder, endpoint=None, credentials=None, **more):
     folder.mkdir(exist_ok=True)
     object_store = store.settings(folder, credentials) | {
         "bucket": BUCKET,
-        "endpoint": endpoint or f"http://127.0.0.1:{store.port}",
+        "endpoint": (endpoint or f"http://127.0.0.1:{store.port}") + store.path,
         "allow_http": True,
         # A stalled request is given up soon.
         "request_timeout": "1s",

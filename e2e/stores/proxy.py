@@ -17,7 +17,7 @@ CHUNK_BYTES = 1 << 16
 
 
 def failure(status, code, message):
-    """An answer with an error as S3 and GCS write it."""
+    """An answer with an error as S3, GCS and Azure write it."""
     content = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code>"
     content += f"<Message>{message}</Message></Error>"
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nConnection: close\r\n"
@@ -25,6 +25,7 @@ def failure(status, code, message):
 
 
 SLOW_DOWN = failure("503 Slow Down", "SlowDown", "slow down, please")
+SERVER_BUSY = failure("503 The server is busy.", "ServerBusy", "slow down, please")
 TOO_MANY = failure("429 Too Many Requests", "TooManyRequests", "slow down, please")
 REFUSED = failure("412 Precondition Failed", "PreconditionFailed", "a condition did not hold")
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

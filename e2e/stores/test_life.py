@@ -11,19 +11,6 @@ from table import DATABASE, batch, everything, files, in_files
 # A file above 8 MiB goes in parts of that size; these rows don't get smaller by compression.
 LARGE_ROWS = 9
 LARGE_ROW_BYTES = 1 << 20
-# Request to an upload of parts that fails: fault, method, what its target holds.
-PARTS_THAT_FAIL = [
-    ("unanswered", "POST", "?uploads"),
-    ("cut upload", "PUT", "partNumber=2"),
-    ("throttled", "PUT", "partNumber=1"),
-    ("refused", "PUT", "partNumber=2"),
-    ("stalled", "PUT", "partNumber=2"),
-    ("broken", "POST", "?uploadId="),
-    ("unanswered", "POST", "?uploadId="),
-    ("refused", "POST", "?uploadId="),
-]
-
-
 # Every flush is a file soon, two files become one, and nothing stays for long.
 BUSY = {
     "interval": "100ms",
@@ -102,7 +89,7 @@ def test_every_request_of_a_large_upload_may_fail(tmp_path, store, proxy):
     server = Server(tmp_path / "server", config)
     server.expect_log("object store|can't store|can't flush")
     with running(server), server.client() as client:
-        for number, fault in enumerate(PARTS_THAT_FAIL):
+        for number, fault in enumerate(store.parts_that_fail):
             proxy.fail_next(*fault)
             before = proxy.done[fault[0]]
             first = number * LARGE_ROWS

@@ -41,6 +41,19 @@ def test_credentials_that_are_refused_are_named_and_used_when_they_are_known(tmp
     assert "the credentials" in text and store.place in text, text
 
 
+def test_credentials_may_come_from_the_environment(tmp_path, store):
+    config = settings(store, tmp_path)
+    for setting in ("access_key_id_file", "secret_access_key_file"):
+        config["storage"]["object_store"].pop(setting, None)
+    for number, environment in enumerate(store.environments(tmp_path)):
+        server = Server(tmp_path / f"server-{number}", config)
+        server.environment = environment
+        with running(server), server.client() as client:
+            put(client, DATABASE, "t", [batch(0)])
+            wait_until(lambda c=client: in_files(c) == 500, "the rows are in a file")
+            assert everything(client) == list(range(500))
+
+
 def test_an_endpoint_that_does_not_answer_is_named_and_used_when_it_does(tmp_path, store, proxy):
     proxy.is_down = True
     endpoint = f"http://127.0.0.1:{proxy.port}"
