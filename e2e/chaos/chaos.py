@@ -10,6 +10,8 @@ killed (also in the middle of a sync or of storing a file), paused and ended, co
 and cut (also those of writers, while their acknowledgements are on the way), disks full, slow or
 failing (of the log, of the files, of the catalog) and clocks wrong, mends everything, and asks for
 all rows once more, also after a restart of every process. What counts as broken is in history.py.
+Every fourth seed begins with a catalog that is set back to an earlier layout, with all that is in
+it, and whose migration is killed (layouts.py).
 
 FLIGHTCLUSTER_BIN is the binary. With FLIGHTCLUSTER_OLDER_BIN, that of the release before, processes
 begin with it, and are upgraded role by role and set back in the middle of everything. Prints a line
@@ -35,7 +37,7 @@ import time
 
 from faults import STOOD_STILL_SECONDS, Faults, Lies, idle
 from history import History
-from layouts import begins_old, kill_in_migration
+from layouts import begins_old, catalog_of, earlier_layout, kill_in_migration, set_back
 from links import Network
 from processes import cluster, standalone
 from registers import (
@@ -49,7 +51,7 @@ from registers import (
 )
 from shorten import shortest
 from uploads import Uploader, UploadReader, Uploads, all_uploaded
-from workload import TROUBLE, Reader, Writer, all_rows, compactions
+from workload import TROUBLE, Reader, Writer, all_rows, compactions, live_files
 
 # Small, so that a run of seconds has many flushes, commits, segments and expired rows in memory.
 SETTINGS = {
@@ -69,6 +71,8 @@ UPKEEP = {
     "run_in": ["ingester", "querier"],
 }
 FINISH_SECONDS = 60
+# How long clients work before a catalog is set back to an earlier layout.
+BEFORE_MIGRATION = (1.0, 2.5)
 # For shorter histories: so many runs, and no new one after so long.
 SHORTER_RUNS = 8
 SHORTER_SECONDS = 90
@@ -105,6 +109,8 @@ class Run:
         self.register_changers, self.register_readers = [], []
         self.uploaders = []
         self.compactions = 0
+        # What the catalog held whose migration was killed.
+        self.migrated = ""
 
     def make_workers(self):
         ingesters = self.processes.of("ingester", "standalone")
@@ -132,14 +138,14 @@ class Run:
         self.uploaders.append(UploadReader(queriers, self.uploads, *common))
 
     def run(self):
-        if begins_old(self.seed):
-            self.begin_old()
         self.processes.start()
         self.make_workers()
         workers = self.writers + self.readers + self.register_changers + self.register_readers
         workers += self.uploaders
         for worker in workers:
             worker.start()
+        if begins_old(self.seed):
+            self.begin_old()
         self.faults.run(self.seconds, self.stop)
         self.processes.heal()
         self.stop.set()
@@ -164,27 +170,58 @@ class Run:
             raise AssertionError("a process had a defect: " + lines[0])
 
     def begin_old(self):
-        """The catalog is that of an earlier release, and migrated by processes that are killed."""
+        """The catalog becomes one of an earlier layout, whose migration is killed again and again.
+
+        All that was acknowledged before has to be there after it.
+        """
         chance = random.Random(f"migration {self.seed}")
         (process,) = self.processes.of("catalog", "standalone")
+        queriers = self.processes.of("querier", "standalone")
+        seconds, ends_at_once = chance.uniform(*BEFORE_MIGRATION), chance.random() < 0.5
+        self.stop.wait(seconds)
+        # Then rows are in files and in logs; without any file the end in order makes some.
+        ends_at_once &= self.ask_until_answered(queriers[0], live_files) > 0
+        if ends_at_once:
+            self.processes.abandon()
+        else:
+            self.processes.stop()
+        version = earlier_layout(process, chance)
+        tables, files = set_back(catalog_of(process), version)
+        rows = len(self.history.ask()[0])
+        end = "kill" if ends_at_once else "end"
+        held = f"{tables} tables, {files} files, {rows} rows"
+        self.history.note(f"fault {end} of all, the catalog gets layout {version}: {held}")
+        if not (tables and files and rows):
+            raise AssertionError(f"the catalog to migrate holds too little: {held}")
         found = kill_in_migration(process, chance)
-        self.history.note(f"layouts after kills in the migration: {found}")
+        self.history.note(f"fault kills in the migration, layouts after them: {found}")
+        self.migrated = f", layouts {found} of {held}"
         if any(later < earlier for earlier, later in itertools.pairwise(found)):
             raise AssertionError(f"a migration was undone: {found}")
         for _ in found[1:]:
             self.faults.count("kill in migration")
+        self.processes.start()
+        for querier in queriers:
+            self.check_rows(querier, "after the migration")
+            self.check_uploads(querier, "after the migration")
+            self.check_registers(querier, "after the migration")
 
     def check_all(self, when):
         """All queriers see everything, and all of them the same."""
         answers = []
         for querier in self.processes.of("querier", "standalone"):
-            expected = self.history.ask()
-            keys, values = self.ask_until_answered(querier)
-            self.history.check(expected, keys, values, f"{querier.name} {when}")
+            keys = self.check_rows(querier, when)
             self.check_uploads(querier, when)
             answers.append((set(keys.tolist()), self.check_registers(querier, when)))
         if any(answer != answers[0] for answer in answers):
             raise AssertionError(f"queriers differ {when}")
+
+    def check_rows(self, querier, when):
+        """The numbers of the rows a querier sees, which must be all that were acknowledged."""
+        expected = self.history.ask()
+        keys, values = self.ask_until_answered(querier)
+        self.history.check(expected, keys, values, f"{querier.name} {when}")
+        return keys
 
     def delete_some(self):
         """Deletes half of the keys: what is in logs and replaced files must not bring them back."""
@@ -241,7 +278,7 @@ class Run:
             f"{len(self.registers.deletions)} deletions of them acknowledged, "
             f"{sum(reader.answers for reader in self.register_readers)} answers of them checked, "
             f"{len(self.uploads.ask())} uploads seen or finished, "
-            f"{self.compactions} compactions remembered, faults: {faults}"
+            f"{self.compactions} compactions remembered{self.migrated}, faults: {faults}"
         )
 
 

@@ -1,5 +1,13 @@
-"""A catalog of an earlier release, whose layout a process brings up to date while it is killed."""
+"""A catalog of an earlier layout, with tables, files and rows in logs, that is brought up to date.
 
+The process that does it is killed in the middle of it. What the catalog holds was written through
+the layout of today, and is put into tables of the earlier one: every row of every table it had, in
+the columns it had. So this covers what migrations do to tables and columns that are there; it does
+not cover values that only an earlier release wrote, nor layouts from before tables could have a
+primary key, whose rows the histories need.
+"""
+
+import contextlib
 import pathlib
 import re
 import signal
@@ -11,6 +19,8 @@ from processes import START_SECONDS
 MIGRATIONS = pathlib.Path(__file__).parents[2] / "dataplane/catalog/src/sql"
 # One seed of so many begins with such a catalog.
 ONE_IN = 4
+# The first layout with an order of the rows of tables with a primary key.
+OLDEST = 8
 # Kills in the middle of it, and the writes of the database that a process is let make before.
 KILLS = 10
 WRITES = 60
@@ -38,7 +48,7 @@ def records():
 
 def create(file, version):
     """What a release made that knew the layouts up to `version`, with nothing in it."""
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     known = records()
     database = sqlite3.connect(file)
     database.execute("PRAGMA journal_mode = WAL")
@@ -57,6 +67,42 @@ def create(file, version):
     database.close()
 
 
+def set_back(file, version):
+    """Makes it a catalog of an earlier layout with all it holds; returns the tables and files."""
+    former = file.with_name("former.sqlite")
+    # It was closed, or its process killed: then the rest of it is in its log.
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA journal_mode = DELETE").fetchone()
+    file.rename(former)
+    create(file, version)
+    database = sqlite3.connect(file)
+    database.execute("ATTACH ? AS former", (str(former),))
+    counters = [kind for (kind,) in database.execute("SELECT kind FROM counters")]
+    for table in tables_of(database):
+        if table in ("migrations", "layouts"):
+            continue
+        names = [name for _, name, *_ in database.execute(f"PRAGMA main.table_info({table})")]
+        columns = ", ".join(f'"{name}"' for name in names)
+        database.execute(f"DELETE FROM main.{table}")
+        database.execute(f"INSERT INTO main.{table} SELECT {columns} FROM former.{table}")
+    # Later layouts add theirs.
+    marks = ", ".join("?" * len(counters))
+    database.execute(f"DELETE FROM main.counters WHERE kind NOT IN ({marks})", counters)
+    database.commit()
+    held = [
+        database.execute(f"SELECT count(*) FROM main.{table} WHERE end_snapshot IS NULL").fetchone()
+        for table in ("tables", "files")
+    ]
+    database.close()
+    former.unlink()
+    return [count for (count,) in held]
+
+
+def tables_of(database):
+    found = database.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")
+    return [name for (name,) in found]
+
+
 def version_of(file):
     """The newest layout that is recorded."""
     database = sqlite3.connect(file)
@@ -65,13 +111,22 @@ def version_of(file):
     return version
 
 
+def catalog_of(process):
+    return process.data / "catalog" / "catalog.sqlite"
+
+
+def earlier_layout(process, chance):
+    """Any that histories can begin with, often the last but one."""
+    newest = version_of(catalog_of(process))
+    return chance.choice([newest - 1, chance.randrange(OLDEST, newest)])
+
+
 def kill_in_migration(process, chance):
     """Lets a process bring an old catalog up to date and kills it, a few times.
 
     Returns the layouts that were there at the begin and after each kill.
     """
-    file = process.data / "catalog" / "catalog.sqlite"
-    create(file, chance.choice([len(files()) - 1, chance.randrange(1, len(files()))]))
+    file = catalog_of(process)
     found = [version_of(file)]
     for _ in range(KILLS):
         process.switches.set("kill in catalog", chance.randint(1, WRITES))

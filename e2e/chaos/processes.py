@@ -150,13 +150,14 @@ class Process:
             if self.child is None or self.child.poll() is not None:
                 return
             self.terminate()
-            try:
-                code = self.child.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                raise AssertionError(f"{self.name} did not end: {self.log_tail()}") from None
-            if code:
-                raise AssertionError(f"{self.name} ended with {code}: {self.log_tail()}")
+        # Links ask for its port in the meantime, and those of all others would wait for the answer.
+        try:
+            code = self.child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not end: {self.log_tail()}") from None
+        if code:
+            raise AssertionError(f"{self.name} ended with {code}: {self.log_tail()}")
 
     def abandon(self):
         """Ends it at once and for good."""
@@ -184,7 +185,7 @@ class Processes:
         self.links = []
         self.ways = []
         self.stop_supervising = threading.Event()
-        self.supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self.supervisor = None
 
     def add(self, process):
         self.all.append(process)
@@ -203,6 +204,8 @@ class Processes:
             process.wait_until_ready()
             if not process.switches.loaded():
                 raise AssertionError(f"{process.name} runs without the faults of disk.c")
+        self.stop_supervising.clear()
+        self.supervisor = threading.Thread(target=self._supervise, daemon=True)
         self.supervisor.start()
 
     def _supervise(self):
@@ -240,8 +243,6 @@ class Processes:
 
     def restart(self):
         self.stop()
-        self.stop_supervising.clear()
-        self.supervisor = threading.Thread(target=self._supervise, daemon=True)
         self.start()
 
     def abandon(self):
@@ -251,7 +252,7 @@ class Processes:
 
     def _end_supervisor(self):
         self.stop_supervising.set()
-        if self.supervisor.is_alive():
+        if self.supervisor is not None:
             self.supervisor.join(10)
 
 

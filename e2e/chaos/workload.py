@@ -208,6 +208,11 @@ def compactions(client):
     return select(client, "SELECT count(*) AS n FROM system.compactions")["n"][0].as_py()
 
 
+def live_files(client):
+    """How many files with rows there are."""
+    return select(client, "SELECT count(*) AS n FROM system.files")["n"][0].as_py()
+
+
 def select(client, sql, seconds=CALL_SECONDS):
     """The answer to a JSON ticket, as a table."""
     ticket = flight.Ticket(json.dumps({"database": DATABASE, "sql_query": sql}).encode())
