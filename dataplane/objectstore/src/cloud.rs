@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use flightcluster_config::ObjectStoreConfig;
 use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::azure::{AzureAccessKey, AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{Certificate, ClientOptions, ObjectStore, RetryConfig};
 
+use crate::signatures::WithoutSignatures;
 use crate::{Error, cloud_place};
 
 /// Attempts after the first, with some seconds of pauses in all: a throttled or restarting service
@@ -31,7 +32,7 @@ pub(crate) fn s3(config: &ObjectStoreConfig) -> Result<Arc<dyn ObjectStore>, Err
     if let Some(region) = &config.region {
         builder = builder.with_region(region);
     }
-    if let Some(endpoint) = &config.endpoint {
+    if let Some(endpoint) = endpoint(config) {
         builder = builder.with_endpoint(s3_endpoint(endpoint, bucket, config.path_style));
     }
     if let Some(key) = credential("access_key_id_file", config.access_key_id_file.as_deref())? {
@@ -64,7 +65,7 @@ pub(crate) fn gcs(config: &ObjectStoreConfig) -> Result<Arc<dyn ObjectStore>, Er
         .with_bucket_name(bucket(config, "gcs")?)
         .with_client_options(client_options(config)?)
         .with_retry(retry());
-    if let Some(endpoint) = &config.endpoint {
+    if let Some(endpoint) = endpoint(config) {
         builder = builder.with_base_url(endpoint);
     }
     let key = config.secret_access_key_file.as_deref();
@@ -89,22 +90,44 @@ pub(crate) fn azure(config: &ObjectStoreConfig) -> Result<Arc<dyn ObjectStore>, 
         .with_allow_http(config.allow_http)
         .with_client_options(client_options(config)?)
         .with_retry(retry());
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_endpoint(endpoint.clone());
+    if let Some(endpoint) = endpoint(config) {
+        // An emulator that the environment asks for has an address of its own, which would win.
+        builder = builder
+            .with_endpoint(endpoint.to_owned())
+            .with_use_emulator(false);
+    }
+    // Pods get it with a slash at its end, and the path that is added begins with one.
+    if let Some(host) = builder.get_config_value(&AzureConfigKey::AuthorityHost) {
+        builder = builder.with_authority_host(host.trim_end_matches('/'));
     }
     if let Some(account) = credential("access_key_id_file", config.access_key_id_file.as_deref())? {
         builder = builder.with_account(account);
     }
-    let key = config.secret_access_key_file.as_deref();
-    if let Some(key) = credential("secret_access_key_file", key)? {
+    let place = cloud_place("Azure container", config);
+    let path = config.secret_access_key_file.as_deref();
+    if let (Some(path), Some(key)) = (path, credential("secret_access_key_file", path)?) {
+        // The builder says that a key is wrong, not where it is from.
+        AzureAccessKey::try_new(&key).map_err(|source| Error::AccountKey {
+            place: place.clone(),
+            path: path.to_owned(),
+            source: source.into(),
+        })?;
         builder = builder.with_access_key(key);
     }
-    let place = cloud_place("Azure container", config);
     finish(
         config,
         place,
-        builder.build().map(|store| Arc::new(store) as _),
+        builder
+            .build()
+            .map(|store| Arc::new(WithoutSignatures::new(store)) as _),
     )
+}
+
+/// The endpoint without the slash at its end that consoles of clouds print: with it some clients
+/// ask for `//bucket`.
+fn endpoint(config: &ObjectStoreConfig) -> Option<&str> {
+    let endpoint = config.endpoint.as_deref()?;
+    Some(endpoint.trim_end_matches('/'))
 }
 
 fn bucket<'a>(config: &'a ObjectStoreConfig, kind: &'static str) -> Result<&'a str, Error> {
@@ -208,6 +231,24 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_may_end_with_a_slash() {
+        for (endpoint_setting, expected) in [
+            (
+                Some("http://azurite:10000/lakefiles/"),
+                Some("http://azurite:10000/lakefiles"),
+            ),
+            (Some("https://s3.example"), Some("https://s3.example")),
+            (None, None),
+        ] {
+            let config = ObjectStoreConfig {
+                endpoint: endpoint_setting.map(str::to_owned),
+                ..ObjectStoreConfig::default()
+            };
+            assert_eq!(endpoint(&config), expected);
+        }
+    }
+
+    #[test]
     fn a_store_without_bucket_names_the_setting() {
         for open in [s3, gcs, azure] {
             let error = open(&ObjectStoreConfig::default()).unwrap_err();
@@ -278,6 +319,31 @@ mod tests {
             assert!(text.contains(path.to_str().unwrap()), "{text}");
             assert!(!text.contains(content), "the key is in no message: {text}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_of_an_azure_account_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let (account, path) = (
+            directory.path().join("account"),
+            directory.path().join("key"),
+        );
+        std::fs::write(&account, "lakefiles").unwrap();
+        let config = ObjectStoreConfig {
+            bucket: Some("photos".to_owned()),
+            access_key_id_file: Some(account),
+            secret_access_key_file: Some(path.clone()),
+            ..ObjectStoreConfig::default()
+        };
+        let content = "AccountKey=a2V5";
+        std::fs::write(&path, content).unwrap();
+        let error = azure(&config).unwrap_err();
+        assert_eq!(error.category(), "account_key");
+        let text = error.to_string();
+        assert!(text.contains(path.to_str().unwrap()), "{text}");
+        assert!(!text.contains(content), "the key is in no message: {text}");
+        std::fs::write(&path, "a2V5\n").unwrap();
+        azure(&config).unwrap();
     }
 
     #[test]

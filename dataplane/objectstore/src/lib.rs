@@ -17,6 +17,7 @@ mod check;
 mod cloud;
 pub mod local;
 pub mod remote;
+mod signatures;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,6 +78,19 @@ pub enum Error {
         /// The cause.
         source: object_store::Error,
     },
+    /// What should be the key of an Azure account can't be one.
+    #[error(
+        "can't set up the object store ({place}) with storage.object_store.secret_access_key_file {}; \
+         expected a key of the storage account: base64, without its name or a connection string", path.display()
+    )]
+    AccountKey {
+        /// Which store, as [`place`] says it.
+        place: String,
+        /// The file of the key.
+        path: PathBuf,
+        /// The cause.
+        source: object_store::Error,
+    },
     /// The directory of a local store can't be created or used.
     #[error("can't use the object directory {}", path.display())]
     Directory {
@@ -112,6 +126,7 @@ impl Error {
             Self::Credential { .. } => "credential",
             Self::Authorities { .. } => "authorities",
             Self::ServiceAccount { .. } => "service_account",
+            Self::AccountKey { .. } => "account_key",
             Self::Directory { .. } => "directory",
             Self::Build { .. } => "build",
             Self::Remote { .. } => "remote",
