@@ -46,8 +46,9 @@ python-packages:
 
 # Processes are killed, paused and cut off while clients write and read; SEED repeats a run.
 .PHONY: chaos
-chaos: binaries python-packages ## the history checker; SEED=N SEEDS=COUNT SECONDS=S TOPOLOGY=standalone|cluster|both OLDER=BINARY
-	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster FLIGHTCLUSTER_OLDER_BIN=$(OLDER) $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
+chaos: binaries python-packages ## the history checker; SEED=N SEEDS=COUNT SECONDS=S TOPOLOGY=standalone|cluster|postgres|both OLDER=BINARY
+	@FLIGHTCLUSTER_BIN=$(binaries)/flightcluster FLIGHTCLUSTER_OLDER_BIN=$(OLDER) \
+		VERSITYGW=$(FLIGHTCLUSTER_CACHE)/tools/bin/versitygw $(FLIGHTCLUSTER_CACHE)/venv/bin/python -B \
 		e2e/chaos/chaos.py $(if $(SEED),--seed $(SEED)) --seeds $(or $(SEEDS),10) \
 		--seconds $(or $(SECONDS),10) --topology $(or $(TOPOLOGY),both)
 

@@ -351,10 +351,17 @@ def chaos(log):
     late = ["--seed", 11, "--topology", "cluster"]
     # A broken build: it has to be found.
     lies = ["--lies", "--seed", 1, "--seeds", 4, "--topology", "standalone"]
-    for seeds in (lies, ["--seed", 1, "--seeds", 3], late, ["--seed", fresh]):
+    # 2 kills Postgres and the S3 server, 8 kills Postgres when files are recorded in it.
+    servers = [["--seed", seed, "--topology", "postgres"] for seed in (2, 8)]
+    for seeds in (lies, ["--seed", 1, "--seeds", 3], late, *servers, ["--seed", fresh]):
         begun = len(log.text())
         program = [VENV_PYTHON, "e2e/chaos/chaos.py", *seeds, "--seconds", 8]
-        code = log.run(program, check=False, FLIGHTCLUSTER_BIN=TARGET / "debug" / "flightcluster")
+        code = log.run(
+            program,
+            check=False,
+            FLIGHTCLUSTER_BIN=TARGET / "debug" / "flightcluster",
+            VERSITYGW=CACHE / "tools" / "bin" / "versitygw",
+        )
         outcome.add(read_chaos(log.text()[begun:], code))
     return outcome
 
@@ -480,8 +487,8 @@ STAGES = (
     Stage("rust-tests", rust_tests, ("build-tests",)),
     Stage("one-build", one_build, ("build", "build-tests")),
     Stage("clients", clients, ("setup", "build")),
-    Stage("chaos", chaos, ("setup", "build")),
     Stage("node-tools", node_tools, ("setup",)),
+    Stage("chaos", chaos, ("setup", "build", "node-tools")),
     Stage("stores", stores, ("setup", "build", "node-tools")),
     Stage("charts", charts, ("node-tools",)),
     Stage("node-runner", node_runner, ("build", "node-tools")),

@@ -34,6 +34,12 @@ CATALOG_SYNCS = 1 / 2
 CLIENT_FAULTS = 1 / 8
 # Long enough for batches that are under way, too short for clients to find nothing else.
 CLIENT_SECONDS = (0.1, 0.6)
+# One in so many faults is one of a server that the product uses, where there are such.
+SERVER_FAULTS = 1 / 3
+# Of what happens to one, the part that is a kill.
+SERVER_KILLS = 2 / 3
+# How long it is away.
+SERVER_SECONDS = (0.0, 3.0)
 # Syncs that do nothing, before the process is killed.
 LIES = 3
 
@@ -83,7 +89,10 @@ class Faults:
         self.kinds_chance = random.Random(f"kinds of faults {seed}")
         self.syncs_chance = random.Random(f"syncs of the catalog {seed}")
         self.clients_chance = random.Random(f"connections of writers {seed}")
+        self.servers_chance = random.Random(f"servers {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
+        # Who has the files and the database on a disk that faults are made in.
+        self.holders = processes.of("catalog", "standalone")
         self.plan = plan
         self.begins_long = plan is None and seed % BEGINS_LONG == 1
         self.counts = {}
@@ -129,7 +138,7 @@ class Faults:
         if self.processes.links:
             kinds += ["cut", "stall"]
         kinds += ["full", "sync error", "kill in sync", "clock"]
-        if self.flushes:
+        if self.flushes and self.holders:
             kinds += ["store error", "kill in store"]
         if OLDER_BINARY:
             kinds += ["upgrade"] * 6
@@ -139,7 +148,9 @@ class Faults:
             return self.draw_pause(first=True)
         if self.processes.ways and self.clients_chance.random() < CLIENT_FAULTS:
             return self.draw_client()
-        if self.kinds_chance.random() < STORAGE_FAULTS:
+        if self.processes.servers and self.servers_chance.random() < SERVER_FAULTS:
+            return self.draw_server()
+        if self.holders and self.kinds_chance.random() < STORAGE_FAULTS:
             return self.draw_storage()
         kind = self.chance.choice(kinds)
         if kind in KINDS:
@@ -181,6 +192,13 @@ class Faults:
         way = self.clients_chance.choice(self.processes.ways)
         return self.fault(kind, [way], seconds=self.clients_chance.uniform(*CLIENT_SECONDS))
 
+    def draw_server(self):
+        """Postgres or the object store is killed, or stands still."""
+        server = self.servers_chance.choice(self.processes.servers)
+        what = "kill" if self.servers_chance.random() < SERVER_KILLS else "pause"
+        seconds = self.servers_chance.uniform(*SERVER_SECONDS)
+        return self.fault(f"{what} {server.name}", [server], seconds=seconds)
+
     def draw_upgrade(self, kind):
         """The next role gets the new release; when all have it, all go back."""
         chosen = self.processes.next_to_upgrade() if kind == "upgrade" else []
@@ -193,7 +211,7 @@ class Faults:
         if kind == "clock":
             victims = self.processes.all
         elif kind in ("store error", "kill in store"):
-            victims = self.processes.of("catalog", "standalone")
+            victims = self.holders
         else:
             victims = self.processes.of("ingester", "standalone")
         victim = self.chance.choice(victims)
@@ -210,7 +228,7 @@ class Faults:
         if kind == "catalog full" and self.syncs_chance.random() < CATALOG_SYNCS:
             kind = "catalog sync error"
         # The catalog's process has the embedded store too.
-        victim = self.kinds_chance.choice(self.processes.of("catalog", "standalone"))
+        victim = self.kinds_chance.choice(self.holders)
         value = self.kinds_chance.choice(SLOW_MILLISECONDS) if kind == "slow store" else 1
         seconds = self.kinds_chance.uniform(*PAUSE_SECONDS) if kind in LASTING else 0.0
         return self.fault(kind, [victim], seconds=seconds, value=value)
@@ -275,6 +293,30 @@ class Faults:
         self.seconds += fault.seconds
         if self.pause(fault, stop) > STOOD_STILL_SECONDS:
             self.count("long pause")
+
+    def kill_server(self, fault, stop):
+        """Its start again is a recovery after a crash."""
+        (server,) = self.servers(fault)
+        self.tell(f"kill {server.name}")
+        server.kill()
+        stop.wait(fault.seconds)
+        server.start()
+        self.tell(f"{server.name} serves again")
+
+    kill_postgres = kill_store = kill_server
+
+    def pause_server(self, fault, stop):
+        (server,) = self.servers(fault)
+        self.tell(f"pause {server.name}")
+        server.pause()
+        stop.wait(fault.seconds)
+        server.resume()
+        self.tell(f"resume {server.name}")
+
+    pause_postgres = pause_store = pause_server
+
+    def servers(self, fault):
+        return [each for each in self.processes.servers if each.name in fault.where]
 
     def cut(self, fault, stop):
         self.links(fault, "cut", stop)

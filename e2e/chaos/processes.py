@@ -13,6 +13,7 @@ import pyarrow.flight as flight
 import yaml
 from disk import Switches
 from links import Network
+from servers import CatalogServer, ObjectServer
 
 BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
 # The release before. Every process begins with it, if it is given.
@@ -181,6 +182,8 @@ class Processes:
 
     def __init__(self):
         self.all = []
+        # Not of the product: Postgres and an object store, where there are some.
+        self.servers = []
         # Between processes, and from writers to them.
         self.links = []
         self.ways = []
@@ -198,6 +201,8 @@ class Processes:
             self.ways.append(process.way)
 
     def start(self):
+        for server in self.servers:
+            server.heal()
         for process in self.all:
             process.start()
         for process in self.all:
@@ -228,6 +233,8 @@ class Processes:
         """Ends every fault and waits until all processes serve."""
         for link in self.links + self.ways:
             link.heal()
+        for server in self.servers:
+            server.heal()
         for process in self.all:
             process.switches.off()
             process.resume()
@@ -249,6 +256,8 @@ class Processes:
         self._end_supervisor()
         for process in self.all:
             process.abandon()
+        for server in self.servers:
+            server.end()
 
     def _end_supervisor(self):
         self.stop_supervising.set()
@@ -267,23 +276,57 @@ def standalone(folder, settings, network):
 def cluster(folder, settings, network, ingesters=3, queriers=2):
     """A catalog, ingesters and queriers; each way between two of them is a link."""
     processes = Processes()
-    key = pathlib.Path(folder) / "signing.key"
-    key.parent.mkdir(parents=True, exist_ok=True)
-    key.write_bytes(os.urandom(32))
+    base = with_signing_key(folder, settings)
+    base["storage"] = {"object_store": {"kind": "embedded"}}
     internal = {"enabled": True, "listen_port": 0}
-    embedded = {"object_store": {"kind": "embedded"}}
-    server = settings.get("server", {}) | {"signing_key_file": str(key)}
-    base = settings | {"storage": embedded, "server": server}
-    catalog = Process(folder, "catalog", "catalog", base | {"internal": internal})
-    processes.add(catalog)
+    catalog = processes.add(Process(folder, "catalog", "catalog", base | {"internal": internal}))
 
     def member(name, role, **more):
         to_catalog = network.link(f"{name}-catalog", catalog.internal_port)
         processes.links.append(to_catalog)
-        config = base | {"catalog": {"url": f"http://127.0.0.1:{to_catalog.port}"}} | more
-        config["server"] = server | {"node_name": name}
-        return processes.add(Process(folder, name, role, config))
+        more["catalog"] = {"url": f"http://127.0.0.1:{to_catalog.port}"}
+        return processes.add(Process(folder, name, role, named(base | more, name)))
 
+    add_members(processes, network, member, ingesters, queriers)
+    return processes
+
+
+def on_postgres(folder, settings, network):
+    """A cluster without a catalog process: all use a Postgres and an S3 server, each by links."""
+    processes = Processes()
+    base = with_signing_key(folder, settings)
+    for server in (CatalogServer, ObjectServer):
+        processes.servers.append(server(folder))
+
+    def member(name, role, **more):
+        own = pathlib.Path(folder) / f"{name}-secrets"
+        own.mkdir()
+        links = [network.link(f"{name}-{each.name}", each.port) for each in processes.servers]
+        processes.links += links
+        servers = zip(processes.servers, links, strict=True)
+        catalog, store = (server.settings(own, link.port) for server, link in servers)
+        more["catalog"] = settings.get("catalog", {}) | catalog
+        more["storage"] = {"object_store": store}
+        return processes.add(Process(folder, name, role, named(base | more, name)))
+
+    add_members(processes, network, member, ingesters=3, queriers=2)
+    return processes
+
+
+def with_signing_key(folder, settings):
+    key = pathlib.Path(folder) / "signing.key"
+    key.parent.mkdir(parents=True, exist_ok=True)
+    key.write_bytes(os.urandom(32))
+    return settings | {"server": settings.get("server", {}) | {"signing_key_file": str(key)}}
+
+
+def named(config, name):
+    return config | {"server": config["server"] | {"node_name": name}}
+
+
+def add_members(processes, network, member, ingesters, queriers):
+    """Ingesters, whom others ask for fresh rows by a link, and queriers; `member` makes one."""
+    internal = {"enabled": True, "listen_port": 0}
     for number in range(ingesters):
         name = f"ingester-{number}"
         holder = []
@@ -294,7 +337,9 @@ def cluster(folder, settings, network, ingesters=3, queriers=2):
     for number in range(queriers):
         member(f"querier-{number}", "querier", internal=internal)
     processes.add_ways(network)
-    return processes
+
+
+TOPOLOGIES = {"standalone": standalone, "cluster": cluster, "postgres": on_postgres}
 
 
 @contextlib.contextmanager

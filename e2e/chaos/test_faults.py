@@ -33,9 +33,11 @@ class Process:
         self.done.append("resume")
 
 
-def faults_of(seed, plan=None):
+def faults_of(seed, plan=None, servers=()):
     one, two = Process("one"), Process("two")
-    processes = SimpleNamespace(all=[one, two], links=[], ways=[], of=lambda *_: [one, two])
+    processes = SimpleNamespace(
+        all=[one, two], links=[], ways=[], servers=servers, of=lambda *_: [one, two]
+    )
     faults = Faults(seed, processes, History(), True, plan)
     return faults, one, two
 
@@ -122,3 +124,45 @@ def test_a_pause_that_was_cut_short_or_of_a_process_that_ended_did_not_outlive_a
     assert (one.done, faults.seconds) == (["pause", "resume"], 9.0)
     one.child = Child(ended=True)
     assert faults.pause(fault, stop) == 0.0
+
+
+class Server:
+    """Keeps what is done to it."""
+
+    def __init__(self, name):
+        self.name, self.done = name, []
+
+    def kill(self):
+        self.done.append("kill")
+
+    def start(self):
+        self.done.append("start")
+
+    def pause(self):
+        self.done.append("pause")
+
+    def resume(self):
+        self.done.append("resume")
+
+
+def test_servers_are_killed_and_paused_and_serve_again():
+    servers = [Server("postgres"), Server("store")]
+    faults, *_ = faults_of(2, servers=servers)
+    faults.since_began = lambda: 0.0
+    drawn = [faults.draw() for _ in range(400)]
+    kinds = {fault.kind for fault in drawn if fault.where[0] in ("postgres", "store")}
+    assert kinds == {"kill postgres", "kill store", "pause postgres", "pause store"}
+    stop = threading.Event()
+    stop.set()
+    for kind in sorted(kinds):
+        faults.make(Fault(0.0, kind, (kind.split()[1],), seconds=9.0), stop)
+    assert [server.done for server in servers] == [["kill", "start", "pause", "resume"]] * 2
+    assert faults.counts == dict.fromkeys(kinds, 1)
+
+
+def test_a_cluster_without_a_disk_for_files_and_catalog_has_no_faults_of_it():
+    faults, *_ = faults_of(2, servers=[Server("postgres")])
+    faults.since_began, faults.holders = lambda: 0.0, []
+    of_the_disk = {"store error", "kill in store", "read error", "slow store"}
+    of_the_disk |= {"catalog full", "catalog sync error"}
+    assert not of_the_disk & {faults.draw().kind for _ in range(400)}

@@ -1,0 +1,64 @@
+"""A server is killed and paused with all of its processes."""
+
+import pathlib
+import subprocess
+
+import pytest
+from servers import Server
+
+# As Postgres: one process with children that have none.
+FAMILY = "sleep 600 & sleep 600 & echo ready; wait"
+
+
+class Shell(Server):
+    def __init__(self):
+        super().__init__()
+        self.child = subprocess.Popen(["sh", "-c", FAMILY], stdout=subprocess.PIPE, text=True)
+        assert self.child.stdout.readline() == "ready\n"
+
+    def main(self):
+        return self.child
+
+
+@pytest.fixture
+def shell():
+    shell = Shell()
+    yield shell
+    if shell.running():
+        shell.kill()
+    shell.child.stdout.close()
+
+
+def states(pids):
+    """The letter of each process's state; none of one that is gone."""
+    found = []
+    for pid in pids:
+        stat = pathlib.Path(f"/proc/{pid}/stat")
+        found.append(stat.read_text().rpartition(")")[2].split()[0] if stat.exists() else "gone")
+    return found
+
+
+def until(condition):
+    """The kernel does what a signal says a moment after it was sent."""
+    for _ in range(10_000):
+        if condition():
+            return
+    raise AssertionError("it never came to that")
+
+
+def test_all_processes_of_a_server_are_paused_and_go_on(shell):
+    family = shell.family()
+    assert len(family) == 3
+    shell.pause()
+    until(lambda: states(family) == ["T"] * 3)
+    shell.resume()
+    until(lambda: "T" not in states(family))
+    assert shell.running()
+
+
+def test_all_processes_of_a_server_are_killed_also_when_it_is_paused(shell):
+    family = shell.family()
+    shell.pause()
+    shell.kill()
+    assert not shell.running()
+    until(lambda: set(states(family)) <= {"gone", "Z"})
