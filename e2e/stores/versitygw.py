@@ -74,7 +74,7 @@ class Versitygw:
         """Answer (status, headers, content) to a signed request; `path` is not yet escaped."""
         host = f"127.0.0.1:{self.port}"
         path = urllib.parse.quote(path, safe="/~")
-        query = urllib.parse.urlencode(sorted(query), quote_via=urllib.parse.quote, safe="~")
+        query = canonical(query)
         headers = dict(headers or {}) | signature(self.secret, method, host, path, query, headers)
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
@@ -86,20 +86,30 @@ class Versitygw:
             connection.close()
 
 
+def canonical(query):
+    """Parameters as they are signed; they are sent in the same way."""
+    return urllib.parse.urlencode(sorted(query), quote_via=urllib.parse.quote, safe="~")
+
+
 def signature(secret, method, host, path, query, headers):
-    """Headers that sign a request (AWS Signature Version 4) with its `x-amz-` headers."""
+    """Headers that sign a request of the one account with its `x-amz-` headers."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    scope = f"{now[:8]}/{REGION}/s3/aws4_request"
     own = {"host": host, "x-amz-content-sha256": UNSIGNED, "x-amz-date": now}
     signed = own | {k: v for k, v in (headers or {}).items() if k.startswith("x-amz-")}
+    return own | {"authorization": authorization(ACCESS_KEY, secret, method, path, query, signed)}
+
+
+def authorization(key_id, secret, method, path, query, signed, payload=UNSIGNED):
+    """The header with the signature (AWS Signature Version 4) of a request with these headers."""
+    scope = f"{signed['x-amz-date'][:8]}/{REGION}/s3/aws4_request"
     names = ";".join(sorted(signed))
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    request = "\n".join([method, path, query, lines, names, UNSIGNED])
+    request = "\n".join([method, path, query, lines, names, payload])
     digest = hashlib.sha256(request.encode()).hexdigest()
     key = f"AWS4{secret}".encode()
     for word in scope.split("/"):
         key = hmac.digest(key, word.encode(), "sha256")
-    text = "\n".join(["AWS4-HMAC-SHA256", now, scope, digest])
+    text = "\n".join(["AWS4-HMAC-SHA256", signed["x-amz-date"], scope, digest])
     seal = hmac.digest(key, text.encode(), "sha256").hex()
-    credential = f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}"
-    return own | {"authorization": f"{credential}, SignedHeaders={names}, Signature={seal}"}
+    credential = f"AWS4-HMAC-SHA256 Credential={key_id}/{scope}"
+    return f"{credential}, SignedHeaders={names}, Signature={seal}"
