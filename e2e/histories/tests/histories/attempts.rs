@@ -14,6 +14,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::client::{Batch, Named};
 use crate::life::{Fault, Port, Trouble};
+use crate::shape::Shape;
 use crate::steps::Outcome;
 use crate::world::{Process, World, alive};
 
@@ -30,6 +31,7 @@ pub(crate) struct Twice {
     pub(crate) named: bool,
     pub(crate) batches: u8,
     pub(crate) rows: u8,
+    pub(crate) shape: Shape,
     pub(crate) luck: u64,
 }
 
@@ -39,7 +41,7 @@ struct Attempt {
     batches: Vec<Batch>,
     /// What became of the first ones.
     outcomes: Vec<Outcome>,
-    streams: BTreeMap<bool, Arc<TableWriter>>,
+    streams: BTreeMap<Shape, Arc<TableWriter>>,
 }
 
 impl Attempt {
@@ -67,7 +69,7 @@ impl World {
         };
         let mut chance = StdRng::seed_from_u64(twice.luck);
         if twice.named {
-            let rows = self.new_batches(twice.client, twice.batches, twice.rows, false);
+            let rows = self.new_batches(twice.client, twice.batches, twice.rows, twice.shape);
             let mut cut = || cut(&rows, &mut chance);
             let (first, second, last) = (cut(), cut(), cut());
             let mut attempts = [
@@ -89,7 +91,7 @@ impl World {
             }
             std::mem::take(&mut held.pending)
         };
-        batches.extend(self.new_batches(twice.client, twice.batches, twice.rows, false));
+        batches.extend(self.new_batches(twice.client, twice.batches, twice.rows, twice.shape));
         let mut attempts = [one, other].map(|process| Attempt::new(process, batches.clone()));
         self.interleave(twice, &mut attempts, &mut chance).await;
         let mut held = self.clients[twice.client].lock();
@@ -125,16 +127,16 @@ impl World {
         }
         let process = &attempt.process;
         let batch = &mut attempt.batches[attempt.outcomes.len()];
-        if !attempt.streams.contains_key(&batch.wide) {
-            let key = (twice.client, twice.table, batch.wide);
+        if !attempt.streams.contains_key(&batch.shape) {
+            let key = (twice.client, twice.table, batch.shape);
             let opened = alive(&process.life, self.stream(process, key, false)).await;
             let Some(Ok(stream)) = opened else {
                 attempt.outcomes.push(Outcome::Refused);
                 return;
             };
-            attempt.streams.insert(batch.wide, stream);
+            attempt.streams.insert(batch.shape, stream);
         }
-        let stream = &attempt.streams[&batch.wide];
+        let stream = &attempt.streams[&batch.shape];
         let table = stream.table().id;
         batch.table = Some(table);
         if full {
@@ -166,7 +168,7 @@ fn cut(batches: &[Batch], chance: &mut StdRng) -> Vec<Batch> {
                 before: before as u64,
             }),
             rows: rows[before..end].to_vec(),
-            wide: false,
+            shape: batches[0].shape,
             table: None,
         });
         before = end;

@@ -26,6 +26,8 @@ pub(crate) enum Broken {
     ReplayOffByOne,
     /// A question for rows that have left memory is answered without them.
     TooOldIsEmpty,
+    /// Fresh rows are cast to the types that the asker knows.
+    CastsBack,
     /// Files and watermarks of a flush are committed one after the other.
     TwoCommits,
     /// A file counts as stored before the object store has it.
@@ -78,7 +80,7 @@ impl Broken {
     ];
 
     /// Those that histories of rows catch.
-    pub(crate) const OF_ROWS: [Self; 19] = [
+    pub(crate) const OF_ROWS: [Self; 20] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -87,6 +89,7 @@ impl Broken {
         Self::ProducersForgotten,
         Self::ReplayOffByOne,
         Self::TooOldIsEmpty,
+        Self::CastsBack,
         Self::TwoCommits,
         Self::FileNotDurable,
         Self::WindowForgotten,

@@ -57,6 +57,14 @@ pub(crate) struct Known {
 const ABSENT: i64 = 0;
 
 impl Known {
+    /// Values are given out after this one.
+    pub(crate) fn after(next: i64) -> Self {
+        Self {
+            next,
+            ..Self::default()
+        }
+    }
+
     /// A write of these keys begins; returns the value of each.
     pub(crate) fn begin(&mut self, keys: &[i64]) -> Vec<i64> {
         self.now += 1;

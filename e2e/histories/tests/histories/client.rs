@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_array::{
+    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, new_null_array,
+};
+use arrow_cast::cast;
+use arrow_schema::DataType;
 use flightcluster_catalog::TableId;
 use flightcluster_ingest::Error;
 
 use crate::history::Row;
+use crate::shape::{Shape, schema};
 
 /// A batch of a client.
 #[derive(Debug, Clone)]
@@ -17,7 +21,7 @@ pub(crate) struct Batch {
     /// Its place in a stream that has a name: the number counts rows then.
     pub(crate) named: Option<Named>,
     pub(crate) rows: Vec<Row>,
-    pub(crate) wide: bool,
+    pub(crate) shape: Shape,
     /// The table it was last sent to.
     pub(crate) table: Option<TableId>,
 }
@@ -51,11 +55,11 @@ impl Client {
         number: usize,
         producer: bool,
         rows: u8,
-        wide: bool,
+        shape: Shape,
     ) -> Batch {
         let first = ((number as i64 + 1) << 32) + self.next_row;
         self.next_row += i64::from(rows);
-        let rows = (first..first + i64::from(rows)).map(|key| Row::new(key, wide));
+        let rows = (first..first + i64::from(rows)).map(|key| Row::new(key, shape));
         let rows = rows.collect();
         let number = producer.then(|| {
             self.next_batch += 1;
@@ -66,41 +70,41 @@ impl Client {
             number,
             named,
             rows,
-            wide,
+            shape,
             table,
         }
     }
-}
-
-pub(crate) fn schema(wide: bool) -> SchemaRef {
-    let mut fields = vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("value", DataType::Int64, true),
-        Field::new("text", DataType::Utf8, true),
-    ];
-    if wide {
-        fields.push(Field::new("extra", DataType::Int64, true));
-    }
-    Arc::new(Schema::new(fields))
 }
 
 pub(crate) fn encode(batch: &Batch) -> RecordBatch {
     let integers = |value: fn(&Row) -> Option<i64>| {
         Arc::new(batch.rows.iter().map(value).collect::<Int64Array>()) as ArrayRef
     };
+    let width = batch.shape.width;
+    let measures = batch.rows.iter().map(|row| row.measure.map(f64::from_bits));
+    let measures = measures.collect::<Float64Array>();
     let texts = batch
         .rows
         .iter()
-        .map(|row| Some(format!("row {}", row.value)));
+        .map(|row| Some(format!("row {}", row.key)));
     let mut columns = vec![
         integers(|row| Some(row.key)),
-        integers(|row| Some(row.value)),
+        of_type(&integers(|row| row.value), &width.value_type()),
+        of_type(&measures, &width.measure_type()),
         Arc::new(texts.collect::<StringArray>()) as ArrayRef,
     ];
-    if batch.wide {
+    if batch.shape.extra {
         columns.push(integers(|row| row.extra));
     }
-    RecordBatch::try_new(schema(batch.wide), columns).unwrap()
+    RecordBatch::try_new(schema(batch.shape), columns).unwrap()
+}
+
+/// Values that fit a type, which may be that of no values.
+fn of_type(values: &dyn Array, data_type: &DataType) -> ArrayRef {
+    match data_type {
+        DataType::Null => new_null_array(data_type, values.len()),
+        _ => cast(values, data_type).unwrap(),
+    }
 }
 
 /// Whether a failed write has certainly stored nothing. Of every other failure a client does not

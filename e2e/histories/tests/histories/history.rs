@@ -8,7 +8,7 @@
 //! - unseen: a row that an earlier answer had, to whomever, is missing;
 //! - doubled: a row is there more often than it can have been stored;
 //! - invented: a row that nobody had sent, or whose every sending was refused;
-//! - altered: a row with other values than the ones sent.
+//! - altered: a row with other values than the ones sent, also by a type that has become wider since.
 //!
 //! The rows of an upload are those of a table that nobody can ask for, until it may be finished. As soon
 //! as one of them is seen in its target, or it is known to be finished, all its promises are those of
@@ -20,24 +20,30 @@
 
 use std::collections::BTreeMap;
 
+use arrow_schema::DataType;
 use flightcluster_catalog::TableId;
 
-/// A row as readers see it. `extra` is a column that the table gets later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+use crate::shape::Shape;
+
+/// A row as readers see it. `extra` is a column that the table gets later, the two before it get wider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     pub(crate) key: i64,
-    pub(crate) value: i64,
+    pub(crate) value: Option<i64>,
+    /// The bits of a float.
+    pub(crate) measure: Option<u64>,
     pub(crate) extra: Option<i64>,
 }
 
 impl Row {
     /// The row with this key: its values follow from the key, so that a mix-up shows.
-    pub(crate) fn new(key: i64, wide: bool) -> Self {
-        let value = key.wrapping_mul(2_654_435_761) % 1_000_003;
+    pub(crate) fn new(key: i64, shape: Shape) -> Self {
+        let mixed = key.wrapping_mul(2_654_435_761) % 1_000_003;
         Self {
             key,
-            value,
-            extra: wide.then_some(value ^ key),
+            value: shape.width.value(mixed),
+            measure: shape.width.measure(mixed).map(f64::to_bits),
+            extra: shape.extra.then_some(mixed ^ key),
         }
     }
 }
@@ -48,6 +54,8 @@ pub(crate) struct Answer {
     pub(crate) rows: Vec<Row>,
     /// The answer has the column that the table gets later.
     pub(crate) has_extra: bool,
+    /// The types of the columns that grow; `None` without a row.
+    pub(crate) types: Option<[DataType; 2]>,
 }
 
 /// Which promise was broken.
@@ -74,7 +82,7 @@ pub(crate) struct Violation {
 /// What is known of a row.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Known {
-    wide: bool,
+    row: Row,
     once: bool,
     acknowledged: u32,
     /// Attempts that are under way or that ended without an answer.
@@ -175,7 +183,7 @@ impl History {
         let known = self.tables.entry(self.place(table)).or_default();
         for row in rows {
             let known = known.entry(row.key).or_default();
-            known.wide = row.extra.is_some();
+            known.row = *row;
             known.once = once;
             known.open += 1;
         }
@@ -221,7 +229,9 @@ impl History {
         &mut self,
         table: TableId,
         expected: &Expected,
-        Answer { rows, has_extra }: &Answer,
+        Answer {
+            rows, has_extra, ..
+        }: &Answer,
     ) -> Result<(), Violation> {
         let mut counts: BTreeMap<i64, u32> = BTreeMap::new();
         for row in rows {
@@ -254,7 +264,8 @@ impl History {
         }
         // A query that was planned before the column was there does not have it. One that was planned
         // after a row with it was acknowledged does.
-        let lacks = |key: &i64| known[key].wide && known[key].acknowledged > 0 && !has_extra;
+        let lacks =
+            |key: &i64| known[key].row.extra.is_some() && known[key].acknowledged > 0 && !has_extra;
         if let Some(key) = expected.keys().find(|key| lacks(key)) {
             return Err(violation(
                 Kind::Altered,
@@ -265,7 +276,9 @@ impl History {
             ));
         }
         for row in rows {
-            if *row != Row::new(row.key, known[&row.key].wide && *has_extra) {
+            let mut sent = known[&row.key].row;
+            sent.extra = sent.extra.filter(|_| *has_extra);
+            if *row != sent {
                 let found = known.get(&row.key);
                 return Err(violation(Kind::Altered, table, row.key, found, &counts));
             }
@@ -332,16 +345,25 @@ pub(crate) fn name(key: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::Width;
 
     const TABLE: TableId = TableId(1);
 
     fn rows(keys: &[i64]) -> Vec<Row> {
-        keys.iter().map(|key| Row::new(*key, *key > 90)).collect()
+        let row = |key: &i64| {
+            let (extra, width) = (*key > 90, Width::Wide);
+            Row::new(*key, Shape { extra, width })
+        };
+        keys.iter().map(row).collect()
     }
 
     fn answer(rows: Vec<Row>) -> Answer {
-        let has_extra = true;
-        Answer { rows, has_extra }
+        let (has_extra, types) = (true, None);
+        Answer {
+            rows,
+            has_extra,
+            types,
+        }
     }
 
     /// Rows 0 and 1 are acknowledged, 2 was never answered, 3 was refused.
@@ -383,7 +405,7 @@ mod tests {
             );
         }
         let mut altered = rows(&[0, 1]);
-        altered[0].value += 1;
+        altered[0].value = altered[0].value.map(|value| value + 1);
         assert_eq!(verdict(&mut history(), &altered), Some(Kind::Altered));
         let mut filled = rows(&[0, 1]);
         filled[1].extra = Some(0);
@@ -423,8 +445,12 @@ mod tests {
         let mut history = history();
         history.send(TABLE, &rows(&[91]), false);
         let narrow = |keys: &[i64]| Answer {
-            rows: keys.iter().map(|key| Row::new(*key, false)).collect(),
+            rows: keys
+                .iter()
+                .map(|key| Row::new(*key, Shape::default()))
+                .collect(),
             has_extra: false,
+            types: None,
         };
         let expected = history.ask(TABLE);
         history.acknowledge(TABLE, &rows(&[91]));

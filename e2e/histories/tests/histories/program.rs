@@ -6,6 +6,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::attempts::Twice;
 use crate::life::{Fault, Port, Trouble};
+use crate::shape::{Shape, Width};
 use crate::step::{Chore, End, Step};
 use crate::troubles::{
     COLLECT_FAULTS, COMPACT_FAULTS, DRAIN_FAULTS, FLUSH_FAULTS, HOLDS, QUERY_FAULTS, START_FAULTS,
@@ -81,7 +82,16 @@ impl Program {
             leases_end: chance.random_bool(0.5),
             luck: chance.random(),
         };
-        let mut maker = Maker { chance, settings };
+        // Of half of the histories no column grows.
+        let widest = match chance.random_bool(0.5) {
+            true => Width::Wide,
+            false => *Width::ALL.choose(&mut chance).unwrap_or(&Width::Wide),
+        };
+        let mut maker = Maker {
+            chance,
+            settings,
+            widest,
+        };
         let mut steps = Vec::new();
         for node in 0..nodes {
             steps.push(maker.start(node, false));
@@ -101,12 +111,14 @@ fn pick(chance: &mut StdRng, from: &[u64]) -> u64 {
 struct Maker {
     chance: StdRng,
     settings: Settings,
+    /// Types that writers know so far.
+    widest: Width,
 }
 
 impl Maker {
     fn add(&mut self, steps: &mut Vec<Step>) {
         let node = self.node();
-        match self.chance.random_range(0..146) {
+        match self.chance.random_range(0..152) {
             0..28 => steps.push(self.write(true)),
             28..47 => steps.push(self.query(true)),
             47..58 => {
@@ -160,6 +172,10 @@ impl Maker {
             129..133 => {
                 let meanwhile = self.meanwhile();
                 steps.push(Step::CatalogAway { meanwhile });
+            }
+            133..139 => {
+                let grown = self.grown_meanwhile();
+                steps.push(grown);
             }
             _ => {
                 let during = self.during();
@@ -258,10 +274,24 @@ impl Maker {
             table,
             batches: self.chance.random_range(1..=4),
             rows: self.chance.random_range(1..=6),
-            wide: self.chance.random_bool(0.2),
+            shape: self.shape(),
             same_stream: self.chance.random_bool(0.6),
             faults,
         }
+    }
+
+    /// Wider types come now and then, and who knows only narrower ones goes on with them.
+    fn shape(&mut self) -> Shape {
+        let extra = self.chance.random_bool(0.2);
+        if self.chance.random_bool(0.15) {
+            self.widest = self.widest.next();
+        }
+        let narrower = self.chance.random_bool(0.3);
+        let width = match Width::ALL.choose(&mut self.chance) {
+            Some(width) if narrower => self.widest.min(*width),
+            _ => self.widest,
+        };
+        Shape { extra, width }
     }
 
     fn repeat(&mut self) -> Step {
@@ -290,6 +320,7 @@ impl Maker {
             named: home.is_none() || self.chance.random_bool(0.3),
             batches: self.chance.random_range(3..=6),
             rows: self.chance.random_range(1..=6),
+            shape: self.shape(),
             luck: self.chance.random(),
         }
     }
@@ -342,7 +373,7 @@ impl Maker {
             upload,
             batches: self.chance.random_range(1..=3),
             rows: self.chance.random_range(1..=6),
-            wide: self.chance.random_bool(0.2),
+            shape: self.shape(),
             faults,
         }
     }
@@ -416,6 +447,33 @@ impl Maker {
             luck: self.chance.random(),
             faults,
         }
+    }
+
+    /// A query whose columns become wider between its plan and its rows.
+    fn grown_meanwhile(&mut self) -> Step {
+        self.widest = self.widest.next();
+        let mut write = self.write(false);
+        let mut queried = self.table();
+        let mut to = 0;
+        if let Step::Write {
+            table, node, shape, ..
+        } = &mut write
+        {
+            shape.width = self.widest;
+            (queried, to) = (*table, *node);
+        }
+        let mut meanwhile = vec![write];
+        if self.chance.random_bool(0.3) {
+            let (node, faults) = (to, vec![]);
+            meanwhile.push(Step::Flush { node, faults });
+        }
+        let (port, nth, trouble) = (Port::Recent, 0, Trouble::HoldBefore);
+        let held = Box::new(Step::Query {
+            table: queried,
+            count: false,
+            faults: vec![Fault { port, nth, trouble }],
+        });
+        Step::During { held, meanwhile }
     }
 
     fn during(&mut self) -> Step {

@@ -6,17 +6,21 @@
 use std::array::from_fn;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrow_array::{Array as _, Int64Array, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{Array as _, Float64Array, Int64Array, RecordBatch, new_null_array};
+use arrow_cast::cast;
+use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use flightcluster_catalog::*;
 use flightcluster_config::QueryConfig;
 use flightcluster_ingest::Ingest;
 use flightcluster_query::rewrite::{Rewriter, RewriterOptions};
 use flightcluster_query::{
-    Access, BatchStream, Budget, Engine, EngineOptions, ExecuteOptions, Patience, Plan,
+    Access, BatchStream, Budget, Engine, EngineOptions, Error, ExecuteOptions, Patience, Plan,
     QueryRequest, RecentRows, RecentRowsError, StatementKey, TableWriter,
 };
 use flightcluster_server::{FreshRows, Ingesters, Peers};
@@ -41,6 +45,8 @@ const PATIENCE: Patience = Patience {
     silence: Duration::from_secs(30),
     partial_silence: Duration::from_secs(5),
 };
+/// How often a query is planned again because a column has become wider.
+const PLANNED_AGAIN: usize = 3;
 const MEMORY_BYTES: u64 = 256 << 20;
 pub(crate) const DATABASE: &str = "history";
 
@@ -75,6 +81,8 @@ pub(crate) struct Reader {
     tails: Arc<Tails>,
     /// One for each node; expensive as well.
     workshops: [Workshop; MOST_NODES],
+    /// Queries that met a wider column than they were planned with.
+    planned_again: AtomicU64,
 }
 
 impl Reader {
@@ -112,8 +120,14 @@ impl Reader {
             catalog,
             store,
             tails,
+            planned_again: AtomicU64::new(0),
             workshops: from_fn(|node| Workshop::new(&spill.join(node.to_string()))),
         }
+    }
+
+    /// How many queries were planned again since the last call.
+    pub(crate) fn planned_again(&self) -> u64 {
+        self.planned_again.swap(0, Ordering::Relaxed)
     }
 
     /// What the processes of a node rewrite files with.
@@ -154,7 +168,7 @@ impl Reader {
         let batches = self
             .query(format!("SELECT count(*) AS n FROM {table}"), None)
             .await?;
-        Ok(integers(&batches[0], "n").unwrap().value(0) as u64)
+        Ok(integers(&batches[0], "n").value(0) as u64)
     }
 
     /// Key and value of all rows of a table that pass a condition.
@@ -163,8 +177,10 @@ impl Reader {
         let batches = self.query(sql, None).await?;
         let pairs = batches.iter().flat_map(|batch| {
             let (keys, values) = (integers(batch, "id"), integers(batch, "value"));
-            let keys = keys.unwrap().values().to_vec();
-            keys.into_iter().zip(values.unwrap().values().to_vec())
+            keys.values()
+                .to_vec()
+                .into_iter()
+                .zip(values.values().to_vec())
         });
         Ok(pairs.collect())
     }
@@ -182,10 +198,19 @@ impl Reader {
         sql: String,
         as_of: Option<flightcluster_query::AsOf>,
     ) -> Result<Vec<RecordBatch>, String> {
-        let plan = self.plan(sql, as_of, true).await?;
-        let rows = self.engine.execute(plan, ExecuteOptions::default());
-        let rows = rows.try_collect().await;
-        rows.map_err(|error| format!("{error:?}"))
+        let mut again = PLANNED_AGAIN;
+        loop {
+            let plan = self.plan(sql.clone(), as_of, true).await?;
+            let rows = self.engine.execute(plan, ExecuteOptions::default());
+            match rows.try_collect().await {
+                // As a client does that is told so.
+                Err(Error::ColumnWidened { .. }) if again > 0 => {
+                    again -= 1;
+                    self.planned_again.fetch_add(1, Ordering::Relaxed);
+                }
+                rows => return rows.map_err(|error| format!("{error:?}")),
+            }
+        }
     }
 
     async fn plan(
@@ -212,28 +237,46 @@ impl Reader {
 fn answer(batches: &[RecordBatch]) -> Answer {
     // Without a row nothing depends on the columns.
     let has = |batch: &RecordBatch| batch.column_by_name("extra").is_some();
+    let type_of =
+        |batch: &RecordBatch, name| batch.column_by_name(name).unwrap().data_type().clone();
     Answer {
         has_extra: batches.iter().all(has),
+        types: { batches.iter() }
+            .find(|batch| batch.num_rows() > 0)
+            .map(|batch| ["value", "measure"].map(|name| type_of(batch, name))),
         rows: batches.iter().flat_map(rows_of).collect(),
     }
 }
 
-fn integers<'a>(batch: &'a RecordBatch, name: &str) -> Option<&'a Int64Array> {
-    batch.column_by_name(name)?.as_any().downcast_ref()
+/// A column of whole numbers, of whatever type.
+fn integers(batch: &RecordBatch, name: &str) -> Int64Array {
+    let column = cast(batch.column_by_name(name).unwrap(), &DataType::Int64).unwrap();
+    column.as_primitive::<Int64Type>().clone()
 }
 
 fn rows_of(batch: &RecordBatch) -> Vec<Row> {
-    let keys = integers(batch, "id").unwrap();
-    let values = integers(batch, "value").unwrap();
-    let extra = integers(batch, "extra");
+    let (keys, values) = (integers(batch, "id"), integers(batch, "value"));
+    let measures = cast(batch.column_by_name("measure").unwrap(), &DataType::Float64).unwrap();
+    let measures: &Float64Array = measures.as_primitive::<Float64Type>();
+    let extra = { batch.column_by_name("extra") }.map(|_| integers(batch, "extra"));
+    let integer = |of: &Int64Array, at| of.is_valid(at).then(|| of.value(at));
     let row = |at: usize| Row {
         key: keys.value(at),
-        value: values.value(at),
-        extra: extra
-            .filter(|extra| extra.is_valid(at))
-            .map(|extra| extra.value(at)),
+        value: integer(&values, at),
+        measure: { measures.is_valid(at) }.then(|| measures.value(at).to_bits()),
+        extra: extra.as_ref().and_then(|extra| integer(extra, at)),
     };
     (0..batch.num_rows()).map(row).collect()
+}
+
+/// What [`Broken::CastsBack`] makes of fresh rows.
+fn cast_back(batch: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
+    let column = |field: &arrow_schema::FieldRef| match batch.column_by_name(field.name()) {
+        Some(column) => cast(column, field.data_type()).unwrap(),
+        None => new_null_array(field.data_type(), batch.num_rows()),
+    };
+    let columns = schema.fields().iter().map(column).collect();
+    RecordBatch::try_new(Arc::clone(schema), columns).unwrap()
 }
 
 #[async_trait]
@@ -274,11 +317,26 @@ impl RecentRows for Tails {
                     .lock()
                     .get_or_insert_with(|| Arc::new(Peers::new(None))),
             );
+            let local = Arc::clone(&ingest);
             let fresh = FreshRows {
                 local: Some(ingest),
                 peers,
             };
-            let answer = fresh.recent_rows(&asked, table, schema, after, projection, budget);
+            let of_the_life_asked = local.ingester().epoch == asked.epoch;
+            let cast_back = || -> Option<Vec<RecordBatch>> {
+                let rows = local.recent(table.id, after).ok()?;
+                let schema = match projection {
+                    Some(columns) => Arc::new(schema.project(columns).ok()?),
+                    None => Arc::clone(&schema),
+                };
+                Some(
+                    rows.iter()
+                        .map(|(_, batch)| cast_back(batch, &schema))
+                        .collect(),
+                )
+            };
+            let wanted = Arc::clone(&schema);
+            let answer = fresh.recent_rows(&asked, table, wanted, after, projection, budget);
             let answer = answer.await;
             if life.is_dead() {
                 return Err(unreachable());
@@ -286,6 +344,11 @@ impl RecentRows for Tails {
             match answer {
                 Err(RecentRowsError::TooOld { .. }) if broken == Some(Broken::TooOldIsEmpty) => {
                     Ok(vec![])
+                }
+                Err(RecentRowsError::TooOld { .. })
+                    if broken == Some(Broken::CastsBack) && of_the_life_asked =>
+                {
+                    cast_back().ok_or_else(unreachable)
                 }
                 answer => answer,
             }

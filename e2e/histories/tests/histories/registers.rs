@@ -3,7 +3,7 @@
 //! A few keys, several nodes whose clocks are far apart, and clients that write to any of them. A write
 //! may be held in the middle while others begin and end, its answer or the process may be lost, and the
 //! value may be in a log, a buffer, or a file. The same with deletions. Each answer is checked against what was sent and
-//! acknowledged, and when.
+//! acknowledged, and when. The values grow out of their type: the column becomes wider on the way.
 //!
 //! # The rules
 //! An answer has one row of a key at most. Its value was sent, and certainly not refused. No write of the
@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use flightcluster_ingest::{Error, TableMode};
 use flightcluster_keys::METADATA_KEY;
@@ -35,6 +36,9 @@ use crate::world::{Process, Start, World, alive};
 
 /// How often a question is asked before a lack of answers counts: a reader does not wait long for one.
 const ATTEMPTS: usize = 50;
+
+/// The value before the first one: a few later they don't fit `Int8` any more.
+const BEFORE_FIRST: i64 = 115;
 
 /// What histories came to.
 #[derive(Debug, Default)]
@@ -168,7 +172,7 @@ fn run(bench: &Bench, program: &Program, broken: Option<Broken>) -> Run {
         let mut history = Registers {
             world,
             reader,
-            known: Mutex::default(),
+            known: Mutex::new(Known::after(BEFORE_FIRST)),
             sum: Run::default(),
         };
         history.sum.bad = history.all(program).await.err();
@@ -437,15 +441,20 @@ impl Registers<'_> {
         let values = self.known.lock().begin(keys);
         let (node, pairs) = (batch.node, keys.iter().zip(&values).collect::<Vec<_>>());
         self.world.note(format!("node {node} is sent {pairs:?}"));
+        let fits = values.iter().all(|value| i8::try_from(*value).is_ok());
+        let value_type = match fits {
+            true => DataType::Int8,
+            false => DataType::Int16,
+        };
         let columns: Vec<ArrayRef> = vec![
             Arc::new(Int64Array::from(keys.clone())),
             Arc::new(TimestampMicrosecondArray::from(keys.clone())),
-            Arc::new(Int64Array::from(values.clone())),
+            cast(&Int64Array::from(values.clone()), &value_type).unwrap(),
         ];
-        let batch = RecordBatch::try_new(schema(), columns).unwrap();
+        let batch = RecordBatch::try_new(schema(&value_type), columns).unwrap();
         let written = async {
             let (name, mode) = (World::table(0), TableMode::CreateOrAppend);
-            let schema = schema();
+            let schema = schema(&value_type);
             let writer = process.ingest.writer(&name, &schema, mode, true).await?;
             writer.write(batch, None, None).await
         };
@@ -512,12 +521,12 @@ impl Registers<'_> {
     }
 }
 
-fn schema() -> SchemaRef {
+fn schema(value_type: &DataType) -> SchemaRef {
     let time = DataType::Timestamp(TimeUnit::Microsecond, None);
     let fields = vec![
         Field::new("id", DataType::Int64, false),
         Field::new("time", time, false),
-        Field::new("value", DataType::Int64, false),
+        Field::new("value", value_type.clone(), false),
     ];
     let key = r#"["id", "time"]"#.to_owned();
     let metadata = [(METADATA_KEY.to_owned(), key)];

@@ -5,6 +5,7 @@
 
 use crate::attempts::Twice;
 use crate::life::Fault;
+use crate::shape::Shape;
 
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +17,8 @@ pub(crate) enum Step {
         table: usize,
         batches: u8,
         rows: u8,
-        /// With a column that the table may not have yet.
-        wide: bool,
+        /// It may have a column, and wider types, than the table has yet.
+        shape: Shape,
         /// On a stream that may be open since long.
         same_stream: bool,
         faults: Vec<Fault>,
@@ -35,7 +36,7 @@ pub(crate) enum Step {
         upload: usize,
         batches: u8,
         rows: u8,
-        wide: bool,
+        shape: Shape,
         faults: Vec<Fault>,
     },
     /// An upload is finished or aborted.

@@ -14,6 +14,7 @@ use crate::client::{Batch, Named, encode, stored_nothing};
 use crate::history::{Kind, Violation, name};
 use crate::life::Fault;
 use crate::reader::Reader;
+use crate::shape::Shape;
 use crate::step::Step;
 use crate::world::{Process, Start, World, alive};
 
@@ -43,11 +44,11 @@ impl World {
                     table,
                     batches,
                     rows,
-                    wide,
+                    shape,
                     same_stream,
                     faults,
                 } => {
-                    let new = self.new_batches(*client, *batches, *rows, *wide);
+                    let new = self.new_batches(*client, *batches, *rows, *shape);
                     self.write(*node, *client, *table, new, *same_stream, faults)
                         .await;
                 }
@@ -66,10 +67,10 @@ impl World {
                     upload,
                     batches,
                     rows,
-                    wide,
+                    shape,
                     faults,
                 } => {
-                    let new = (*batches, *rows, *wide);
+                    let new = (*batches, *rows, *shape);
                     self.send_upload(*node, *upload, new, faults).await;
                 }
                 Step::EndUpload {
@@ -233,12 +234,12 @@ impl World {
         client: usize,
         batches: u8,
         rows: u8,
-        wide: bool,
+        shape: Shape,
     ) -> Vec<Batch> {
         let producer = self.settings.clients[client].is_some();
         let mut held = self.clients[client].lock();
         (0..batches)
-            .map(|_| held.new_batch(client, producer, rows, wide))
+            .map(|_| held.new_batch(client, producer, rows, shape))
             .collect()
     }
 
@@ -266,8 +267,8 @@ impl World {
         if !faults.is_empty() {
             process.life.arm(faults);
         }
-        let open = async |wide| {
-            let key = (client, table, wide);
+        let open = async |shape| {
+            let key = (client, table, shape);
             self.stream(&process, key, same_stream).await.ok()
         };
         let (mut back, done) = self.send_groups(&process, client, batches, open).await;
@@ -292,16 +293,16 @@ impl World {
         process: &Process,
         client: usize,
         batches: Vec<Batch>,
-        open: impl AsyncFn(bool) -> Option<Arc<TableWriter>>,
+        open: impl AsyncFn(Shape) -> Option<Arc<TableWriter>>,
     ) -> (Vec<Batch>, Vec<Batch>) {
         let mut rest = VecDeque::from(batches);
         let (mut back, mut done) = (Vec::new(), Vec::new());
         // What is of another schema follows when all before it is stored.
         while back.is_empty() && !rest.is_empty() {
-            let wide = rest[0].wide;
-            let count = rest.iter().take_while(|batch| batch.wide == wide).count();
+            let shape = rest[0].shape;
+            let count = rest.iter().take_while(|batch| batch.shape == shape).count();
             let group: Vec<Batch> = rest.drain(..count).collect();
-            let opened = alive(&process.life, open(wide)).await;
+            let opened = alive(&process.life, open(shape)).await;
             let Some(Some(stream)) = opened else {
                 self.note(format!("client {client} got no stream"));
                 back = group;
@@ -400,7 +401,7 @@ impl World {
             held.done.get(at).cloned()
         };
         let Some(batch) = batch else { return };
-        let key = (client, table, batch.wide);
+        let key = (client, table, batch.shape);
         let opened = alive(&process.life, self.stream(&process, key, true)).await;
         if let Some(Ok(stream)) = opened
             && Some(stream.table().id) == batch.table

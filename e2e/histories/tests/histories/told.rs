@@ -3,6 +3,7 @@
 use crate::life::{Fault, Port, Trouble};
 use crate::program::{Program, Settings};
 use crate::run::Bench;
+use crate::shape::Shape;
 use crate::step::{Chore, Step};
 
 /// One ingester, one table, one client.
@@ -40,7 +41,7 @@ fn write() -> Step {
         table: 0,
         batches: 2,
         rows: 2,
-        wide: false,
+        shape: Shape::default(),
         same_stream: true,
         faults: vec![],
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use flightcluster_catalog::{Catalog, TableId, UploadState};
 use flightcluster_server::{Ingesters, Uploads};
 
-use crate::client::{Batch, Client, schema};
+use crate::client::{Batch, Client};
 use crate::history::{Kind, Violation};
 use crate::life::Fault;
+use crate::shape::{Shape, schema};
 use crate::step::End;
 use crate::steps::ATTEMPTS;
 use crate::world::{Process, World, alive};
@@ -40,7 +41,7 @@ impl World {
         &self,
         node: usize,
         upload: usize,
-        (batches, rows, wide): (u8, u8, bool),
+        (batches, rows, shape): (u8, u8, Shape),
         faults: &[Fault],
     ) {
         let Some(process) = self.running(node) else {
@@ -54,17 +55,17 @@ impl World {
                 return;
             }
             let mut all = std::mem::take(&mut held.client.pending);
-            all.extend((0..batches).map(|_| held.client.new_batch(client, producer, rows, wide)));
+            all.extend((0..batches).map(|_| held.client.new_batch(client, producer, rows, shape)));
             all
         };
         if !faults.is_empty() {
             process.life.arm(faults);
         }
-        let open = async |wide| {
+        let open = async |shape| {
             let (id, target) = (id(upload), Self::table(self.settings.uploads[upload]));
             let begun = process.catalog.start_upload(&id, &target, TTL);
             begun.await.ok()?;
-            let schema = schema(wide);
+            let schema = schema(shape);
             let stream = process.ingest.upload_writer(&id, &target, &schema);
             let stream = Arc::new(stream.await.ok()?);
             self.uploads[upload].lock().staging = Some(stream.table().id);

@@ -21,7 +21,7 @@ use rand::rngs::StdRng;
 
 use crate::broken::Broken;
 use crate::catalog::{self, LossyCatalog, Postponed};
-use crate::client::{Client, schema};
+use crate::client::Client;
 use crate::disk::{SimulatedDisk, Volume};
 use crate::history::{History, Kind, Violation};
 use crate::life::{Counts, Fault, Life};
@@ -29,6 +29,7 @@ use crate::past::Noted;
 use crate::peers::OtherIngesters;
 use crate::program::Settings;
 use crate::reader::{DATABASE, Reader, Running, Surroundings};
+use crate::shape::{Shape, schema};
 use crate::store::{self, LossyStore};
 use crate::uploads::Upload;
 
@@ -38,8 +39,8 @@ pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The file of the catalog.
 pub(crate) const CATALOG: &str = "catalog.sqlite";
 
-/// Whose stream, to which table, and whether with the later column.
-type StreamKey = (usize, usize, bool);
+/// Whose stream, to which table, with which columns.
+type StreamKey = (usize, usize, Shape);
 
 /// A process on a node.
 #[derive(Clone)]
@@ -452,21 +453,21 @@ impl World {
     pub(crate) async fn stream(
         &self,
         process: &Process,
-        (client, table, wide): StreamKey,
+        (client, table, shape): StreamKey,
         same: bool,
     ) -> Result<Arc<TableWriter>, flightcluster_ingest::Error> {
-        let open = process.streams.lock().get(&(client, table, wide)).cloned();
+        let open = process.streams.lock().get(&(client, table, shape)).cloned();
         if let Some(open) = open.filter(|_| same) {
             return Ok(open);
         }
         let (name, mode) = (Self::table(table), TableMode::CreateOrAppend);
         let writer = process
             .ingest
-            .writer(&name, &schema(wide), mode, true)
+            .writer(&name, &schema(shape), mode, true)
             .await?;
         let writer = Arc::new(writer);
         let held = Arc::clone(&writer);
-        process.streams.lock().insert((client, table, wide), held);
+        process.streams.lock().insert((client, table, shape), held);
         Ok(writer)
     }
 
