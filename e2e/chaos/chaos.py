@@ -8,10 +8,10 @@ Each seed starts a standalone server, a cluster (a catalog, three ingesters, two
 Postgres and an S3 server instead of a catalog process, on free ports of the loopback interface. It
 lets writers and readers work for S seconds while processes are killed (also in the middle of a sync
 or of storing a file), paused and ended, connections stalled and cut (also those of writers, while
-their acknowledgements are on the way), disks full, slow or failing (of the log, of the files, of
-the catalog), Postgres and the S3 server killed and paused, and clocks wrong, mends everything, and
-asks for all rows once more, also after a restart of every process. What counts as broken is in
-history.py.
+their acknowledgements are on the way, and of readers), disks full, slow or failing (of the log, of
+the files, of the catalog), Postgres and the S3 server killed and paused, and clocks wrong, mends
+everything, and asks for all rows once more, also after a restart of every process. What counts as
+broken is in history.py.
 Every fourth seed begins with a catalog that is set back to an earlier layout, with all that is in
 it, and whose migration is killed (layouts.py).
 

@@ -30,7 +30,7 @@ STORAGE_FAULTS = 1 / 5
 SLOW_MILLISECONDS = (5, 30, 150)
 # Of what happens to the database's disk, the part that is a failing sync.
 CATALOG_SYNCS = 1 / 2
-# One in so many faults is one of a writer's connection, beside all that.
+# One in so many faults is one of a writer's connection, beside all that, and one of a reader's.
 CLIENT_FAULTS = 1 / 8
 # Long enough for batches that are under way, too short for clients to find nothing else.
 CLIENT_SECONDS = (0.1, 0.6)
@@ -89,6 +89,7 @@ class Faults:
         self.kinds_chance = random.Random(f"kinds of faults {seed}")
         self.syncs_chance = random.Random(f"syncs of the catalog {seed}")
         self.clients_chance = random.Random(f"connections of writers {seed}")
+        self.readers_chance = random.Random(f"connections of readers {seed}")
         self.servers_chance = random.Random(f"servers {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
         # Who has the files and the database on a disk that faults are made in.
@@ -146,8 +147,10 @@ class Faults:
                 kinds.append("way back")
         if self.begins_long and not self.made:
             return self.draw_pause(first=True)
-        if self.processes.ways and self.clients_chance.random() < CLIENT_FAULTS:
-            return self.draw_client()
+        if self.clients_chance.random() < CLIENT_FAULTS:
+            return self.draw_client("writers", self.clients_chance)
+        if self.readers_chance.random() < CLIENT_FAULTS:
+            return self.draw_client("readers", self.readers_chance)
         if self.processes.servers and self.servers_chance.random() < SERVER_FAULTS:
             return self.draw_server()
         if self.holders and self.kinds_chance.random() < STORAGE_FAULTS:
@@ -186,11 +189,12 @@ class Faults:
             kind = "cut two"
         return self.fault(kind, links, seconds=seconds)
 
-    def draw_client(self):
-        """The way of writers to one process."""
-        kind = self.clients_chance.choice(["cut writers", "lose answers"])
-        way = self.clients_chance.choice(self.processes.ways)
-        return self.fault(kind, [way], seconds=self.clients_chance.uniform(*CLIENT_SECONDS))
+    def draw_client(self, who, chance):
+        """The way of writers or of readers to one process."""
+        loses = {"writers": "lose answers", "readers": "lose results"}[who]
+        kind = chance.choice([f"cut {who}", loses])
+        way = chance.choice(self.processes.ways[who])
+        return self.fault(kind, [way], seconds=chance.uniform(*CLIENT_SECONDS))
 
     def draw_server(self):
         """Postgres or the object store is killed, or stands still."""
@@ -323,18 +327,19 @@ class Faults:
 
     cut_two = cut
 
-    cut_writers = cut
+    cut_writers = cut_readers = cut
 
     def lose_answers(self, fault, stop):
         """Rows arrive and are stored, their acknowledgements are on the way, and then it is cut."""
         self.links(fault, "lose_answers", stop, and_then="cut")
 
+    lose_results = lose_answers
+
     def stall(self, fault, stop):
         self.links(fault, "stall", stop)
 
     def links(self, fault, what, stop, and_then=None):
-        links = self.processes.links + self.processes.ways
-        links = [link for link in links if link.name in fault.where]
+        links = [link for link in self.processes.all_links() if link.name in fault.where]
         for link in links:
             self.tell(f"{what} {link.name}")
             getattr(link, what)()

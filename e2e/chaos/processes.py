@@ -35,8 +35,8 @@ class Process:
         self.port_file = self.folder / "ports.json"
         self.log_path = self.folder / "log.json"
         self.switches = Switches(self.folder / "switches")
-        # The link that writers reach its public port by.
-        self.way = None
+        # The links that writers and readers reach its public port by.
+        self.ways = {}
         self.lock = threading.RLock()
         self.child = None
         self.ports = {}
@@ -61,16 +61,16 @@ class Process:
                 self.ports = json.loads(text) if text else {}
             return self.ports.get(name)
 
-    def connect(self, to_write=False):
+    def connect(self, who=None):
         """A client of the public port; FlightUnavailableError while the process does not run.
 
-        That of a writer goes by a link, where its connection can be cut.
+        That of `writers` or `readers` goes by their link, where its connection can be cut.
         """
         port = self.port()
         if port is None:
             raise flight.FlightUnavailableError(f"{self.name} does not run")
-        if to_write and self.way:
-            port = self.way.port
+        if who in self.ways:
+            port = self.ways[who].port
         # Its own connection: one that is cut is not waited for by the next client.
         options = [("grpc.use_local_subchannel_pool", 1)]
         return flight.connect(f"grpc://127.0.0.1:{port}", generic_options=options)
@@ -184,9 +184,9 @@ class Processes:
         self.all = []
         # Not of the product: Postgres and an object store, where there are some.
         self.servers = []
-        # Between processes, and from writers to them.
+        # Between processes, and from writers and readers to them.
         self.links = []
-        self.ways = []
+        self.ways = {"writers": [], "readers": []}
         self.stop_supervising = threading.Event()
         self.supervisor = None
 
@@ -195,10 +195,16 @@ class Processes:
         return process
 
     def add_ways(self, network):
-        """Gives each process that takes rows a link for its writers."""
-        for process in self.of("standalone", "ingester", "querier"):
-            process.way = network.link(f"writers-{process.name}", process.port)
-            self.ways.append(process.way)
+        """Gives each process links for its clients: writers go to any, readers to queriers."""
+        roles = {"writers": ("standalone", "ingester", "querier")}
+        roles["readers"] = ("standalone", "querier")
+        for who, ways in self.ways.items():
+            for process in self.of(*roles[who]):
+                process.ways[who] = network.link(f"{who}-{process.name}", process.port)
+                ways.append(process.ways[who])
+
+    def all_links(self):
+        return self.links + sum(self.ways.values(), [])
 
     def start(self):
         for server in self.servers:
@@ -231,7 +237,7 @@ class Processes:
 
     def heal(self):
         """Ends every fault and waits until all processes serve."""
-        for link in self.links + self.ways:
+        for link in self.all_links():
             link.heal()
         for server in self.servers:
             server.heal()

@@ -202,7 +202,7 @@ class RegisterWriter(Worker):
         target = self.chance.choice(self.targets)
         descriptor = flight.FlightDescriptor.for_path(DATABASE, TABLE)
         options = flight.FlightCallOptions(timeout=CALL_SECONDS)
-        with target.connect(to_write=True) as client:
+        with target.connect("writers") as client:
             writer, reader = client.do_put(descriptor, SCHEMA, options)
             try:
                 for _ in range(self.chance.randint(1, 20)):
@@ -266,7 +266,7 @@ class RegisterReader(Worker):
             self.stop.wait(RETRY_SECONDS)
             return
         target = self.chance.choice(self.targets)
-        with target.connect() as client:
+        with target.connect("readers") as client:
             for _ in range(self.chance.randint(1, 10)):
                 if self.stop.is_set():
                     return

@@ -33,10 +33,32 @@ class Process:
         self.done.append("resume")
 
 
+class Way:
+    """A link to a process, that keeps what is done to it."""
+
+    def __init__(self, name):
+        self.name, self.done = name, []
+
+    def cut(self):
+        self.done.append("cut")
+
+    def lose_answers(self):
+        self.done.append("lose answers")
+
+    def heal(self):
+        self.done.append("heal")
+
+
 def faults_of(seed, plan=None, servers=()):
     one, two = Process("one"), Process("two")
+    ways = {who: [Way(f"{who}-one"), Way(f"{who}-two")] for who in ("writers", "readers")}
     processes = SimpleNamespace(
-        all=[one, two], links=[], ways=[], servers=servers, of=lambda *_: [one, two]
+        all=[one, two],
+        links=[],
+        ways=ways,
+        servers=servers,
+        of=lambda *_: [one, two],
+        all_links=lambda: sum(ways.values(), []),
     )
     faults = Faults(seed, processes, History(), True, plan)
     return faults, one, two
@@ -73,6 +95,8 @@ def test_every_fourth_seed_begins_with_a_long_pause():
 
 def test_faults_of_the_storage_come_beside_what_a_seed_chose_before(monkeypatch):
     new = {"read error", "slow store", "catalog full", "catalog sync error"}
+    # Those of clients come by their own chances, at every choice.
+    monkeypatch.setattr("faults.CLIENT_FAULTS", 0)
     with_them = drawn(4, 200)
     assert new <= {fault.kind for fault in with_them}
     monkeypatch.setattr("faults.STORAGE_FAULTS", 0)
@@ -158,6 +182,25 @@ def test_servers_are_killed_and_paused_and_serve_again():
         faults.make(Fault(0.0, kind, (kind.split()[1],), seconds=9.0), stop)
     assert [server.done for server in servers] == [["kill", "start", "pause", "resume"]] * 2
     assert faults.counts == dict.fromkeys(kinds, 1)
+
+
+@pytest.mark.parametrize(
+    ("who", "loses"), [("writers", "lose answers"), ("readers", "lose results")]
+)
+def test_connections_of_writers_and_of_readers_are_cut_apart(who, loses):
+    faults, *_ = faults_of(2)
+    faults.since_began = lambda: 0.0
+    ways = faults.processes.ways[who]
+    names = {way.name for way in ways}
+    of_them = [fault for fault in (faults.draw() for _ in range(400)) if set(fault.where) & names]
+    assert {fault.kind for fault in of_them} == {f"cut {who}", loses}
+    assert {fault.where for fault in of_them} == {(name,) for name in names}
+    stop = threading.Event()
+    stop.set()
+    for kind in (f"cut {who}", loses):
+        faults.make(Fault(0.0, kind, (ways[0].name,), seconds=9.0), stop)
+    assert ways[0].done == ["cut", "heal", "lose answers", "cut", "heal"]
+    assert all(not way.done for way in faults.processes.all_links() if way is not ways[0])
 
 
 def test_a_cluster_without_a_disk_for_files_and_catalog_has_no_faults_of_it():

@@ -144,7 +144,7 @@ class Uploader(Worker):
         headers = [(b"x-fc-upload", upload.encode())]
         options = flight.FlightCallOptions(timeout=CALL_SECONDS, headers=headers)
         descriptor = flight.FlightDescriptor.for_path(DATABASE, TABLE)
-        with self.chance.choice(self.targets).connect(to_write=True) as client:
+        with self.chance.choice(self.targets).connect("writers") as client:
             writer, reader = client.do_put(descriptor, SCHEMA, options)
             try:
                 for batch in range(self.chance.randint(1, 4)):
@@ -178,7 +178,7 @@ class UploadReader(Worker):
             self.stop.wait(RETRY_SECONDS)
             return
         target = self.chance.choice(self.targets)
-        with target.connect() as client:
+        with target.connect("readers") as client:
             expected = self.uploads.ask()
             self.uploads.check(expected, all_uploaded(client), f"{self.name}@{target.name}")
             self.answers += 1

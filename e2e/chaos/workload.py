@@ -90,7 +90,7 @@ class Writer(Worker):
 
     def work(self):
         target = self.chance.choice(self.targets)
-        with target.connect(to_write=True) as client:
+        with target.connect("writers") as client:
             self.stream(client, target.name)
 
     def stream(self, client, where):
@@ -177,7 +177,10 @@ class Writer(Worker):
 
 
 class Reader(Worker):
-    """Asks for all rows, again and again, and checks every answer."""
+    """Asks for all rows, again and again, and checks every answer.
+
+    An answer whose connection was cut is none: the question is asked again, there or elsewhere.
+    """
 
     def __init__(self, number, targets, *common):
         super().__init__(f"reader-{number}", *common)
@@ -186,7 +189,7 @@ class Reader(Worker):
 
     def work(self):
         target = self.chance.choice(self.targets)
-        with target.connect() as client:
+        with target.connect("readers") as client:
             for _ in range(self.chance.randint(1, 10)):
                 if self.stop.is_set():
                     return
