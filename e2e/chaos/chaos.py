@@ -147,7 +147,10 @@ class Run:
         for worker in workers:
             worker.start()
         # In Postgres nobody can kill a migration between two writes of it.
-        if begins_old(self.seed) and self.processes.of("catalog", "standalone"):
+        begins_old_here = begins_old(self.seed) and self.processes.of("catalog", "standalone")
+        if begins_old_here or self.processes.servers:
+            self.wait_for_answers()
+        if begins_old_here:
             self.begin_old()
         self.faults.run(self.seconds, self.stop)
         self.processes.heal()
@@ -171,6 +174,15 @@ class Run:
         lines = [line for process in self.processes.all for line in process.panics()]
         if lines:
             raise AssertionError("a process had a defect: " + lines[0])
+
+    def wait_for_answers(self):
+        """Until rows and keys were read: a recovery before that can take all of a short run."""
+        end = time.monotonic() + FINISH_SECONDS
+        while not (any(reader.answers for reader in self.readers) and self.registers.overwritten):
+            if self.stop.wait(0.02):
+                return
+            if time.monotonic() > end:
+                raise AssertionError("nothing was answered before the faults")
 
     def begin_old(self):
         """The catalog becomes one of an earlier layout, whose migration is killed again and again.
