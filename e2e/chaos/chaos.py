@@ -38,6 +38,7 @@ import tempfile
 import threading
 import time
 
+from attempts import TwiceWriter
 from faults import STOOD_STILL_SECONDS, Faults, Lies, idle
 from history import History
 from layouts import begins_old, catalog_of, earlier_layout, kill_in_migration, set_back
@@ -109,7 +110,7 @@ class Run:
         self.faults = faults(seed, self.processes, self.history, flushes, plan)
         self.writers, self.readers = [], []
         self.register_changers, self.register_readers = [], []
-        self.uploaders = []
+        self.uploaders, self.twice_writers = [], []
         self.compactions = 0
         # What the catalog held whose migration was killed.
         self.migrated = ""
@@ -123,6 +124,10 @@ class Run:
             targets = {2: queriers, 3: ingesters + queriers}.get(number, ingesters)
             common = (self.history, self.stop, f"writer {self.seed} {number}")
             self.writers.append(Writer(number, targets, is_producer, *common))
+        for number, has_name in ((4, True), (5, False)):
+            common = (self.history, self.stop, f"twice {self.seed} {number}")
+            targets = ingesters + queriers
+            self.twice_writers.append(TwiceWriter(number, targets, has_name, *common))
         for number in range(2):
             common = (self.history, self.stop, f"reader {self.seed} {number}")
             self.readers.append(Reader(number, queriers, *common))
@@ -143,7 +148,7 @@ class Run:
         self.processes.start()
         self.make_workers()
         workers = self.writers + self.readers + self.register_changers + self.register_readers
-        workers += self.uploaders
+        workers += self.uploaders + self.twice_writers
         for worker in workers:
             worker.start()
         # In Postgres nobody can kill a migration between two writes of it.
@@ -161,7 +166,7 @@ class Run:
                 raise AssertionError(worker.defect)
             if worker.is_alive():
                 raise AssertionError(f"{worker.name} hangs")
-        for writer in self.writers:
+        for writer in self.writers + self.twice_writers:
             writer.finish(FINISH_SECONDS)
         self.check_all("after the faults")
         self.compactions = self.ask_until_answered(
@@ -293,6 +298,8 @@ class Run:
             f"{len(self.registers.deletions)} deletions of them acknowledged, "
             f"{sum(reader.answers for reader in self.register_readers)} answers of them checked, "
             f"{len(self.uploads.ask())} uploads seen or finished, "
+            f"{sum(writer.both for writer in self.twice_writers)} pairs of attempts answered, "
+            f"{sum(writer.duplicates for writer in self.twice_writers)} batches stored before, "
             f"{self.compactions} compactions remembered{self.migrated}, faults: {faults}"
         )
 

@@ -125,9 +125,7 @@ class Writer(Worker):
             self.history.send(keys, where)
             if self.is_producer:
                 self.pending.append((sequence, keys))
-        values = value_of(keys)
-        columns = [pa.array(keys), pa.array(values), pa.array([f"row {each}" for each in values])]
-        batch = pa.record_batch(columns, schema=SCHEMA)
+        batch = batch_of(keys)
         if self.is_producer:
             producer = {"producer": f"producer-{self.number}", "sequence": sequence}
             writer.write_with_metadata(batch, json.dumps(producer).encode())
@@ -136,9 +134,9 @@ class Writer(Worker):
         return sequence, keys
 
     def new_rows(self):
-        first = self.next_row
-        self.next_row += self.chance.randint(1, LARGEST_BATCH)
-        return np.array([key(self.number, row) for row in range(first, self.next_row)])
+        keys = keys_of(self.number, self.next_row, self.chance.randint(1, LARGEST_BATCH))
+        self.next_row += len(keys)
+        return keys
 
     def read_acknowledgement(self, reader, writer, under_way, where):
         answer = reader.read()
@@ -174,6 +172,17 @@ class Writer(Worker):
                 under_way = [self.write(writer, self.name, again)]
                 self.read_acknowledgement(reader, writer, under_way, self.name)
             writer.done_writing()
+
+
+def keys_of(writer, first, count):
+    """So many rows of a writer."""
+    return np.array([key(writer, row) for row in range(first, first + count)])
+
+
+def batch_of(keys):
+    values = value_of(keys)
+    columns = [pa.array(keys), pa.array(values), pa.array([f"row {each}" for each in values])]
+    return pa.record_batch(columns, schema=SCHEMA)
 
 
 class Reader(Worker):
