@@ -52,8 +52,13 @@ COMPILED_TWICE = ("kube", "kube-core")
 CARGO_DENY = "0.20.2"
 CARGO_TOOLS = CACHE / "cargo-tools"
 
+# What Azurite's packages want.
+NODE_MAJOR = 20
+
 # A stage that is still running after this long hangs; without a limit no summary would be printed.
 STAGE_LIMIT_SECONDS = 45 * 60
+# For what is asked to end, before it is made to.
+END_SECONDS = 10
 TAIL_LINES = 60
 
 
@@ -145,15 +150,18 @@ def base_environment():
 
 def end_group(child):
     """Ends a command and whatever it started: it leads a session of its own."""
-    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        end = time.monotonic() + END_SECONDS
         try:
             os.killpg(child.pid, number)
-            child.wait(timeout=patience)
-            return
+            # Who is stopped does not notice before it goes on.
+            os.killpg(child.pid, signal.SIGCONT)
+            while time.monotonic() < end:
+                child.poll()
+                os.killpg(child.pid, 0)
+                time.sleep(0.05)
         except ProcessLookupError:
             return
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def tree_status():
@@ -379,17 +387,23 @@ def install_azurite(log):
     stamp = place / "installed-lock"
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     program = place / "node_modules" / ".bin" / "azurite-blob"
+    if shutil.which("npm") is None:
+        install_debian_packages(log, "nodejs", "npm")
+    version = subprocess.run(
+        ["node", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    if int(version.strip().lstrip("v").split(".")[0]) < NODE_MAJOR:
+        raise StageFailed(f"node is {version.strip()}; install Node.js {NODE_MAJOR} or newer")
     if program.exists() and stamp.exists() and stamp.read_text() == wanted:
         log.say("azurite: up to date")
         return program
-    if shutil.which("npm") is None:
-        install_debian_packages(log, "nodejs", "npm")
     begun = time.monotonic()
     place.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     for name in ("package.json", lock.name):
         shutil.copy(source / name, place)
-    log.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", place])
+    npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--cache", CACHE / "npm"]
+    log.run([*npm, "--prefix", place])
     stamp.write_text(wanted)
     log.say(f"azurite: installed in {time.monotonic() - begun:.0f} s")
     return program

@@ -37,7 +37,7 @@ class Server:
         return [*children(main), main]
 
     def kill(self):
-        """SIGKILL for all of it at once, as when its machine loses power."""
+        """SIGKILL for all of it at once; what the kernel was given for the disk stays."""
         self.resume()
         for pid in self.family():
             with contextlib.suppress(ProcessLookupError):

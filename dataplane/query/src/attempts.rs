@@ -28,8 +28,8 @@ impl Default for Patience {
             // Three times what the pings of a connection take to notice that nobody is there. Longer than that it is
             // not the other machine that is silent but something between: a query must not wait for it for ever.
             silence: Duration::from_secs(30),
-            // It has the rows in memory: a healthy one begins to answer within milliseconds, and its first
-            // message is its schema. This is what a busy machine may add, and half of what the pings take.
+            // It has the rows in memory: a healthy one answers within milliseconds, or some seconds if it has
+            // to make gigabytes of them wider first. This is half of what the pings take.
             partial_silence: Duration::from_secs(5),
         }
     }

@@ -577,7 +577,8 @@ fn table_schema(schema: &SchemaRef, nullable: bool) -> Result<SchemaRef, Error> 
                 location: None,
             });
         }
-        let field = Field::clone(field);
+        // Rows are stored in these types: a table of others would refuse the rows it was made for.
+        let field = Field::clone(&stored_field(field));
         let nullable = nullable || field.is_nullable();
         fields.push(field.with_nullable(nullable));
     }
@@ -589,7 +590,5 @@ fn table_schema(schema: &SchemaRef, nullable: bool) -> Result<SchemaRef, Error> 
     }
     let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
     check_storable(&schema)?;
-    // Rows are stored in these types: a table of others would refuse the rows it was made for.
-    let fields: Vec<_> = schema.fields().iter().map(stored_field).collect();
-    Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata)))
+    Ok(SchemaRef::new(schema))
 }

@@ -36,7 +36,7 @@ pub fn decode_schema(bytes: &SchemaBytes) -> Result<SchemaRef, Error> {
         })
 }
 
-/// Refuses column types that a Parquet file cannot keep, and names that are ours.
+/// Refuses types of stored columns that a Parquet file cannot keep, and names that are ours.
 pub(crate) fn check_storable(schema: &Schema) -> Result<(), Error> {
     check_names(schema).map_err(Error::Key)?;
     for field in schema.fields() {
@@ -58,7 +58,6 @@ fn unstorable(data_type: &DataType) -> Option<&'static str> {
         DataType::Interval(IntervalUnit::MonthDayNano) => {
             Some("intervals of months, days and nanoseconds have no Parquet form")
         }
-        DataType::RunEndEncoded(..) => Some("store the plain values instead"),
         DataType::Decimal32(_, scale)
         | DataType::Decimal64(_, scale)
         | DataType::Decimal128(_, scale)
@@ -66,11 +65,6 @@ fn unstorable(data_type: &DataType) -> Option<&'static str> {
             if *scale < 0 =>
         {
             Some("a decimal with a negative scale has no Parquet form")
-        }
-        DataType::Dictionary(_, values)
-            if matches!(**values, DataType::Utf8View | DataType::BinaryView) =>
-        {
-            Some("store a dictionary of plain strings instead")
         }
         DataType::Struct(fields) if fields.is_empty() => {
             Some("a struct without fields has no Parquet form")

@@ -146,7 +146,8 @@ impl PeerIngesters {
         pass_on_request_id(&mut request);
         let failed = |status: tonic::Status| Failure::from_peer(url, &status);
         let mut client = self.0.client(url)?;
-        let response = client.do_action(request).await.map_err(failed)?;
+        let answer = self.0.answer(url, client.do_action(request));
+        let response = answer.await.map_err(failed)?;
         let answer = response.into_inner().message().await.map_err(failed)?;
         let nothing = || Failure::new(ErrorCode::Internal, format!("{url} answered nothing"));
         Ok(answer.ok_or_else(nothing)?.body)

@@ -15,8 +15,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that died without closing is noticed after about twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// After this time without an answer a peer is asked for something easy.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// After this time without an answer a peer is asked for something easy, and then after twice the time of
+/// before. Short: a query has two seconds in which it may ask again.
+const PATIENCE: Duration = Duration::from_millis(500);
+const MOST_PATIENCE: Duration = Duration::from_secs(8);
 
 /// HTTP/2 flow control. The transport's defaults halve the throughput between pods.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -91,16 +93,18 @@ impl Peers {
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         let mut call = std::pin::pin!(call);
+        let mut patience = PATIENCE;
         loop {
-            if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut call).await {
+            if let Ok(answer) = tokio::time::timeout(patience, &mut call).await {
                 return answer;
             }
+            patience = MOST_PATIENCE.min(patience * 2);
             if let Ok(mut client) = self.client(url) {
                 let easy = client.list_actions(arrow_flight::Empty {});
                 // Whatever comes of it: only `call` counts, which goes on meanwhile.
                 tokio::select! {
                     answer = &mut call => return answer,
-                    _ = tokio::time::timeout(PATIENCE, easy) => {}
+                    _ = tokio::time::timeout(patience, easy) => {}
                 }
             }
         }
@@ -128,7 +132,7 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use tokio::net::TcpListener;
 
     use super::*;
@@ -143,7 +147,9 @@ mod tests {
             Err::<(), _>(Status::cancelled("connection closed"))
         };
         let peers = Peers::new(None);
-        let problem = peers.answer(&url, stuck).await.unwrap_err();
+        let hour = Duration::from_secs(3600);
+        let answer = tokio::time::timeout(hour, peers.answer(&url, stuck)).await;
+        let problem = answer.expect("it is not asked").unwrap_err();
         assert_eq!(problem.message(), "connection closed");
     }
 }

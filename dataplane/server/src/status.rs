@@ -223,7 +223,7 @@ error_codes! {
     Draining = "DRAINING", Unavailable, Other,
         client: "Retry after the delay on a new connection.",
         owner: "Nothing.";
-    /// An ingester that may have rows of the table in no file can't be reached.
+    /// An ingester that may have rows of the table in no file can't be reached, or is silent for thirty seconds.
     IngesterUnavailable = "INGESTER_UNAVAILABLE", Unavailable, Any,
         client: "Retry after the delay. A query can ask for the rows that can be reached, with `x-fc-partial`.",
         owner: "Bring the named ingester back; the answer would miss its rows.";

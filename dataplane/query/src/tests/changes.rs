@@ -126,7 +126,8 @@ async fn a_table_made_of_rows_has_the_types_they_are_stored_in() {
          arrow_cast({digit}, 'Dictionary(Int32, Decimal32(1, 0))') AS k, \
          arrow_cast(1, 'Decimal32(2, 0)') AS wide, \
          arrow_cast(1, 'Dictionary(Int8, Decimal128(20, 2))') AS price, \
-         arrow_cast('a', 'Dictionary(Int8, Utf8)') AS word WHERE false"
+         arrow_cast('a', 'Dictionary(Int8, Utf8)') AS word, \
+         arrow_cast('a', 'Dictionary(Int64, Utf8View)') AS view WHERE false"
     );
     cluster.update(&sql).await.unwrap();
     let plan = cluster.plan("SELECT * FROM d").await.unwrap();
@@ -141,6 +142,13 @@ async fn a_table_made_of_rows_has_the_types_they_are_stored_in() {
     assert_eq!(of("price"), DataType::Decimal128(20, 2));
     let word = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
     assert_eq!(of("word"), word);
+    let word = DataType::Dictionary(Box::new(DataType::Int64), Box::new(DataType::Utf8));
+    assert_eq!(of("view"), word);
+    // What the values are stored as has to be possible, too.
+    let sql = "CREATE TABLE e AS SELECT \
+               arrow_cast(1, 'Dictionary(Int32, Decimal128(5, -2))') AS v WHERE false";
+    let error = cluster.update(sql).await.unwrap_err();
+    assert_eq!(error.category(), "unstorable_type", "{error}");
 }
 
 #[tokio::test]
