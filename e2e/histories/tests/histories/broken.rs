@@ -26,6 +26,8 @@ pub(crate) enum Broken {
     ReplayOffByOne,
     /// A question for rows that have left memory is answered without them.
     TooOldIsEmpty,
+    /// An answer that lacks fresh rows does not say of the last ingester that it lacks its rows.
+    MarkIncomplete,
     /// Fresh rows are cast to the types that the asker knows.
     CastsBack,
     /// Files and watermarks of a flush are committed one after the other.
@@ -80,7 +82,7 @@ impl Broken {
     ];
 
     /// Those that histories of rows catch.
-    pub(crate) const OF_ROWS: [Self; 20] = [
+    pub(crate) const OF_ROWS: [Self; 21] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -90,6 +92,7 @@ impl Broken {
         Self::ReplayOffByOne,
         Self::TooOldIsEmpty,
         Self::CastsBack,
+        Self::MarkIncomplete,
         Self::TwoCommits,
         Self::FileNotDurable,
         Self::WindowForgotten,

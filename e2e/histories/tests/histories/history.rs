@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use arrow_schema::DataType;
 use flightcluster_catalog::TableId;
 
+use crate::program::MOST_NODES;
 use crate::shape::Shape;
 
 /// A row as readers see it. `extra` is a column that the table gets later, the two before it get wider.
@@ -83,6 +84,8 @@ pub(crate) struct Violation {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Known {
     row: Row,
+    /// The nodes it was sent to.
+    sent_to: [bool; MOST_NODES],
     once: bool,
     acknowledged: u32,
     /// Attempts that are under way or that ended without an answer.
@@ -118,6 +121,8 @@ pub(crate) struct History {
     pub(crate) notes: Vec<String>,
     pub(crate) acknowledged: u64,
     pub(crate) answers: u64,
+    /// Answers that lacked rows of somebody.
+    pub(crate) partial: u64,
 }
 
 impl History {
@@ -178,12 +183,13 @@ impl History {
         self.finished.get(&table).copied().unwrap_or(table)
     }
 
-    /// Rows are sent to a table; `once` says that a producer sends them.
-    pub(crate) fn send(&mut self, table: TableId, rows: &[Row], once: bool) {
+    /// Rows are sent to a table through a node; `once` says that a producer sends them.
+    pub(crate) fn send(&mut self, table: TableId, rows: &[Row], once: bool, node: usize) {
         let known = self.tables.entry(self.place(table)).or_default();
         for row in rows {
             let known = known.entry(row.key).or_default();
             known.row = *row;
+            known.sent_to[node] = true;
             known.once = once;
             known.open += 1;
         }
@@ -224,6 +230,29 @@ impl History {
             .collect()
     }
 
+    /// What of `expected` is promised of an answer that says it lacks rows of these nodes: what never went to
+    /// them, and what was in files.
+    pub(crate) fn ask_without(
+        &self,
+        table: TableId,
+        expected: &Expected,
+        named: &[usize],
+        in_files: &Expected,
+    ) -> Expected {
+        let known = self.tables.get(&table);
+        let went_there = |key| {
+            let known = known.and_then(|known| known.get(key));
+            known.is_some_and(|known| named.iter().any(|node| known.sent_to[*node]))
+        };
+        let elsewhere = expected.iter().filter(|(key, _)| !went_there(*key));
+        let mut least: Expected = elsewhere.map(|(key, count)| (*key, *count)).collect();
+        for (key, count) in in_files {
+            let least = least.entry(*key).or_default();
+            *least = (*least).max(*count);
+        }
+        least
+    }
+
     /// Checks an answer against what was promised when the question was asked.
     pub(crate) fn check(
         &mut self,
@@ -242,7 +271,8 @@ impl History {
         let known = self.tables.entry(table).or_default();
         for (key, least) in &expected {
             if counts.get(key).copied().unwrap_or(0) < *least {
-                let kind = if known[key].acknowledged > 0 {
+                let acknowledged = { known.get(key) }.is_some_and(|known| known.acknowledged > 0);
+                let kind = if acknowledged {
                     Kind::Lost
                 } else {
                     Kind::Unseen
@@ -369,7 +399,7 @@ mod tests {
     /// Rows 0 and 1 are acknowledged, 2 was never answered, 3 was refused.
     fn history() -> History {
         let mut history = History::default();
-        history.send(TABLE, &rows(&[0, 1, 2, 3]), false);
+        history.send(TABLE, &rows(&[0, 1, 2, 3]), false, 0);
         history.acknowledge(TABLE, &rows(&[0, 1]));
         history.refuse(TABLE, &rows(&[3]));
         history
@@ -433,8 +463,8 @@ mod tests {
     fn a_row_sent_again_is_there_once_for_each_attempt_and_a_producers_only_once() {
         for (once, kind) in [(false, None), (true, Some(Kind::Doubled))] {
             let mut history = History::default();
-            history.send(TABLE, &rows(&[5]), once);
-            history.send(TABLE, &rows(&[5]), once);
+            history.send(TABLE, &rows(&[5]), once, 0);
+            history.send(TABLE, &rows(&[5]), once, 0);
             history.acknowledge(TABLE, &rows(&[5]));
             assert_eq!(verdict(&mut history, &rows(&[5, 5])), kind);
         }
@@ -443,7 +473,7 @@ mod tests {
     #[test]
     fn a_column_may_be_missing_only_before_a_row_with_it_is_acknowledged() {
         let mut history = history();
-        history.send(TABLE, &rows(&[91]), false);
+        history.send(TABLE, &rows(&[91]), false, 0);
         let narrow = |keys: &[i64]| Answer {
             rows: keys
                 .iter()
@@ -464,11 +494,32 @@ mod tests {
         assert_eq!(result.unwrap_err().kind, Kind::Altered);
     }
 
+    #[test]
+    fn a_partial_answer_lacks_only_fresh_rows_of_who_is_named() {
+        let mut history = History::default();
+        history.send(TABLE, &rows(&[0, 1]), false, 0);
+        history.send(TABLE, &rows(&[2, 3]), false, 1);
+        history.acknowledge(TABLE, &rows(&[0, 1, 2, 3]));
+        let whole = history.ask(TABLE);
+        let in_files = BTreeMap::from([(0, 1), (2, 1)]);
+        let mut verdict = |named: &[usize], keys: &[i64]| {
+            let least = history.ask_without(TABLE, &whole, named, &in_files);
+            let result = history.check(TABLE, &least, &answer(rows(keys)));
+            result.err().map(|violation| violation.kind)
+        };
+        assert_eq!(verdict(&[0], &[0, 2, 3]), None);
+        assert_eq!(verdict(&[0, 1], &[0, 2]), None);
+        assert_eq!(verdict(&[1], &[0, 2, 3]), Some(Kind::Lost));
+        assert_eq!(verdict(&[0], &[2, 3]), Some(Kind::Lost));
+        assert_eq!(verdict(&[0], &[0, 2, 2, 3]), Some(Kind::Doubled));
+        assert_eq!(verdict(&[0], &[0, 2, 3, 7]), Some(Kind::Invented));
+    }
+
     /// Rows 0 and 1 are acknowledged in a table, 8 and 9 in an upload into it.
     fn uploading() -> (History, TableId) {
         let (mut history, staging) = (history(), TableId(2));
         history.number(TABLE, 0);
-        history.send(staging, &rows(&[8, 9]), false);
+        history.send(staging, &rows(&[8, 9]), false, 0);
         history.acknowledge(staging, &rows(&[8, 9]));
         (history, staging)
     }

@@ -8,8 +8,8 @@
 //! life, dropped tables, moved clocks, queries, two attempts to send the same batches, a catalog that is away and
 //! comes back as another process, and calls that are held while all of this happens. Any
 //! call may get lost before or after its effect, or be the last one of its process ([`troubles`]).
-//! Every answer is checked ([`history`]), and what a snapshot answered once is asked for again ([`past`]);
-//! a bad history is made as short as it gets and printed.
+//! Every answer is checked ([`history`]), a partial one by what it names ([`questions`]), and what a snapshot
+//! answered once is asked for again ([`past`]); a bad history is made as short as it gets and printed.
 //!
 //! Histories of keys are others ([`keys`], [`registers`]): of a few rows that are overwritten and deleted all the
 //! time, through nodes whose clocks are far apart, it is always the last change that has to be read.
@@ -38,6 +38,7 @@ mod life;
 mod past;
 mod peers;
 mod program;
+mod questions;
 mod reader;
 mod registers;
 mod run;
@@ -80,11 +81,12 @@ fn tell(what: &str, sum: &Sum, begun: Instant) {
     let troubles: u64 = sum.counts.values().sum();
     say(&format!(
         "histories, {what}: {} seeds in {seconds:.1} s, {} steps, {} rows acknowledged, {} answers \
-         checked, {} queries planned again, {troubles} troubles of {} kinds",
+         checked, {} of them partial, {} queries planned again, {troubles} troubles of {} kinds",
         sum.runs,
         sum.steps,
         sum.acknowledged,
         sum.answers,
+        sum.partial,
         sum.planned_again,
         sum.counts.len()
     ));
@@ -156,6 +158,7 @@ fn no_history_breaks_a_promise() {
     tell("fixed", &sum, begun);
     must_be_good(&sum, None);
     assert!(sum.planned_again > 0, "no query met a wider column");
+    assert!(sum.partial > 0, "no answer was partial");
     let mut counts = sum.counts;
     for next in (FIXED..).step_by(100) {
         let missing: Vec<_> = troubles::all_troubles()

@@ -7,7 +7,7 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::attempts::Twice;
 use crate::life::{Fault, Port, Trouble};
 use crate::shape::{Shape, Width};
-use crate::step::{Chore, End, Step};
+use crate::step::{Chore, End, Question, Step};
 use crate::troubles::{
     COLLECT_FAULTS, COMPACT_FAULTS, DRAIN_FAULTS, FLUSH_FAULTS, HOLDS, QUERY_FAULTS, START_FAULTS,
     UPLOAD_FAULTS, WRITE_FAULTS,
@@ -418,8 +418,23 @@ impl Maker {
         };
         Step::Query {
             table: self.table(),
-            count: self.chance.random_bool(0.15),
+            question: self.question(),
             faults,
+        }
+    }
+
+    fn whole_or_partial(&mut self) -> Question {
+        match self.chance.random_bool(0.7) {
+            true => Question::Rows,
+            false => Question::Partial,
+        }
+    }
+
+    fn question(&mut self) -> Question {
+        match self.chance.random_range(0..100) {
+            0..15 => Question::Count,
+            15..35 => Question::Partial,
+            _ => Question::Rows,
         }
     }
 
@@ -470,7 +485,7 @@ impl Maker {
         let (port, nth, trouble) = (Port::Recent, 0, Trouble::HoldBefore);
         let held = Box::new(Step::Query {
             table: queried,
-            count: false,
+            question: self.whole_or_partial(),
             faults: vec![Fault { port, nth, trouble }],
         });
         Step::During { held, meanwhile }
@@ -505,10 +520,10 @@ impl Maker {
                 )
             }
             faults if of_port(Port::Recent) || of_port(Port::Get) => {
-                let (table, count) = (self.table(), false);
+                let (table, question) = (self.table(), self.whole_or_partial());
                 let held = Step::Query {
                     table,
-                    count,
+                    question,
                     faults,
                 };
                 (held, true, true)

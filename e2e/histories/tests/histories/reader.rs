@@ -20,8 +20,8 @@ use flightcluster_config::QueryConfig;
 use flightcluster_ingest::Ingest;
 use flightcluster_query::rewrite::{Rewriter, RewriterOptions};
 use flightcluster_query::{
-    Access, BatchStream, Budget, Engine, EngineOptions, Error, ExecuteOptions, Patience, Plan,
-    QueryRequest, RecentRows, RecentRowsError, StatementKey, TableWriter,
+    Access, BatchStream, Budget, Engine, EngineOptions, Error, ExecuteOptions, Missing, Patience,
+    Plan, QueryRequest, RecentRows, RecentRowsError, StatementKey, TableWriter,
 };
 use flightcluster_server::{FreshRows, Ingesters, Peers};
 use futures::TryStreamExt as _;
@@ -156,6 +156,27 @@ impl Reader {
         Ok(answer(&self.query(sql, None).await?))
     }
 
+    /// All rows of a table but the fresh ones of ingesters that can't be reached, and the names of those.
+    pub(crate) async fn rows_that_are_there(
+        &self,
+        table: &TableName,
+    ) -> Result<(Answer, Vec<String>), String> {
+        let sql = format!("SELECT * FROM {}", table.table);
+        let (batches, missing) = self.query_as(sql, None, true).await?;
+        let of_it = |missing: &Missing| missing.tables.contains(table);
+        let missing = missing.into_iter().filter(of_it);
+        let mut missing: Vec<String> = missing.map(|missing| missing.ingester).collect();
+        if self.broken() == Some(Broken::MarkIncomplete) {
+            missing.pop();
+        }
+        Ok((answer(&batches), missing))
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        let surroundings = self.tails.surroundings.lock();
+        surroundings.as_ref().and_then(|world| world.broken)
+    }
+
     /// The same in a state of the past.
     pub(crate) async fn rows_at(&self, table: &str, at: SnapshotId) -> Result<Answer, String> {
         let sql = format!("SELECT * FROM {table}");
@@ -188,7 +209,7 @@ impl Reader {
     /// Deletes the rows of a table that pass a condition; returns how many.
     pub(crate) async fn delete(&self, table: &str, pass: &str) -> Result<u64, String> {
         let sql = format!("DELETE FROM {table} WHERE {pass}");
-        let plan = self.plan(sql, None, false).await?;
+        let plan = self.plan(request(sql)).await?;
         let deleted = self.engine.execute_update(plan, ExecuteOptions::default());
         deleted.await.map_err(|error| format!("{error:?}"))
     }
@@ -198,11 +219,26 @@ impl Reader {
         sql: String,
         as_of: Option<flightcluster_query::AsOf>,
     ) -> Result<Vec<RecordBatch>, String> {
+        let (batches, _) = self.query_as(sql, as_of, false).await?;
+        Ok(batches)
+    }
+
+    async fn query_as(
+        &self,
+        sql: String,
+        as_of: Option<flightcluster_query::AsOf>,
+        partial: bool,
+    ) -> Result<(Vec<RecordBatch>, Vec<Missing>), String> {
         let mut again = PLANNED_AGAIN;
         loop {
-            let plan = self.plan(sql.clone(), as_of, true).await?;
-            let rows = self.engine.execute(plan, ExecuteOptions::default());
-            match rows.try_collect().await {
+            let plan = self.plan(QueryRequest {
+                read_only: true,
+                as_of,
+                partial,
+                ..request(sql.clone())
+            });
+            let plan = plan.await?;
+            match self.run(plan, partial).await {
                 // As a client does that is told so.
                 Err(Error::ColumnWidened { .. }) if again > 0 => {
                     again -= 1;
@@ -213,24 +249,35 @@ impl Reader {
         }
     }
 
-    async fn plan(
+    async fn run(
         &self,
-        sql: String,
-        as_of: Option<flightcluster_query::AsOf>,
-        read_only: bool,
-    ) -> Result<Plan, String> {
-        let request = QueryRequest {
-            database: DATABASE.to_owned(),
-            sql,
-            parameters: None,
-            named: false,
-            access: Access::everything(),
-            read_only,
-            as_of,
-            partial: false,
+        plan: Plan,
+        partial: bool,
+    ) -> Result<(Vec<RecordBatch>, Vec<Missing>), Error> {
+        let options = ExecuteOptions::default();
+        let (rows, missing) = match partial {
+            true => self.engine.execute_partial(plan, options).await?,
+            false => (self.engine.execute(plan, options), vec![]),
         };
+        Ok((rows.try_collect().await?, missing))
+    }
+
+    async fn plan(&self, request: QueryRequest) -> Result<Plan, String> {
         let plan = self.engine.plan(request).await;
         plan.map_err(|error| format!("{error:?}"))
+    }
+}
+
+fn request(sql: String) -> QueryRequest {
+    QueryRequest {
+        database: DATABASE.to_owned(),
+        sql,
+        parameters: None,
+        named: false,
+        access: Access::everything(),
+        read_only: false,
+        as_of: None,
+        partial: false,
     }
 }
 
@@ -272,8 +319,11 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
 /// What [`Broken::CastsBack`] makes of fresh rows.
 fn cast_back(batch: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
     let column = |field: &arrow_schema::FieldRef| match batch.column_by_name(field.name()) {
-        Some(column) => cast(column, field.data_type()).unwrap(),
-        None => new_null_array(field.data_type(), batch.num_rows()),
+        // Nothing can be cast to the type of no values.
+        Some(column) if *field.data_type() != DataType::Null => {
+            cast(column, field.data_type()).unwrap()
+        }
+        _ => new_null_array(field.data_type(), batch.num_rows()),
     };
     let columns = schema.fields().iter().map(column).collect();
     RecordBatch::try_new(Arc::clone(schema), columns).unwrap()

@@ -37,6 +37,7 @@ pub(crate) struct Run {
     pub(crate) counts: Counts,
     pub(crate) acknowledged: u64,
     pub(crate) answers: u64,
+    pub(crate) partial: u64,
     pub(crate) planned_again: u64,
 }
 
@@ -116,6 +117,7 @@ impl Bench {
             counts,
             acknowledged: history.acknowledged,
             answers: history.answers,
+            partial: history.partial,
             planned_again: self.reader.planned_again(),
         }
     }
@@ -211,6 +213,7 @@ pub(crate) struct Sum {
     pub(crate) steps: u64,
     pub(crate) acknowledged: u64,
     pub(crate) answers: u64,
+    pub(crate) partial: u64,
     pub(crate) planned_again: u64,
     pub(crate) counts: Counts,
     /// The lowest seed that broke a promise.
@@ -223,6 +226,7 @@ impl Sum {
         self.steps += program.steps.len() as u64;
         self.acknowledged += run.acknowledged;
         self.answers += run.answers;
+        self.partial += run.partial;
         self.planned_again += run.planned_again;
         for (what, count) in run.counts {
             *self.counts.entry(what).or_default() += count;

@@ -74,10 +74,10 @@ pub(crate) enum Step {
     FlushFormer { node: usize },
     /// Somebody drops a table.
     DropTable { table: usize },
-    /// A reader asks for all rows, or for their number.
+    /// A reader asks.
     Query {
         table: usize,
-        count: bool,
+        question: Question,
         faults: Vec<Fault>,
     },
     /// A step with a call that waits while other things happen.
@@ -85,6 +85,17 @@ pub(crate) enum Step {
         held: Box<Step>,
         meanwhile: Vec<Step>,
     },
+}
+
+/// What a reader asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// All rows.
+    Rows,
+    /// How many there are.
+    Count,
+    /// All rows, if need be without the fresh ones of ingesters that can't be reached.
+    Partial,
 }
 
 /// How an upload ends.

@@ -15,7 +15,7 @@ use crate::history::{Kind, Violation, name};
 use crate::life::Fault;
 use crate::reader::Reader;
 use crate::shape::Shape;
-use crate::step::Step;
+use crate::step::{Question, Step};
 use crate::world::{Process, Start, World, alive};
 
 /// When nothing is in the way any more, everything works at the second attempt: the first one may meet
@@ -120,10 +120,10 @@ impl World {
                 }
                 Step::Query {
                     table,
-                    count,
+                    question,
                     faults,
                 } => {
-                    self.query(reader, *table, *count, faults).await?;
+                    self.query(reader, *table, *question, faults).await?;
                     self.look_back(reader, *table).await?;
                 }
                 Step::During { held, meanwhile } => {
@@ -361,7 +361,9 @@ impl World {
         let span = format!("{} to {} of table {table}", name(first), name(last));
         self.note(format!("sent {span}"));
         let once = producer.is_some();
-        self.history.lock().send(table, &batch.rows, once);
+        self.history
+            .lock()
+            .send(table, &batch.rows, once, process.node);
         let written = alive(&process.life, stream.write(encode(batch), None, producer)).await;
         let mut history = self.history.lock();
         match written {
@@ -409,63 +411,6 @@ impl World {
             let table = stream.table().id;
             self.attempt(&process, client, &stream, table, &batch).await;
         }
-    }
-
-    /// Asks and checks; returns whether there was an answer.
-    pub(crate) async fn query(
-        &self,
-        reader: &Reader,
-        table: usize,
-        count: bool,
-        faults: &[Fault],
-    ) -> Result<bool, Violation> {
-        let name = Self::table(table);
-        let id = || async {
-            let table = self.truth().table(&name).await;
-            table.ok().flatten().map(|table| table.id)
-        };
-        let Some(before) = id().await else {
-            return Ok(true);
-        };
-        let expected = {
-            let mut history = self.history.lock();
-            history.number(before, table);
-            history.ask(before)
-        };
-        if !faults.is_empty() {
-            self.reading.arm(faults);
-        }
-        let answer = if count {
-            reader.count(&name.table).await.map(Err)
-        } else {
-            reader.rows(&name.table).await.map(Ok)
-        };
-        if !faults.is_empty() {
-            self.reading.disarm();
-        }
-        // A table that was exchanged meanwhile: the answer may be that of either.
-        if id().await != Some(before) {
-            return Ok(true);
-        }
-        let mut history = self.history.lock();
-        match answer {
-            Ok(Ok(answer)) => {
-                history.note(format!(
-                    "answer of {} rows of table {before}",
-                    answer.rows.len()
-                ));
-                history.check(before, &expected, &answer)?;
-            }
-            Ok(Err(count)) => history.check_count(before, &expected, count)?,
-            Err(error) => {
-                history.note(format!(
-                    "no answer: {}",
-                    error.chars().take(300).collect::<String>()
-                ));
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Mends everything and asks for all rows: as they are, after a power cut, and from files alone.
@@ -528,7 +473,7 @@ impl World {
         for table in 0..self.settings.tables {
             let mut answered = false;
             for _ in 0..5 {
-                answered = answered || self.query(reader, table, false, &[]).await?;
+                answered = answered || self.query(reader, table, Question::Rows, &[]).await?;
             }
             if !answered {
                 let text = format!("table {table} gives no answer {when}");

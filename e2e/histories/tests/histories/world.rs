@@ -45,6 +45,7 @@ type StreamKey = (usize, usize, Shape);
 /// A process on a node.
 #[derive(Clone)]
 pub(crate) struct Process {
+    pub(crate) node: usize,
     pub(crate) life: Arc<Life>,
     pub(crate) ingest: Arc<Ingest>,
     pub(crate) catalog: Arc<LossyCatalog>,
@@ -192,6 +193,10 @@ impl World {
         TableName::public(DATABASE, format!("t{number}"))
     }
 
+    pub(crate) fn node_name(node: usize) -> String {
+        format!("node-{node}")
+    }
+
     /// Which troubles really happened.
     pub(crate) fn counts(&self) -> Counts {
         let mut all = Counts::new();
@@ -265,6 +270,7 @@ impl World {
                 self.processes.lock().push(entry);
                 let streams = Arc::default();
                 node.lock().running = Some(Process {
+                    node: start.node,
                     life,
                     ingest,
                     catalog,
@@ -317,7 +323,7 @@ impl World {
             config,
             catalog: Arc::clone(catalog) as Arc<dyn Catalog>,
             store: Arc::new(LossyStore::new(self.store_line(life))),
-            node_name: format!("node-{node}"),
+            node_name: Self::node_name(node),
             internal_url: format!("http://node-{node}"),
             wal_dir: self.directory.join("log"),
             disk: Arc::new(disk),
