@@ -12,8 +12,8 @@ their acknowledgements are on the way, and of readers), disks full, slow or fail
 the files, of the catalog), Postgres and the S3 server killed and paused, and clocks wrong, mends
 everything, and asks for all rows once more, also after a restart of every process. What counts as
 broken is in history.py.
-Every fourth seed begins with a catalog that is set back to an earlier layout, with all that is in
-it, and whose migration is killed (layouts.py).
+Every fourth seed begins with a catalog (not one in Postgres) that is set back to an earlier layout,
+with all that is in it, and whose migration is killed (layouts.py).
 
 FLIGHTCLUSTER_BIN is the binary, VERSITYGW the S3 server of the topology `postgres`; `both` is
 standalone and cluster. With FLIGHTCLUSTER_OLDER_BIN, that of the release before, processes begin

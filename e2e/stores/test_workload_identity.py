@@ -62,7 +62,7 @@ def identity(request, serve, tmp_path):
 
 def test_a_pod_gets_new_credentials_before_the_old_ones_end(identity):
     service, server = identity
-    service.life_seconds = 3
+    service.life_seconds = 5
     with running(server), server.client() as client:
         rows = 0
 
@@ -84,7 +84,7 @@ def test_a_pod_that_is_not_trusted_for_a_while_is_told_and_loses_no_row(identity
     service, server = identity
     server.expect_log("object store|can't store|can't flush|job of upkeep failed")
     # New credentials are needed all the time.
-    service.life_seconds = 2
+    service.life_seconds = 4
     service.is_willing = False
 
     def told():
@@ -100,6 +100,8 @@ def test_a_pod_that_is_not_trusted_for_a_while_is_told_and_loses_no_row(identity
             put(client, DATABASE, "t", [batch(0)])
             wait_until(lambda: in_files(client) == 500, "the first rows are in a file")
             service.is_willing = False
+            ends = max(service.handed_out.values())
+            wait_until(lambda: ends < time.time(), "the last credentials have ended")
             put(client, DATABASE, "t", [batch(500)])
             before = service.refusals["not trusted"]
             enough = before + 3

@@ -11,6 +11,7 @@ import collections
 import datetime
 import http.server
 import json
+import math
 import secrets
 import ssl
 import threading
@@ -158,7 +159,8 @@ class Entra(TokenService):
             "jti": secrets.token_hex(8),
             "iat": int(ends) - self.life_seconds,
             "nbf": int(ends) - self.life_seconds,
-            "exp": int(ends),
+            # Not before they end by our own clock.
+            "exp": math.ceil(ends),
         }
         parts = ({"alg": "RS256", "typ": "JWT"}, claims, "not signed")
         words = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in parts)
