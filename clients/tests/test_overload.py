@@ -106,11 +106,10 @@ def overload(server, small_pod):
         put(client, "d", "ordinary", [pa.record_batch({"n": [1]})])
         select(client, "d", "SELECT count(*) AS n FROM ordinary")
         before = server.memory_bytes("VmRSS")
-        writers = [Writer(server, n, time.monotonic() + SECONDS) for n in range(WRITERS)]
-        for writer in writers:
-            writer.join(SECONDS + 90)
-            assert not writer.is_alive(), "a writer hangs"
-        ended = time.monotonic()
+        ended = time.monotonic() + SECONDS
+        writers = [Writer(server, n, ended) for n in range(WRITERS)]
+        # What they sent until then is still on its way.
+        wait_until(lambda: time.monotonic() > ended, "the load ends", SECONDS + 1)
 
         def ordinary_write():
             with contextlib.suppress(pa.ArrowException):
@@ -118,6 +117,10 @@ def overload(server, small_pod):
 
         wait_until(ordinary_write, "an ordinary write is acknowledged", RECOVERY_SECONDS)
         recovered = time.monotonic() - ended
+        assert recovered < RECOVERY_SECONDS
+        for writer in writers:
+            writer.join(90)
+            assert not writer.is_alive(), "a writer hangs"
         peak = server.memory_bytes("VmHWM")
         acknowledged = {(w.number, batch) for w in writers for batch in w.acknowledged}
         refusals = [text for writer in writers for text in writer.refusals]

@@ -13,7 +13,8 @@ the files, of the catalog), Postgres and the S3 server killed and paused, and cl
 everything, and asks for all rows once more, also after a restart of every process. What counts as
 broken is in history.py.
 Every fourth seed begins with a catalog (not one in Postgres) that is set back to an earlier layout,
-with all that is in it, and whose migration is killed (layouts.py).
+with all that is in it, and whose migration is killed (layouts.py); another fourth with one that is
+lost and restored from a backup (restores.py).
 
 FLIGHTCLUSTER_BIN is the binary, VERSITYGW the S3 server of the topology `postgres`; `both` is
 standalone and cluster. With FLIGHTCLUSTER_OLDER_BIN, that of the release before, processes begin
@@ -53,6 +54,7 @@ from registers import (
     all_values,
     delete_keys,
 )
+from restores import begins_restored, lose_and_restore
 from shorten import shortest
 from uploads import Uploader, UploadReader, Uploads, all_uploaded
 from workload import TROUBLE, Reader, Writer, all_rows, compactions, live_files
@@ -152,11 +154,12 @@ class Run:
         for worker in workers:
             worker.start()
         # In Postgres nobody can kill a migration between two writes of it.
-        begins_old_here = begins_old(self.seed) and self.processes.of("catalog", "standalone")
-        if begins_old_here or self.processes.servers:
+        in_file = bool(self.processes.of("catalog", "standalone"))
+        begins_otherwise = in_file and (begins_old(self.seed) or begins_restored(self.seed))
+        if begins_otherwise or self.processes.servers:
             self.wait_for_answers()
-        if begins_old_here:
-            self.begin_old()
+        if begins_otherwise:
+            self.begin_otherwise()
         self.faults.run(self.seconds, self.stop)
         self.processes.heal()
         self.stop.set()
@@ -189,8 +192,8 @@ class Run:
             if time.monotonic() > end:
                 raise AssertionError("nothing was answered before the faults")
 
-    def begin_old(self):
-        """The catalog becomes one of an earlier layout, whose migration is killed again and again.
+    def begin_otherwise(self):
+        """After some work all processes end, and something is done to the catalog.
 
         All that was acknowledged before has to be there after it.
         """
@@ -205,12 +208,26 @@ class Run:
             self.processes.abandon()
         else:
             self.processes.stop()
+        self.history.note(f"fault {'kill' if ends_at_once else 'end'} of all")
+        if begins_old(self.seed):
+            self.migrate(process, chance)
+        else:
+            self.history.note("fault the catalog is lost and restored")
+            lose_and_restore(process)
+            self.faults.count("catalog lost and restored")
+        self.processes.start()
+        for querier in queriers:
+            self.check_rows(querier, "with the other catalog")
+            self.check_uploads(querier, "with the other catalog")
+            self.check_registers(querier, "with the other catalog")
+
+    def migrate(self, process, chance):
+        """The catalog becomes one of an earlier layout; its migration is killed, many times."""
         version = earlier_layout(process, chance)
         tables, files = set_back(catalog_of(process), version)
         rows = len(self.history.ask()[0])
-        end = "kill" if ends_at_once else "end"
         held = f"{tables} tables, {files} files, {rows} rows"
-        self.history.note(f"fault {end} of all, the catalog gets layout {version}: {held}")
+        self.history.note(f"fault the catalog gets layout {version}: {held}")
         if not (tables and files and rows):
             raise AssertionError(f"the catalog to migrate holds too little: {held}")
         found = kill_in_migration(process, chance)
@@ -220,11 +237,6 @@ class Run:
             raise AssertionError(f"a migration was undone: {found}")
         for _ in found[1:]:
             self.faults.count("kill in migration")
-        self.processes.start()
-        for querier in queriers:
-            self.check_rows(querier, "after the migration")
-            self.check_uploads(querier, "after the migration")
-            self.check_registers(querier, "after the migration")
 
     def check_all(self, when):
         """All queriers see everything, and all of them the same."""

@@ -106,6 +106,9 @@ class Link:
                 finally:
                     self.connections.discard(onward[1])
                     onward[1].close()
+        except asyncio.CancelledError:
+            # The network ends. To asyncio it would be worth a traceback.
+            pass
         finally:
             self.connections.discard(writer)
             writer.close()
