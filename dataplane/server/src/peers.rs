@@ -1,4 +1,5 @@
-//! Connections to the internal ports of the other pods: one a URL, made when first needed, kept.
+//! Connections to the internal ports of the other pods: one a URL, made when first needed, kept; and the wait
+//! for the answer to a call. How long that may take is left to who calls.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// After this time without an answer a peer is asked for something easy, and then after twice the time of
 /// before. Short: a query has two seconds in which it may ask again.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The longest such time.
 const MOST_PATIENCE: Duration = Duration::from_secs(8);
 
 /// HTTP/2 flow control. The transport's defaults halve the throughput between pods.
