@@ -460,6 +460,7 @@ fn wal_fault(error: &wal::Error) -> Fault {
         | wal::Error::Segment { .. }
         | wal::Error::Damaged { .. }
         | wal::Error::DamagedLabel { .. }
+        | wal::Error::DamagedSpan { .. }
         | wal::Error::MissingSegment { .. }
         | wal::Error::SequenceGap { .. }
         | wal::Error::UnknownVersion { .. }

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::format::header::Header;
 use crate::label::{CatalogState, Label, LogId};
 use crate::recover::{Identity, Recovery};
+use crate::span::Span;
 use crate::spares::remove_leftovers;
 
 const LOCK_FILE: &str = "lock";
@@ -22,6 +23,8 @@ pub struct WalDirectory {
     /// Never changes: told without waiting for a label that is being written.
     pub(crate) id: LogId,
     label: Mutex<Label>,
+    /// What is noted of the segments, as far as it counts; always there once the log is written to.
+    span: Mutex<Option<Span>>,
     /// Released when the log is closed, by the process' end at the latest.
     _lock: DirectoryLock,
 }
@@ -36,11 +39,11 @@ impl std::fmt::Debug for WalDirectory {
 
 impl WalDirectory {
     /// Creates the directory when it is missing, takes its lock, removes the spare segments of the
-    /// process before, and reads its label; a directory without one gets one. Blocking.
+    /// process before, and reads its span and its label; a directory without a label gets one. Blocking.
     ///
     /// # Errors
     /// [`Error::Locked`] when another process has it, [`Error::Directory`] when it can't be used,
-    /// [`Error::DamagedLabel`] and [`Error::UnknownVersion`] when its label can't be read.
+    /// [`Error::DamagedLabel`], [`Error::DamagedSpan`] and [`Error::UnknownVersion`] when they can't be read.
     pub fn lock(path: impl Into<PathBuf>, disk: Arc<dyn Disk>) -> Result<Self, Error> {
         let path = path.into();
         let failed = |doing| {
@@ -60,6 +63,7 @@ impl WalDirectory {
         // Before anything is written: on a full volume they are the room that a start needs.
         remove_leftovers(disk.as_ref(), &path, &names);
         let numbers = segment_numbers(&names);
+        let span = Span::read(disk.as_ref(), &path, &names)?;
         let label = match Label::read(disk.as_ref(), &path, &names)? {
             Some(label) => label,
             None => {
@@ -75,6 +79,7 @@ impl WalDirectory {
             numbers,
             id: label.id,
             label: Mutex::new(label),
+            span: Mutex::new(span.filter(|span| span.counts_for(&label))),
             _lock: lock,
         })
     }
@@ -126,18 +131,69 @@ impl WalDirectory {
         self.label.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes which segments are there when a life begins, durably. Blocking.
+    pub(crate) fn begin_span(&self, epoch: u64, oldest: u64, newest: u64) -> io::Result<()> {
+        let span = Span {
+            log: self.id,
+            epoch,
+            oldest,
+            newest,
+        };
+        span.write(self.disk.as_ref(), &self.path)?;
+        *self.lock_span() = Some(span);
+        Ok(())
+    }
+
+    /// Notes that segment `number` is there, durably. Blocking.
+    pub(crate) fn note_newest(&self, number: u64) -> io::Result<()> {
+        self.change_span(|span| span.newest = span.newest.max(number))
+    }
+
+    /// Notes that segments before `number` are not needed any more, durably. Blocking.
+    pub(crate) fn note_oldest(&self, number: u64) -> io::Result<()> {
+        self.change_span(|span| span.oldest = span.oldest.max(number))
+    }
+
+    fn change_span(&self, change: impl FnOnce(&mut Span)) -> io::Result<()> {
+        let mut span = self.lock_span();
+        let Some(noted) = *span else {
+            return Err(io::Error::other("the log was not begun"));
+        };
+        let mut changed = noted;
+        change(&mut changed);
+        if changed != noted {
+            changed.write(self.disk.as_ref(), &self.path)?;
+            *span = Some(changed);
+        }
+        Ok(())
+    }
+
+    /// Whether it is noted that segment `number` was there, with a whole header.
+    pub(crate) fn is_noted(&self, number: u64) -> bool {
+        self.lock_span().is_some_and(|span| number <= span.newest)
+    }
+
+    fn lock_span(&self) -> MutexGuard<'_, Option<Span>> {
+        self.span.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Looks at the segments and prepares replay. Blocking; changes nothing.
     ///
     /// # Errors
     /// [`Error::MissingSegment`], [`Error::Directory`].
     pub fn recover(self, identity: Identity) -> Result<Recovery, Error> {
         let numbers = self.numbers.clone();
+        let missing = |number, because| Error::MissingSegment {
+            file: self.segment_path(number),
+            because,
+        };
         for pair in numbers.windows(2) {
             if pair[1] != pair[0] + 1 {
-                return Err(Error::MissingSegment {
-                    file: self.segment_path(pair[0] + 1),
-                });
+                return Err(missing(pair[0] + 1, "newer ones exist"));
             }
+        }
+        if let Some(number) = self.lock_span().and_then(|span| span.missing(&numbers)) {
+            return Err(missing(number, "the log was not done with it"));
         }
         Ok(Recovery::new(self, numbers, identity))
     }

@@ -65,14 +65,26 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
-    /// A segment between the oldest and the newest is not there. Nothing was changed.
+    /// The span is not as it was written. Nothing was changed, and nothing is wrong with the rows. The process
+    /// does not repair it by itself: without it nobody notices a segment that is missing at one of the ends.
     #[error(
-        "segment {file} is missing although newer ones exist; put the file back, or move the log \
+        "span {file} of the write-ahead log is damaged; no row is lost with it: move this one file away and \
+         start again, it is made anew from the segments that are there"
+    )]
+    DamagedSpan {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A segment that the log was not done with is not there. Nothing was changed.
+    #[error(
+        "segment {file} is missing although {because}; put the file back, or move the log \
          directory away to start without the rows it holds"
     )]
     MissingSegment {
         /// The file that should be there.
         file: PathBuf,
+        /// What tells of it.
+        because: &'static str,
     },
     /// Sequence numbers do not continue where they should. Nothing was changed.
     #[error(
@@ -223,6 +235,7 @@ impl Error {
             Self::Segment { .. } => "segment",
             Self::Damaged { .. } => "damaged",
             Self::DamagedLabel { .. } => "damaged_label",
+            Self::DamagedSpan { .. } => "damaged_span",
             Self::MissingSegment { .. } => "missing_segment",
             Self::SequenceGap { .. } => "sequence_gap",
             Self::UnknownVersion { .. } => "unknown_version",

@@ -41,7 +41,7 @@
 //! An append whose future was dropped, or that was refused by a poisoned log, may still be there
 //! after a restart. Damage of the very last group of a process that was killed within a fifth of a second
 //! after it, or had no space for the mark behind it, and damage of group and mark together, can't be told
-//! from a torn tail, and is cut. Deleting the oldest segment by hand is not noticed.
+//! from a torn tail, and is cut.
 
 mod budget;
 mod directory;
@@ -51,6 +51,8 @@ mod format;
 mod label;
 mod record;
 mod recover;
+mod small_file;
+mod span;
 mod spares;
 mod wal;
 mod writer;

@@ -182,7 +182,8 @@ impl Recovery {
             })?;
         let bytes = Bytes::from(bytes);
         let is_last = self.numbers.is_empty();
-        if is_last && is_unfinished(&bytes, &self.identity.ingester_name) {
+        let may_be_unfinished = is_last && !self.directory.is_noted(number);
+        if may_be_unfinished && is_unfinished(&bytes, &self.identity.ingester_name) {
             warn!(file = %file.display(), bytes = bytes.len(), "{UNFINISHED}");
             self.repair = Some(Repair::Remove { number });
             return Ok(None);

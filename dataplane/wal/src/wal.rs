@@ -31,6 +31,9 @@ const QUEUE_UNIT_BYTES: usize = 1024;
 /// none. A record that comes during that sync waits for it.
 const MARK_AFTER: Duration = Duration::from_millis(200);
 
+/// What could not be done when the span could not be written.
+pub(crate) const NOTING: &str = "note the segments of";
+
 /// Sizes and times of the log.
 #[derive(Debug, Clone)]
 pub struct WalOptions {
@@ -166,16 +169,24 @@ impl Wal {
         number: u64,
         next: SequenceNumber,
     ) -> Result<Self, Error> {
+        let failed = |doing| {
+            let directory = directory.path.clone();
+            move |source| Error::Directory {
+                doing,
+                directory,
+                source: Arc::new(source),
+            }
+        };
+        // Before the label: a span of a life before the last one does not count.
+        let oldest = sealed.first().map_or(number, |segment| segment.number);
+        let noted = directory.begin_span(identity.epoch, oldest, number - 1);
+        noted.map_err(failed(NOTING))?;
         // Before the first segment of this life: nothing is written that the label does not tell of.
         let relabelled = directory.relabel(|label| {
             label.epoch = identity.epoch;
             label.catalog = Some(identity.catalog);
         });
-        relabelled.map_err(|source| Error::Directory {
-            doing: "label",
-            directory: directory.path.clone(),
-            source: Arc::new(source),
-        })?;
+        relabelled.map_err(failed("label"))?;
         let budget = Budget::new(
             options.budget_bytes,
             directory.disk.as_ref(),
@@ -278,12 +289,14 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::Segment`] when a file could not be removed; it and the newer ones are still there.
+    /// [`Error::Directory`] when it could not be noted that they will be gone; all are still there.
     pub fn truncate_up_to(&self, up_to: SequenceNumber) -> Result<Truncated, Error> {
         let _one = self
             .truncating
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let mut truncated = Truncated::default();
+        self.note_removal(up_to)?;
         loop {
             let first = self.shared.segments().sealed.front().copied();
             let Some(first) = first.filter(|first| first.last_sequence <= up_to) else {
@@ -303,6 +316,26 @@ impl Wal {
             self.shared.report_size();
         }
         Ok(truncated)
+    }
+
+    /// Notes which segment will be the oldest when those up to `up_to` are removed.
+    fn note_removal(&self, up_to: SequenceNumber) -> Result<(), Error> {
+        let removed = {
+            let segments = self.shared.segments();
+            let sealed = segments.sealed.iter();
+            let removed = sealed.take_while(|segment| segment.last_sequence <= up_to);
+            removed.last().map(|segment| segment.number)
+        };
+        let Some(newest) = removed else {
+            return Ok(());
+        };
+        let directory = &self.shared.directory;
+        let noted = directory.note_oldest(newest + 1);
+        noted.map_err(|source| Error::Directory {
+            doing: NOTING,
+            directory: directory.path.clone(),
+            source: Arc::new(source),
+        })
     }
 
     /// Notes the newest state of the catalog that this log relies on, durably: rows it does not hold

@@ -9,6 +9,10 @@
 //! under load the groups grow by themselves, because everything that arrives during a sync is in the
 //! next group. A group also closes at `group_commit_max_bytes`. Decision 0027 has the measurements.
 //!
+//! # Segments
+//! Before the first record of a segment it is noted that the segment is there ([`crate::span`]): an acknowledged
+//! row is never in one whose loss nobody would notice.
+//!
 //! # Marks
 //! A record says that everything before its group was on disk, so the last group of a killed process has
 //! nothing that says it of itself. When no record comes for a while, and at an orderly end, a mark does.
@@ -33,7 +37,7 @@ use crate::format::header::Header;
 use crate::format::records;
 use crate::record::{Append, SchemaDefinition, SequenceNumber};
 use crate::spares::{Spare, remove_spare};
-use crate::wal::{SealedSegment, Shared, WalOptions};
+use crate::wal::{NOTING, SealedSegment, Shared, WalOptions};
 
 /// Called on the writer thread, in sequence order, with the number of the durable record or the
 /// reason of its refusal, before the caller's future completes. Must be quick and must not block.
@@ -94,6 +98,8 @@ struct ActiveSegment {
     reused_bytes: u64,
     salt: u64,
     holds_batches: bool,
+    /// The span tells of it.
+    is_noted: bool,
     /// Nothing behind the last group says that it was synced.
     is_unmarked: bool,
     slots: HashMap<(u64, Arc<SchemaDefinition>), u32>,
@@ -131,7 +137,7 @@ impl Writer {
             }
         })?;
         shared.set_active(active.bytes());
-        Ok(Self {
+        let mut writer = Self {
             shared,
             options,
             active,
@@ -139,7 +145,14 @@ impl Writer {
             last_group: 1,
             last_sync: Duration::ZERO,
             refusing: false,
-        })
+        };
+        // Here, so that the first record does not pay for it.
+        writer.note_active().map_err(|source| Error::Directory {
+            doing: NOTING,
+            directory: writer.shared.directory.path.clone(),
+            source: Arc::new(source),
+        })?;
+        Ok(writer)
     }
 
     /// Runs until every sender is gone.
@@ -212,6 +225,14 @@ impl Writer {
         if self.active.holds_batches && self.active.length + bytes > self.options.segment_bytes {
             self.rotate()?;
         }
+        self.note_active().map_err(|source| {
+            if out_of_space(&source) {
+                // The segment stays, without records; the next group tries again.
+                self.full(source)
+            } else {
+                self.poison("note", source)
+            }
+        })?;
         let encoded = self.encode(group);
         let started = Instant::now();
         self.append(&encoded)?;
@@ -224,6 +245,14 @@ impl Writer {
         self.shared
             .observer
             .synced(self.last_sync, encoded.bytes, group.len() as u64);
+        Ok(())
+    }
+
+    fn note_active(&mut self) -> io::Result<()> {
+        if !self.active.is_noted {
+            self.shared.directory.note_newest(self.active.number)?;
+            self.active.is_noted = true;
+        }
         Ok(())
     }
 
@@ -536,6 +565,7 @@ fn create_segment(
         reused_bytes,
         salt,
         holds_batches: false,
+        is_noted: false,
         is_unmarked: false,
         slots: HashMap::new(),
     })

@@ -198,6 +198,20 @@ async fn numbered_rows_are_read() {
     check("numbered", &numbered_records());
 }
 
+/// The span was added after version 2 of the segments.
+#[tokio::test]
+async fn a_span_is_read_and_tells_of_every_segment() {
+    write_missing("span", sample_records()).await;
+    check("span", &sample_records());
+    for segment in 1..=3 {
+        let copy = copy_of("span");
+        std::fs::remove_file(copy.path().join(format!("{segment:020}.wal"))).unwrap();
+        let locked = WalDirectory::lock(copy.path(), Arc::new(RealDisk)).unwrap();
+        let error = locked.recover(identity()).map(drop).unwrap_err();
+        assert_eq!(error.category(), "missing_segment", "{segment}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_written_today_reads_back() {
     for records in [sample_records(), numbered_records()] {

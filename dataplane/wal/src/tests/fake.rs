@@ -25,7 +25,7 @@ struct Inner {
 struct State {
     files: BTreeMap<PathBuf, FakeFile>,
     log: Vec<String>,
-    failures: VecDeque<(&'static str, io::ErrorKind)>,
+    failures: VecDeque<Failure>,
     syncs_held: bool,
     /// Of an append that fails: so many bytes at its end are not written.
     missing_bytes: usize,
@@ -34,6 +34,25 @@ struct State {
     /// Bytes of the volume; unlimited when 0.
     volume_bytes: u64,
     locked: bool,
+}
+
+#[derive(Debug)]
+struct Failure {
+    operation: &'static str,
+    /// What has to be done directly before.
+    after: &'static str,
+    kind: io::ErrorKind,
+}
+
+impl Failure {
+    fn is_due(&self, operation: &str, name: &str, before: Option<&String>) -> bool {
+        let named = format!("{operation} {name}");
+        let matches = match self.operation.contains(' ') {
+            true => named.starts_with(self.operation),
+            false => self.operation == operation,
+        };
+        matches && before.map_or("", |entry| entry).starts_with(self.after)
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -75,12 +94,22 @@ impl FakeDisk {
     /// The next operation called `operation` fails with `kind`, or the next on a file whose name begins as
     /// told: `"sync spare-"`.
     pub(crate) fn fail(&self, operation: &'static str, kind: io::ErrorKind) {
-        self.0
-            .state
-            .lock()
-            .unwrap()
-            .failures
-            .push_back((operation, kind));
+        self.fail_after("", operation, kind);
+    }
+
+    /// As [`Self::fail`], for an operation that comes directly after one that begins like `after`.
+    pub(crate) fn fail_after(
+        &self,
+        after: &'static str,
+        operation: &'static str,
+        kind: io::ErrorKind,
+    ) {
+        let failure = Failure {
+            operation,
+            after,
+            kind,
+        };
+        self.0.state.lock().unwrap().failures.push_back(failure);
     }
 
     /// Gives the volume a size.
@@ -231,16 +260,10 @@ impl FakeDisk {
                 state = self.0.changed.wait(state).unwrap();
             }
         }
-        let failing =
-            state
-                .failures
-                .front()
-                .is_some_and(|(failing, _)| match failing.contains(' ') {
-                    true => format!("{operation} {name}").starts_with(failing),
-                    false => *failing == operation,
-                });
-        if failing {
-            let (_, kind) = state.failures.pop_front().unwrap();
+        let before = state.log.len().checked_sub(2).map(|at| &state.log[at]);
+        let due = |failure: &Failure| failure.is_due(operation, &name, before);
+        if state.failures.front().is_some_and(due) {
+            let Failure { kind, .. } = state.failures.pop_front().unwrap();
             if operation == "sync" {
                 let file = state.files.get_mut(path).unwrap();
                 file.lose_what_is_not_synced();

@@ -54,7 +54,10 @@ fn examples() -> Vec<Error> {
             problem: "…",
         },
         Error::DamagedLabel { file: any() },
-        Error::MissingSegment { file: any() },
+        Error::MissingSegment {
+            file: any(),
+            because: "…",
+        },
         Error::SequenceGap {
             file: any(),
             offset: ANY,
@@ -101,6 +104,7 @@ fn examples() -> Vec<Error> {
             source: source(),
         },
         Error::Closed,
+        Error::DamagedSpan { file: any() },
     ]
 }
 
@@ -123,6 +127,7 @@ fn place(error: &Error) -> usize {
         Error::OverBudget { .. } => 13,
         Error::Poisoned { .. } => 14,
         Error::Closed => 15,
+        Error::DamagedSpan { .. } => 16,
     }
 }
 

@@ -9,6 +9,7 @@ mod identity;
 mod marks;
 mod messages;
 mod segments;
+mod span;
 mod spares;
 
 use std::path::{Path, PathBuf};
@@ -169,6 +170,11 @@ async fn power_cut_before_the_sync(
 
 fn segment(number: u64) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{number:020}.wal"))
+}
+
+/// The file that tells which segments there are.
+fn span() -> PathBuf {
+    Path::new(DIRECTORY).join("span")
 }
 
 /// Collects the outcomes of completions in the order they were called.
