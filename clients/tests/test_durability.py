@@ -230,6 +230,37 @@ def test_a_server_whose_log_is_gone_does_not_start_and_its_return_brings_the_row
         ]
 
 
+def test_a_segment_that_is_missing_at_either_end_is_named_and_its_return_brings_the_rows_back(
+    new_server,
+):
+    """Without it the rest looks like a whole log: shorter, or truncated."""
+    # Nothing is in files, so every segment has rows that are nowhere else.
+    never = {"flush_interval": "1h", "flush_bytes": "1GiB", "wal_segment_bytes": "64KiB"}
+    server = new_server({"ingest": never})
+    chance = random.Random(1)
+    with running(server), server.client() as client:
+        for number in range(6):
+            blob = pa.array([chance.randbytes(40_000)])
+            put(client, "d", "t", pa.table({"id": [number], "blob": blob}))
+        server.kill()
+    segments = sorted((server.data / "wal").glob("*.wal"))
+    assert len(segments) >= 6
+    kept = server.folder / "kept"
+    for segment in (segments[0], segments[-1]):
+        segment.rename(kept)
+        with pytest.raises(AssertionError, match="exited with 1"):
+            server.start()
+        log = server.log_text()
+        assert f"{segment.name} is missing although the log was not done with it" in log
+        assert "put the file back" in log
+        # Its last line is for people, the next process's are JSON.
+        server.log_path.unlink()
+        kept.rename(segment)
+    with running(server), server.client() as client:
+        ids = select(client, "d", "SELECT id FROM t ORDER BY id").column("id").to_pylist()
+        assert ids == list(range(6))
+
+
 def test_a_server_whose_log_is_gone_for_good_goes_on_when_the_loss_is_accepted(new_server):
     server = new_server()
     with running(server), server.client() as client:
