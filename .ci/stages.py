@@ -356,7 +356,7 @@ def chaos(log):
     fresh = time.time_ns() // 1000 % 10**6
     # Of the fixed ones, 2 begins with a catalog of an earlier layout, 3 finds batches that are
     # stored twice or forgotten too early around a restart, 4 begins with a catalog that is lost
-    # and restored, 11 finds rows that are asked for too late.
+    # and restored, in the cluster from an older backup, 11 finds rows that are asked for too late.
     late = ["--seed", 11, "--topology", "cluster"]
     # A broken build: it has to be found.
     lies = ["--lies", "--seed", 1, "--seeds", 4, "--topology", "standalone"]

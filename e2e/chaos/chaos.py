@@ -14,7 +14,7 @@ everything, and asks for all rows once more, also after a restart of every proce
 broken is in history.py.
 Every fourth seed begins with a catalog (not one in Postgres) that is set back to an earlier layout,
 with all that is in it, and whose migration is killed (layouts.py); another fourth with one that is
-lost and restored from a backup (restores.py).
+lost and restored from a backup, of the last moment or an older one (restores.py).
 
 FLIGHTCLUSTER_BIN is the binary, VERSITYGW the S3 server of the topology `postgres`; `both` is
 standalone and cluster. With FLIGHTCLUSTER_OLDER_BIN, that of the release before, processes begin
@@ -54,10 +54,10 @@ from registers import (
     all_values,
     delete_keys,
 )
-from restores import begins_restored, lose_and_restore
+from restores import OlderBackup, begins_older, begins_restored, lose_and_restore
 from shorten import shortest
 from uploads import Uploader, UploadReader, Uploads, all_uploaded
-from workload import TROUBLE, Reader, Writer, all_rows, compactions, live_files
+from workload import TROUBLE, Reader, Recess, Writer, all_rows, compactions, live_files
 
 # Small, so that a run of seconds has many flushes, commits, segments and expired rows in memory.
 SETTINGS = {
@@ -79,6 +79,10 @@ UPKEEP = {
 FINISH_SECONDS = 60
 # How long clients work before a catalog is set back to an earlier layout.
 BEFORE_MIGRATION = (1.0, 2.5)
+# And how long they go on after a backup that is to be an older one.
+AFTER_BACKUP = (1.0, 2.5)
+# Then files that are replaced have to stay as long as backups are apart, as the documentation says.
+GRACE_AFTER_BACKUP = "1m"
 # For shorter histories: so many runs, and no new one after so long.
 SHORTER_RUNS = 8
 SHORTER_SECONDS = 90
@@ -101,6 +105,9 @@ class Run:
         self.seed, self.topology, self.seconds = seed, topology, seconds
         self.chance = random.Random(f"run {seed}")
         self.settings = settings_of(self.chance)
+        begins_of_older = topology != "postgres" and begins_older(seed, topology)
+        if begins_of_older:
+            self.settings["upkeep"]["gc_grace"] = GRACE_AFTER_BACKUP
         self.history = History()
         self.registers = Registers(self.history)
         self.uploads = Uploads(self.history)
@@ -114,6 +121,10 @@ class Run:
         self.register_changers, self.register_readers = [], []
         self.uploaders, self.twice_writers = [], []
         self.compactions = 0
+        self.older = None
+        if begins_of_older:
+            self.older = OlderBackup(self.processes, self.history, self.registers)
+        self.recess, self.uploads_recess = Recess(), Recess()
         # What the catalog held whose migration was killed.
         self.migrated = ""
 
@@ -152,6 +163,9 @@ class Run:
         workers = self.writers + self.readers + self.register_changers + self.register_readers
         workers += self.uploaders + self.twice_writers
         for worker in workers:
+            worker.recess = self.recess
+        self.uploaders[0].recess = self.uploads_recess
+        for worker in workers:
             worker.start()
         # In Postgres nobody can kill a migration between two writes of it.
         in_file = bool(self.processes.of("catalog", "standalone"))
@@ -171,6 +185,10 @@ class Run:
                 raise AssertionError(f"{worker.name} hangs")
         for writer in self.writers + self.twice_writers:
             writer.finish(FINISH_SECONDS)
+        if self.older:
+            querier = self.processes.of("querier", "standalone")[0]
+            found, _ = self.ask_until_answered(querier)
+            self.older.bring_back(querier, found)
         self.check_all("after the faults")
         self.compactions = self.ask_until_answered(
             self.processes.of("querier", "standalone")[0], compactions
@@ -202,6 +220,12 @@ class Run:
         queriers = self.processes.of("querier", "standalone")
         seconds, ends_at_once = chance.uniform(*BEFORE_MIGRATION), chance.random() < 0.5
         self.stop.wait(seconds)
+        if self.older:
+            self.uploads_recess.begin(FINISH_SECONDS)
+            self.older.take()
+            self.stop.wait(chance.uniform(*AFTER_BACKUP))
+            # Something has to be flushed after it.
+            ends_at_once &= self.faults.flushes
         # Then rows are in files and in logs; without any file the end in order makes some.
         ends_at_once &= self.ask_until_answered(queriers[0], live_files) > 0
         if ends_at_once:
@@ -211,6 +235,9 @@ class Run:
         self.history.note(f"fault {'kill' if ends_at_once else 'end'} of all")
         if begins_old(self.seed):
             self.migrate(process, chance)
+        elif self.older:
+            self.restore_older(queriers)
+            return
         else:
             self.history.note("fault the catalog is lost and restored")
             lose_and_restore(process)
@@ -220,6 +247,26 @@ class Run:
             self.check_rows(querier, "with the other catalog")
             self.check_uploads(querier, "with the other catalog")
             self.check_registers(querier, "with the other catalog")
+
+    def restore_older(self, queriers):
+        """The catalog is lost, and what comes in its place is older. Nobody works meanwhile."""
+        self.recess.begin(FINISH_SECONDS)
+        whole = self.history.ask()
+        self.history.note("fault the catalog is lost and an older one restored")
+        self.older.lose_and_restore()
+        self.older.start(lambda rows, where: self.history.check(whole, *rows, f"{where} too early"))
+        self.faults.count("older catalog restored")
+        for reader in self.register_readers:
+            reader.seen.clear()
+        for querier in queriers:
+            self.check_rows(querier, "with the older catalog")
+            self.check_uploads(querier, "with the older catalog")
+            self.check_registers(querier, "with the older catalog")
+        self.end_recess()
+
+    def end_recess(self):
+        self.recess.end()
+        self.uploads_recess.end()
 
     def migrate(self, process, chance):
         """The catalog becomes one of an earlier layout; its migration is killed, many times."""
@@ -297,6 +344,7 @@ class Run:
 
     def close(self):
         self.stop.set()
+        self.end_recess()
         self.processes.abandon()
         self.network.close()
 
@@ -312,7 +360,8 @@ class Run:
             f"{len(self.uploads.ask())} uploads seen or finished, "
             f"{sum(writer.both for writer in self.twice_writers)} pairs of attempts answered, "
             f"{sum(writer.duplicates for writer in self.twice_writers)} batches stored before, "
-            f"{self.compactions} compactions remembered{self.migrated}, faults: {faults}"
+            f"{self.compactions} compactions remembered{self.migrated}"
+            f"{self.older.summary() if self.older else ''}, faults: {faults}"
         )
 
 

@@ -11,7 +11,8 @@ against what was known when its question was asked:
 - altered: a row with another value than the one sent.
 
 A row whose sending broke may be there or not; once seen it has to stay. A refused batch was never
-stored, so none of its rows may ever appear.
+stored, so none of its rows may ever appear. Rows that went with a lost catalog are excused until
+they are back (restores.py): each of them as soon as it is seen again.
 """
 
 import threading
@@ -51,6 +52,7 @@ class History:
         self.acknowledged = KeySet()
         self.refused = KeySet()
         self.seen = KeySet()
+        self.excused = np.empty(0, dtype=np.int64)
         self.notes = []
 
     def note(self, text):
@@ -76,7 +78,18 @@ class History:
     def ask(self):
         """What an answer to a question that is asked now must hold at least."""
         with self.lock:
-            return self.acknowledged.all(), self.seen.all()
+            known = self.acknowledged.all(), self.seen.all()
+            return tuple(np.setdiff1d(keys, self.excused) for keys in known)
+
+    def excuse(self, keys):
+        """These rows may be missing, whatever was known of them and is said of them from now on."""
+        with self.lock:
+            self.excused = np.union1d(self.excused, keys)
+
+    def end_excuses(self):
+        """All that was ever acknowledged or seen has to be there again."""
+        with self.lock:
+            self.excused = self.excused[:0]
 
     def check(self, expected, keys, values, where):
         """Checks an answer; `expected` is what `ask` said before the question.
@@ -95,6 +108,7 @@ class History:
         self.must_be_none("altered", keys[values != value_of(keys)], where)
         with self.lock:
             self.seen.add(np.setdiff1d(found, self.seen.all()))
+            self.excused = np.setdiff1d(self.excused, found)
 
     def must_be_none(self, kind, keys, where):
         if len(keys):

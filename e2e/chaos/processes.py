@@ -215,6 +215,10 @@ class Processes:
             process.wait_until_ready()
             if not process.switches.loaded():
                 raise AssertionError(f"{process.name} runs without the faults of disk.c")
+        self.begin_supervising()
+
+    def begin_supervising(self):
+        """From now on whatever ends is started again."""
         self.stop_supervising.clear()
         self.supervisor = threading.Thread(target=self._supervise, daemon=True)
         self.supervisor.start()

@@ -43,9 +43,11 @@ class Write:
 
     def __init__(self, started):
         self.started, self.ended = started, None
+        # Whether it may have gone with a lost catalog.
+        self.doubtful = False
 
     def __repr__(self):
-        return f"{self.started}-{self.ended or '?'}"
+        return f"{self.started}-{self.ended or '?'}{' or lost' if self.doubtful else ''}"
 
 
 class Deletion:
@@ -54,9 +56,12 @@ class Deletion:
     def __init__(self, keys, highest, started):
         self.keys, self.highest = keys, highest
         self.started, self.ended = started, None
+        # Whether it may be undone with a lost catalog.
+        self.doubtful = False
 
     def __repr__(self):
-        return f"{self.keys} <= {self.highest}: {self.started}-{self.ended or '?'}"
+        end = f"{self.ended or '?'}{' or undone' if self.doubtful else ''}"
+        return f"{self.keys} <= {self.highest}: {self.started}-{end}"
 
     def meets(self, key, value):
         return key in self.keys and value <= self.highest
@@ -113,6 +118,21 @@ class Registers:
             deletion.ended = self.now
             self.deleted += 1
 
+    def set_back(self, since, lost, kept):
+        """The table is as it was in a backup that was begun at `since`, with what logs still had.
+
+        `lost` are the pairs of key and value that only orphans hold, `kept` those of files. These
+        writes may not be there any more, nor those that a lost one may have overwritten, as files
+        have only the last row of a key. Deletions that may be after the backup may be undone.
+        """
+        with self.lock:
+            for key, value in lost:
+                for other, write in self.writes[key].items():
+                    if not surely_before(self.writes[key][value], write):
+                        write.doubtful |= (key, other) not in kept
+            for deletion in self.deletions:
+                deletion.doubtful |= deletion.ended is None or deletion.ended > since
+
     def ask(self):
         with self.lock:
             self.now += 1
@@ -142,6 +162,7 @@ class Registers:
         if len(values) > 1:
             self.violated("several", key, f"{values}", where)
         known = [write for write in writes.values() if write.ended and write.ended < asked]
+        known = [write for write in known if not write.doubtful]
         if not values:
             for write in known:
                 if not self.may_be_gone(key, write, known):
@@ -155,6 +176,7 @@ class Registers:
             self.violated("outdated", key, f"{values[0]} of {read}, later is {later[-1]}", where)
         gone = [each for each in self.deletions if each.ended and each.ended < asked]
         gone = [each for each in gone if each.meets(key, values[0]) and surely_before(read, each)]
+        gone = [each for each in gone if not each.doubtful]
         if gone:
             self.violated("deleted", key, f"{values[0]} of {read} by {gone[-1]}", where)
         self.overwritten += len(known) > 1

@@ -88,3 +88,28 @@ def test_the_story_has_the_life_of_the_row_and_the_faults_around_it(history):
     assert "acknowledged w1:0-2" in story
     assert "fault kill a" in story
     assert "w1:3-4" not in story
+
+
+def test_only_excused_rows_may_be_missing_until_they_are_seen_again(history):
+    whole = rows(0, 1, 2, 3)
+    answer(history, whole)
+    history.excuse(rows(1, 3, 4))
+    # An answer to a repeat does not say that they are there.
+    history.acknowledge(rows(3, 4), "a")
+    answer(history, rows(0, 2))
+    answer(history, rows(0, 1, 2))
+    for found in ((0, 2), (1, 2)):
+        with pytest.raises(Violation) as caught:
+            answer(history, rows(*found))
+        assert caught.value.kind == "lost"
+
+
+def test_after_the_excuses_all_that_was_ever_known_has_to_be_there(history):
+    answer(history, rows(0, 1, 2, 3))
+    history.excuse(rows(1, 3))
+    history.end_excuses()
+    answer(history, rows(0, 1, 2, 3))
+    for found, kind in (((0, 2, 3), "lost"), ((0, 1, 2), "unseen")):
+        with pytest.raises(Violation) as caught:
+            answer(history, rows(*found))
+        assert caught.value.kind == kind

@@ -1,5 +1,7 @@
 """The checker of keys bites, and does not accuse a good answer."""
 
+import contextlib
+
 import pytest
 from history import History, Violation
 from registers import KEYS, Registers
@@ -166,3 +168,38 @@ def test_a_value_that_was_absent_does_not_come_back_for_a_reader(nothing):
     with pytest.raises(Violation) as caught:
         nothing.check(nothing.ask(), [(0, value)], seen, "reader")
     assert caught.value.kind == "back"
+
+
+def test_only_what_orphans_held_is_read_in_an_older_state():
+    """Of key 0 the backup has a value; the next two are flushed together after it."""
+    registers = Registers(History())
+    values = [written(registers, 0)]
+    since = registers.ask()
+    values += [written(registers, 0) for _ in range(2)]
+    registers.set_back(since, lost={(0, values[2])}, kept={(0, values[0])})
+    for value in values:
+        registers.check(registers.ask(), [(0, value)], {}, "reader")
+    for answer, kind in (([], "missing"), ([(0, 9)], "invented")):
+        with pytest.raises(Violation) as caught:
+            registers.check(registers.ask(), answer, {}, "reader")
+        assert caught.value.kind == kind
+    values.append(written(registers, 0))
+    with pytest.raises(Violation) as caught:
+        registers.check(registers.ask(), [(0, values[2])], {}, "reader")
+    assert caught.value.kind == "outdated"
+
+
+@pytest.mark.parametrize(("is_before", "kind"), [(True, "deleted"), (False, None)])
+def test_a_deletion_after_the_backup_is_undone_and_one_before_it_is_not(is_before, kind):
+    registers = Registers(History())
+    value = written(registers, 0)
+    deletion = registers.begin_deletion([0], 0)
+    since = registers.ask()
+    registers.end_deletion(deletion)
+    if is_before:
+        since = registers.ask()
+    registers.set_back(since, lost=set(), kept=set())
+    registers.check(registers.ask(), [], {}, "reader")
+    with pytest.raises(Violation) if kind else contextlib.nullcontext() as caught:
+        registers.check(registers.ask(), [(0, value)], {}, "reader")
+    assert kind is None or caught.value.kind == kind

@@ -1,7 +1,9 @@
 """What a client must expect of a service in trouble, and what is a defect."""
 
+import threading
+
 import pytest
-from workload import is_trouble
+from workload import Recess, is_trouble
 
 
 @pytest.mark.parametrize(
@@ -15,3 +17,22 @@ from workload import is_trouble
 )
 def test_only_a_clock_that_was_set_ahead_excuses_an_expired_ticket(message, expected):
     assert is_trouble(Exception(message)) is expected
+
+
+def test_a_recess_waits_for_work_that_has_begun_and_lets_none_begin():
+    recess = Recess()
+    with recess.working(), pytest.raises(AssertionError, match="1 workers"):
+        recess.begin(0)
+    recess.begin(0)
+    begun = threading.Event()
+
+    def work():
+        with recess.working():
+            begun.set()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    assert not begun.is_set()
+    recess.end()
+    assert begun.wait(60)
+    worker.join(60)

@@ -1,5 +1,6 @@
 """Writers and readers over real Flight connections, while everything around them breaks."""
 
+import contextlib
 import json
 import random
 import re
@@ -28,6 +29,39 @@ TROUBLE = (
 REFUSALS = ("RESOURCE_EXHAUSTED", "DISK_FULL", "OVERLOADED", "PERSIST_LAG")
 
 
+class Recess:
+    """Workers pause, each when it has ended what it does."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.is_on, self.at_work = False, 0
+
+    def begin(self, seconds):
+        """Comes back when nobody is at work."""
+        with self.changed:
+            self.is_on = True
+            if not self.changed.wait_for(lambda: self.at_work == 0, seconds):
+                raise AssertionError(f"{self.at_work} workers do not come to an end")
+
+    def end(self):
+        with self.changed:
+            self.is_on = False
+            self.changed.notify_all()
+
+    @contextlib.contextmanager
+    def working(self):
+        """Some work, which begins when no recess is on."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.is_on)
+            self.at_work += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.at_work -= 1
+                self.changed.notify_all()
+
+
 class Worker(threading.Thread):
     """A thread that works until told to stop and keeps the defect it met."""
 
@@ -37,12 +71,15 @@ class Worker(threading.Thread):
         self.chance = random.Random(seed)
         self.defect = None
         self.troubles = 0
+        # Of its own unless it is given another one before it begins.
+        self.recess = Recess()
 
     def run(self):
         try:
             while not self.stop.is_set():
                 try:
-                    self.work()
+                    with self.recess.working():
+                        self.work()
                 except TROUBLE:
                     self.troubles += 1
                     self.stop.wait(RETRY_SECONDS)
