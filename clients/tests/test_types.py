@@ -257,6 +257,18 @@ def test_a_column_becomes_wider(tmp_path):
             server.start()
 
 
+def test_a_decimal_with_more_digits_than_its_type_is_refused(client, database):
+    """Arrow's libraries don't look at numbers in a buffer: this one has eleven digits."""
+    number = (12345678901).to_bytes(16, "little")
+    column = pa.Array.from_buffers(pa.decimal128(9, 2), 1, [None, pa.py_buffer(number)])
+    why = r'values of column "d" can\'t be stored as Decimal128\(9, 2\)'
+    with pytest.raises(pa.ArrowInvalid, match=why):
+        put(client, database, "digits", [pa.record_batch({"d": column})])
+    good = pa.record_batch({"d": pa.array([D("-9999999.99")], pa.decimal128(9, 2))})
+    put(client, database, "digits", [good])
+    assert select(client, database, "SELECT * FROM digits").to_batches() == [good]
+
+
 def test_random_tables_round_trip(client, database):
     """Many shapes at once: nulls anywhere, empty batches, several batches."""
     import random

@@ -11,6 +11,7 @@
 //! | union, month-day-nano interval | refused |
 //! | decimal with a negative scale, or a scale above the precision | refused |
 //! | struct without fields | refused |
+//! | value of a decimal with more digits than its type | its batch is refused (`digits`) |
 //! | everything else | as it is |
 //!
 //! What is refused is told here; the types of the rest, and why they are so, are those of

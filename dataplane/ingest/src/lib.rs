@@ -50,6 +50,7 @@ mod checks;
 mod claim;
 mod clock;
 mod current;
+mod digits;
 mod error;
 mod fatal;
 mod flush;

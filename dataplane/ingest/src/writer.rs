@@ -17,6 +17,7 @@ use crate::adapt::Plan;
 use crate::admission::{Admission, Room};
 use crate::buffer::Row;
 use crate::checks::Checks;
+use crate::digits::check_digits;
 use crate::error::Error;
 use crate::fatal::Fatal;
 use crate::gate::{normalise_batch, normalise_schema};
@@ -468,6 +469,7 @@ impl TableWriter {
     ) -> Result<(RecordBatch, Vec<Message>, usize), Error> {
         let rows = batch.num_rows();
         let batch = normalise_batch(batch, &self.normalised)?;
+        check_digits(&batch)?;
         let batch = self.plan.apply(&batch)?;
         if let Some(message) = raw
             .filter(|_| self.keeps_raw)

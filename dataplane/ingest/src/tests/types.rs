@@ -408,6 +408,29 @@ async fn every_type_is_kept_normalised_or_refused_as_documented() {
     check(&ingest, "file").await;
 }
 
+/// Of 4,294,967,297 the Parquet library keeps the last 32 bits in a column of nine digits: 1.
+#[tokio::test]
+async fn a_decimal_with_more_digits_than_its_type_is_refused_before_the_log() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let of = |value: i128| {
+        let array = Decimal128Array::from(vec![Some(value), None]);
+        one_column(&(Arc::new(array.with_precision_and_scale(9, 2).unwrap()) as ArrayRef))
+    };
+    let (good, bad) = (of(-999_999_999), of((1 << 32) + 1));
+    let mode = TableMode::CreateOrAppend;
+    let table = ingest.writer(&readings(), &good.schema(), mode, true).await;
+    let table = table.unwrap();
+    let sent = raw(&bad);
+    let refused = table.write(bad, Some(sent), None).await.unwrap_err();
+    assert_eq!(refused.category(), "values");
+    let text = "values of column \"Väl ue\" can't be stored as Decimal128(9, 2)";
+    assert_eq!(refused.to_string(), text);
+    table.write(good.clone(), None, None).await.unwrap();
+    ingest.flush().await.unwrap();
+    assert_same(&world.query(&ingest, &readings()).await, &good, "file");
+}
+
 /// Rows that come twice, first in another order: the file has the later ones, by key.
 #[tokio::test]
 async fn every_type_is_sorted_into_the_files_of_tables_with_a_key() {
