@@ -212,13 +212,14 @@ def test_column_order_names_and_metadata_survive(client, database):
 
 
 def test_a_column_becomes_wider(tmp_path):
-    """Integers and floats grow; streams, tickets and the past keep what they were told."""
+    """Integers, floats, decimals grow; streams, tickets and the past keep what they were told."""
     server = Server(tmp_path)
-    narrow = pa.schema([("n", pa.int32()), ("f", pa.float32())])
-    wide = pa.schema([("n", pa.int64()), ("f", pa.float64())])
+    narrow = pa.schema([("n", pa.int32()), ("f", pa.float32()), ("d", pa.decimal128(5, 2))])
+    wide = pa.schema([("n", pa.int64()), ("f", pa.float64()), ("d", pa.decimal256(44, 4))])
+    cents, mills = [D("1.50"), D("-0.15")], D("123456789012345678.0150")
     rows = {
-        narrow: [pa.record_batch([[n], [n / 2]], schema=narrow) for n in (1, 2)],
-        wide: [pa.record_batch([[2**40], [0.1]], schema=wide)],
+        narrow: [pa.record_batch([[n], [n / 2], [cents[n - 1]]], schema=narrow) for n in (1, 2)],
+        wide: [pa.record_batch([[2**40], [0.1], [mills]], schema=wide)],
     }
     with running(server):
         with server.client() as client:
@@ -242,6 +243,10 @@ def test_a_column_becomes_wider(tmp_path):
             refused = pa.record_batch({"n": pa.array(["x"])})
             with pytest.raises(pa.ArrowInvalid, match="type Int64, but Utf8 was sent"):
                 put(client, "d", "t", [refused])
+            refused = pa.record_batch({"d": pa.array([D("0.00001")], pa.decimal128(9, 5))})
+            both = r"type Decimal256\(44, 4\), but Decimal128\(9, 5\) was sent"
+            with pytest.raises(pa.ArrowInvalid, match=both):
+                put(client, "d", "t", [refused])
             past = f"SELECT * FROM t FOR SYSTEM_VERSION AS OF {snapshot}"
             assert select(client, "d", past).schema.types == narrow.types
         for _ in ("in files and in memory", "in files"):
@@ -249,10 +254,13 @@ def test_a_column_becomes_wider(tmp_path):
                 assert client.get_schema(path).schema.types == wide.types
                 found = select(client, "d", "SELECT * FROM t ORDER BY n")
                 assert found.schema.types == wide.types
-                assert found.to_pydict() == {"n": [1, 2, 2**40], "f": [0.5, 1.0, 0.1]}
-                for n in (1, 2, 2**40):
-                    one = select(client, "d", f"SELECT f FROM t WHERE n = {n}")
-                    assert one.num_rows == 1
+                values = {"n": [1, 2, 2**40], "f": [0.5, 1.0, 0.1], "d": [*cents, mills]}
+                assert found.to_pydict() == values
+                for n, d in zip(values["n"], values["d"], strict=True):
+                    d = f"'{d}'::decimal(44, 4)"
+                    for where in (f"n = {n}", f"d = {d}", f"d >= {d} AND d <= {d}"):
+                        one = select(client, "d", f"SELECT n FROM t WHERE {where}")
+                        assert one["n"].to_pylist() == [n], where
             server.stop()
             server.start()
 

@@ -144,13 +144,14 @@ fn plan_column(table: &TableName, field: &Field, incoming: &Schema) -> Result<So
 
 /// Whether a column of type `from` becomes one of type `to` when rows of that type come.
 ///
-/// Integers and floats of more bits, and the null type, which has no values yet. Only what files written
-/// before can be read as with stored statistics and Bloom filters still true, and what the release before
-/// brings rows of its buffer into: a part of [`widens`]. Never a timestamp: which column is the time of a
-/// table is known by the types, and must not change once files have their ranges of it.
+/// Integers and floats of more bits, decimals of more digits, and the null type, which has no values yet.
+/// Only what files written before can be read as with stored statistics and Bloom filters still true: a part
+/// of [`widens`]. Never a timestamp: which column is the time of a table is known by the types, and must not
+/// change once files have their ranges of it.
 pub(crate) fn grows(from: &DataType, to: &DataType) -> bool {
-    let numbers =
-        (from.is_integer() && to.is_integer()) || (from.is_floating() && to.is_floating());
+    let numbers = (from.is_integer() && to.is_integer())
+        || (from.is_floating() && to.is_floating())
+        || (from.is_decimal() && to.is_decimal());
     let first_values = *from == DataType::Null && !matches!(to, DataType::Timestamp(..));
     from != to && (numbers || first_values) && widens(from, to)
 }
@@ -158,7 +159,8 @@ pub(crate) fn grows(from: &DataType, to: &DataType) -> bool {
 /// Whether every value of `from` is a value of `to`.
 ///
 /// Equal types; types that differ only in the names, nullability or metadata of nested fields; wider
-/// numbers; the other layouts of strings, binary and lists; dictionaries and their values; finer
+/// numbers; decimals with as many digits on each side of the point ([`more_digits`]); the other layouts of
+/// strings, binary and lists; dictionaries and their values; finer
 /// timestamps and durations (values out of range are refused one by one), the same instants in another
 /// time zone; the null type.
 #[must_use]
@@ -181,6 +183,7 @@ pub fn widens(from: &DataType, to: &DataType) -> bool {
         | (UInt32, UInt64 | Int64 | Float64)
         | (Float16, Float32 | Float64)
         | (Float32, Float64) => true,
+        (from, to) if from.is_decimal() && to.is_decimal() => more_digits(from, to),
         (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => true,
         (Binary | LargeBinary | BinaryView, Binary | LargeBinary | BinaryView) => true,
         (FixedSizeBinary(_), Binary | LargeBinary | BinaryView) => true,
@@ -214,6 +217,42 @@ fn nested_widen(from: &DataType, to: &DataType) -> bool {
         && pairs
             .into_iter()
             .all(|(from, to)| widens(from.data_type(), to.data_type()))
+}
+
+/// Whether a decimal type has the digits of another before the point, and those behind it, and as many bits.
+///
+/// Bits besides digits, so that bringing a value into the type can't overflow, whatever its type promised.
+fn more_digits(from: &DataType, to: &DataType) -> bool {
+    let (Some(from), Some(to)) = (DecimalShape::of(from), DecimalShape::of(to)) else {
+        return false;
+    };
+    from.bits <= to.bits && from.before_point <= to.before_point && from.scale <= to.scale
+}
+
+/// What a decimal type has room for.
+struct DecimalShape {
+    bits: u16,
+    before_point: i16,
+    /// Digits behind the point.
+    scale: i8,
+}
+
+impl DecimalShape {
+    fn of(data_type: &DataType) -> Option<Self> {
+        use DataType::*;
+        let (bits, digits, scale) = match data_type {
+            Decimal32(digits, scale) => (32, *digits, *scale),
+            Decimal64(digits, scale) => (64, *digits, *scale),
+            Decimal128(digits, scale) => (128, *digits, *scale),
+            Decimal256(digits, scale) => (256, *digits, *scale),
+            _ => return None,
+        };
+        Some(Self {
+            bits,
+            before_point: i16::from(digits) - i16::from(scale),
+            scale,
+        })
+    }
 }
 
 fn finer(from: TimeUnit, to: TimeUnit) -> bool {

@@ -343,6 +343,14 @@ async fn columns_grow_to_types_that_have_all_their_values_and_no_others() {
         (Float32, Float64),
         (Null, Utf8),
         (Null, Int8),
+        (Null, Decimal128(10, 2)),
+        (Decimal128(10, 2), Decimal128(20, 2)),
+        (Decimal128(10, 2), Decimal256(20, 2)),
+        (Decimal128(10, 2), Decimal256(10, 2)),
+        (Decimal32(9, 2), Decimal64(9, 2)),
+        // More digits behind the point, and as many before it.
+        (Decimal128(10, 2), Decimal128(12, 4)),
+        (Decimal128(38, 0), Decimal256(76, 38)),
     ];
     let refused = [
         (Int32, UInt32),
@@ -352,7 +360,14 @@ async fn columns_grow_to_types_that_have_all_their_values_and_no_others() {
         (Float32, Int32),
         (Int32, Utf8),
         (Date32, Date64),
-        (Decimal128(10, 2), Decimal128(20, 2)),
+        // Fewer digits before the point, or behind it.
+        (Decimal128(10, 2), Decimal128(12, 5)),
+        (Decimal128(10, 2), Decimal128(20, 1)),
+        (Decimal128(10, 2), Decimal64(12, 2)),
+        (Int8, Decimal128(10, 2)),
+        (Decimal128(10, 2), Int64),
+        (Float32, Decimal128(38, 2)),
+        (Decimal128(10, 2), Float64),
         (times(TimeUnit::Second), times(TimeUnit::Nanosecond)),
         (Null, times(TimeUnit::Second)),
         (Boolean, Int8),

@@ -69,6 +69,32 @@ fn growths() -> Vec<Growth> {
         Some("5"),
     ];
     const MORE: &[Option<&str>] = &[Some("0.1"), Some("1e300"), None, Some("5"), Some("0")];
+    const CENTS: &[Option<&str>] = &[
+        Some("-999.99"),
+        None,
+        Some("5.00"),
+        Some("0.1"),
+        Some("300"),
+        Some("0"),
+        Some("0.15"),
+    ];
+    // Of some, the digits are those of another value with the point elsewhere.
+    const MILLS: &[Option<&str>] = &[
+        Some("0.0500"),
+        Some("0.1501"),
+        None,
+        Some("5.0001"),
+        Some("-999.9900"),
+        Some("0.15"),
+        Some("9.9999"),
+    ];
+    const LARGE: &[Option<&str>] = &[
+        Some("99999999999999999.99"),
+        Some("5"),
+        None,
+        Some("-1000.00"),
+        Some("0.15"),
+    ];
     const SINGLE: &[Option<&str>] = &[Some("0.1"), Some("1e30"), None, Some("5"), Some("0")];
     const NONE: &[Option<&str>] = &[None, None];
     vec![
@@ -83,6 +109,17 @@ fn growths() -> Vec<Growth> {
         (Null, Float64, NONE, MORE),
         (Null, Utf8, NONE, &[Some("5"), None, Some("0.1")]),
         (Null, Boolean, NONE, &[Some("true"), None, Some("false")]),
+        (Null, Decimal128(10, 4), NONE, MILLS),
+        // In files: 32, 64 and more bits.
+        (Decimal128(5, 2), Decimal128(7, 4), CENTS, MILLS),
+        (Decimal128(5, 2), Decimal128(19, 2), CENTS, LARGE),
+        (Decimal128(5, 2), Decimal256(60, 20), CENTS, MILLS),
+        (Decimal128(12, 2), Decimal128(22, 4), CENTS, LARGE),
+        (Decimal128(20, 2), Decimal256(20, 2), CENTS, &[Some("0.15")]),
+        (Decimal128(20, 2), Decimal256(40, 4), CENTS, MILLS),
+        (Decimal256(20, 2), Decimal256(40, 4), CENTS, LARGE),
+        (Decimal32(5, 2), Decimal64(18, 4), CENTS, MILLS),
+        (Decimal64(12, 2), Decimal128(38, 20), CENTS, MILLS),
     ]
 }
 
@@ -100,6 +137,17 @@ fn conditions(to: &DataType) -> Vec<String> {
             "'NaN'::double",
             "NULL",
         ],
+        to if to.is_decimal() => &[
+            "5",
+            "0.15",
+            "0.1501",
+            "500",
+            "-999.99",
+            "0.15::double",
+            "0.15::decimal(38, 10)",
+            "99999999999999999.99",
+            "NULL",
+        ],
         _ => &["5", "-128", "255", "300", "4294967301", "5.0", "NULL"],
     };
     let mut all = Vec::new();
@@ -111,7 +159,7 @@ fn conditions(to: &DataType) -> Vec<String> {
         all.push(format!("v BETWEEN {literal} AND {}", literals[0]));
         all.push(format!("v = {literal} OR id < 3"));
         all.push(format!("CAST(v AS VARCHAR) = CAST({literal} AS VARCHAR)"));
-        if to.is_integer() {
+        if to.is_integer() || to.is_decimal() {
             all.push(format!("v + 1 > {literal}"));
         }
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, new_null_array,
+    Array, ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray,
+    new_null_array,
 };
 use arrow_cast::cast;
 use arrow_schema::DataType;
@@ -11,7 +12,7 @@ use flightcluster_catalog::TableId;
 use flightcluster_ingest::Error;
 
 use crate::history::Row;
-use crate::shape::{Shape, schema};
+use crate::shape::{AMOUNT_SCALE, Shape, schema};
 
 /// A batch of a client.
 #[derive(Debug, Clone)]
@@ -83,6 +84,9 @@ pub(crate) fn encode(batch: &Batch) -> RecordBatch {
     let width = batch.shape.width;
     let measures = batch.rows.iter().map(|row| row.measure.map(f64::from_bits));
     let measures = measures.collect::<Float64Array>();
+    let amounts = batch.rows.iter().map(|row| row.amount);
+    let amounts = amounts.collect::<Decimal128Array>();
+    let amounts = amounts.with_precision_and_scale(38, AMOUNT_SCALE).unwrap();
     let texts = batch
         .rows
         .iter()
@@ -91,6 +95,7 @@ pub(crate) fn encode(batch: &Batch) -> RecordBatch {
         integers(|row| Some(row.key)),
         of_type(&integers(|row| row.value), &width.value_type()),
         of_type(&measures, &width.measure_type()),
+        of_type(&amounts, &width.amount_type()),
         Arc::new(texts.collect::<StringArray>()) as ArrayRef,
     ];
     if batch.shape.extra {

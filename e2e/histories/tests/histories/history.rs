@@ -26,13 +26,15 @@ use flightcluster_catalog::TableId;
 use crate::program::MOST_NODES;
 use crate::shape::Shape;
 
-/// A row as readers see it. `extra` is a column that the table gets later, the two before it get wider.
+/// A row as readers see it. `extra` is a column that the table gets later, those before it get wider.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     pub(crate) key: i64,
     pub(crate) value: Option<i64>,
     /// The bits of a float.
     pub(crate) measure: Option<u64>,
+    /// A decimal without its point.
+    pub(crate) amount: Option<i128>,
     pub(crate) extra: Option<i64>,
 }
 
@@ -44,6 +46,7 @@ impl Row {
             key,
             value: shape.width.value(mixed),
             measure: shape.width.measure(mixed).map(f64::to_bits),
+            amount: shape.width.amount(mixed),
             extra: shape.extra.then_some(mixed ^ key),
         }
     }
@@ -56,7 +59,7 @@ pub(crate) struct Answer {
     /// The answer has the column that the table gets later.
     pub(crate) has_extra: bool,
     /// The types of the columns that grow; `None` without a row.
-    pub(crate) types: Option<[DataType; 2]>,
+    pub(crate) types: Option<[DataType; 3]>,
 }
 
 /// Which promise was broken.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::types::{Decimal128Type, Float64Type, Int64Type};
 use arrow_array::{Array as _, Float64Array, Int64Array, RecordBatch, new_null_array};
 use arrow_cast::cast;
 use arrow_schema::{DataType, SchemaRef};
@@ -34,6 +34,7 @@ use crate::history::{Answer, Row};
 use crate::life::{Life, Port};
 use crate::peers::OtherIngesters;
 use crate::program::MOST_NODES;
+use crate::shape::AMOUNT_SCALE;
 use crate::store::{self, LossyStore};
 use crate::upkeep::Workshop;
 use crate::world::DAY;
@@ -290,7 +291,7 @@ fn answer(batches: &[RecordBatch]) -> Answer {
         has_extra: batches.iter().all(has),
         types: { batches.iter() }
             .find(|batch| batch.num_rows() > 0)
-            .map(|batch| ["value", "measure"].map(|name| type_of(batch, name))),
+            .map(|batch| ["value", "measure", "amount"].map(|name| type_of(batch, name))),
         rows: batches.iter().flat_map(rows_of).collect(),
     }
 }
@@ -305,12 +306,16 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     let (keys, values) = (integers(batch, "id"), integers(batch, "value"));
     let measures = cast(batch.column_by_name("measure").unwrap(), &DataType::Float64).unwrap();
     let measures: &Float64Array = measures.as_primitive::<Float64Type>();
+    let amounts = DataType::Decimal128(38, AMOUNT_SCALE);
+    let amounts = cast(batch.column_by_name("amount").unwrap(), &amounts).unwrap();
+    let amounts = amounts.as_primitive::<Decimal128Type>();
     let extra = { batch.column_by_name("extra") }.map(|_| integers(batch, "extra"));
     let integer = |of: &Int64Array, at| of.is_valid(at).then(|| of.value(at));
     let row = |at: usize| Row {
         key: keys.value(at),
         value: integer(&values, at),
         measure: { measures.is_valid(at) }.then(|| measures.value(at).to_bits()),
+        amount: { amounts.is_valid(at) }.then(|| amounts.value(at)),
         extra: extra.as_ref().and_then(|extra| integer(extra, at)),
     };
     (0..batch.num_rows()).map(row).collect()

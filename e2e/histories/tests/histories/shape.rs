@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
+/// Digits behind the point of an amount of the widest type.
+pub(crate) const AMOUNT_SCALE: i8 = 6;
+
 /// Types of the columns that grow, each wider than the one before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Width {
     /// No value yet: what a data frame makes of a column of nothing.
     Nulls,
-    /// `Int16` and `Float32`.
+    /// `Int16`, `Float32`, and decimals of few digits.
     Narrow,
-    /// `Int32` and `Float32`.
+    /// `Int32`, `Float32`, and decimals with more digits before the point.
     Middle,
-    /// `Int64` and `Float64`.
+    /// `Int64`, `Float64`, and decimals with more digits behind the point too.
     #[default]
     Wide,
 }
@@ -45,6 +48,15 @@ impl Width {
         }
     }
 
+    pub(crate) fn amount_type(self) -> DataType {
+        match self {
+            Self::Nulls => DataType::Null,
+            Self::Narrow => DataType::Decimal64(8, 2),
+            Self::Middle => DataType::Decimal128(20, 2),
+            Self::Wide => DataType::Decimal256(44, AMOUNT_SCALE),
+        }
+    }
+
     /// A whole number of this type and of none before.
     pub(crate) fn value(self, mixed: i64) -> Option<i64> {
         match self {
@@ -64,6 +76,17 @@ impl Width {
             Self::Wide => Some(mixed + 0.1),
         }
     }
+
+    /// A decimal of this type and of none before, with [`AMOUNT_SCALE`] digits behind the point.
+    pub(crate) fn amount(self, mixed: i64) -> Option<i128> {
+        let cents = |whole: i128| (whole + i128::from(mixed)) * 10_000;
+        match self {
+            Self::Nulls => None,
+            Self::Narrow => Some(cents(0)),
+            Self::Middle => Some(cents(1 << 40)),
+            Self::Wide => Some(cents(1 << 60) + 1),
+        }
+    }
 }
 
 /// What a batch has.
@@ -79,6 +102,7 @@ pub(crate) fn schema(shape: Shape) -> SchemaRef {
         Field::new("id", DataType::Int64, false),
         Field::new("value", shape.width.value_type(), true),
         Field::new("measure", shape.width.measure_type(), true),
+        Field::new("amount", shape.width.amount_type(), true),
         Field::new("text", DataType::Utf8, true),
     ];
     if shape.extra {
@@ -104,5 +128,10 @@ fn no_value_of_a_type_fits_the_one_before() {
             f64::from(measure as f32) == measure
         };
         assert!(exact(Width::Middle) && !exact(Width::Wide), "{mixed}");
+        let amount = |width: Width| width.amount(mixed).unwrap();
+        assert!(amount(Width::Narrow).abs() < 10_i128.pow(12), "{mixed}");
+        assert!(amount(Width::Middle).abs() >= 10_i128.pow(12), "{mixed}");
+        let behind_cents = [Width::Middle, Width::Wide].map(|width| amount(width) % 10_000);
+        assert_eq!(behind_cents, [0, 1], "{mixed}");
     }
 }

@@ -19,6 +19,8 @@ pub(crate) const ROW: &str = "row";
 pub(crate) struct Column {
     /// As it is sent first.
     pub(crate) field: Field,
+    /// The types it may be sent in, each with all values of those before it.
+    chain: Vec<DataType>,
     /// The batch that brings it.
     since: usize,
 }
@@ -66,8 +68,9 @@ impl Case {
             } else {
                 0
             };
-            let chain = match luck.random_range(0..12) {
+            let chain = match luck.random_range(0..14) {
                 0..3 => CHAINS[luck.random_range(0..CHAINS.len())].to_vec(),
+                12.. => kinds::decimals(luck),
                 // No column becomes a timestamp.
                 3 => match kind(luck, 3) {
                     of if matches!(kinds::stored(&of), DataType::Timestamp(..)) => vec![of],
@@ -78,7 +81,11 @@ impl Case {
             let of = chain[0].clone();
             let nullable = of == DataType::Null || luck.random_ratio(2, 3);
             let field = Field::new(name(luck, at), of, nullable).with_metadata(metadata(luck));
-            columns.push((Column { field, since }, chain));
+            columns.push(Column {
+                field,
+                chain,
+                since,
+            });
         }
         let mut batches: Vec<Batch> = Vec::new();
         let mut next = 0;
@@ -96,7 +103,7 @@ impl Case {
             };
             let columns = types.into_iter().map(|(at, of)| {
                 // A column that comes later may have nulls in the table, not in the batch.
-                let nullable = columns[at].0.field.is_nullable();
+                let nullable = columns[at].field.is_nullable();
                 let values = rows.iter().map(|_| value(luck, &of, nullable)).collect();
                 Sent {
                     column: at,
@@ -114,7 +121,6 @@ impl Case {
             });
         }
         // What a batch brings first has the type it is sent in there.
-        let mut columns: Vec<Column> = columns.into_iter().map(|(column, _)| column).collect();
         for (at, column) in columns.iter_mut().enumerate() {
             let sent = batches.iter().flat_map(|batch| &batch.columns);
             if let Some(first) = sent.into_iter().find(|sent| sent.column == at) {
@@ -144,19 +150,11 @@ impl Case {
 
     /// The widest type a column was sent in, as it is stored.
     fn expected_type(&self, column: usize) -> DataType {
+        let chain = &self.columns[column].chain;
         let sent = self.batches.iter().flat_map(|batch| &batch.columns);
-        let types = sent
-            .filter(|sent| sent.column == column)
-            .map(|sent| &sent.data_type);
-        let widest = types.reduce(|one, other| {
-            let of = |chain: &&[DataType]| chain.contains(one) && chain.contains(other);
-            let place = |chain: &[DataType], of| chain.iter().position(|each| each == of);
-            match CHAINS.into_iter().find(|chain| of(chain)) {
-                _ if *one == DataType::Null => other,
-                Some(chain) if place(chain, one) < place(chain, other) => other,
-                _ => one,
-            }
-        });
+        let sent = sent.filter(|sent| sent.column == column);
+        let place = |of: &DataType| chain.iter().position(|each| each == of).unwrap();
+        let widest = sent.map(|sent| &sent.data_type).max_by_key(|of| place(of));
         kinds::stored(widest.unwrap())
     }
 
@@ -177,7 +175,10 @@ impl Case {
                 .unwrap();
             let sent = batch.columns.iter().find(|sent| sent.column == at);
             let place = batch.rows.iter().position(|each| each == row).unwrap();
-            sent.map_or(Value::Null, |sent| sent.values[place].clone())
+            sent.map_or(Value::Null, |sent| {
+                let value = sent.values[place].clone();
+                kinds::moved_point(value, &sent.data_type, field.data_type())
+            })
         };
         let values: Vec<Value> = rows.values().iter().map(value).collect();
         build(field.data_type(), &values, &mut Layout::Plain)
@@ -280,13 +281,9 @@ impl Case {
 }
 
 /// The columns of a batch and their types, in any order.
-fn types_of(
-    luck: &mut StdRng,
-    columns: &[(Column, Vec<DataType>)],
-    number: usize,
-) -> Vec<(usize, DataType)> {
+fn types_of(luck: &mut StdRng, columns: &[Column], number: usize) -> Vec<(usize, DataType)> {
     let mut types = Vec::new();
-    for (at, (column, chain)) in columns.iter().enumerate() {
+    for (at, column) in columns.iter().enumerate() {
         let due = match number.cmp(&column.since) {
             std::cmp::Ordering::Less => false,
             std::cmp::Ordering::Equal => true,
@@ -296,7 +293,7 @@ fn types_of(
             }
         };
         if due {
-            let of = chain[luck.random_range(0..chain.len())].clone();
+            let of = column.chain[luck.random_range(0..column.chain.len())].clone();
             types.push((at, of));
         }
     }

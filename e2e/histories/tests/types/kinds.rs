@@ -31,6 +31,60 @@ pub(crate) const CHAINS: [&[DataType]; 9] = [
     &[Null, Boolean],
 ];
 
+/// Types of decimals a column can be sent in one after the other: no fewer bits, digits before the point, and
+/// digits behind it.
+pub(crate) fn decimals(luck: &mut StdRng) -> Vec<DataType> {
+    // One of 32 bits with one digit is stored in another type.
+    let mut layout = luck.random_range(0..MOST_DIGITS.len());
+    let digits = luck.random_range(2..=MOST_DIGITS[layout]);
+    let mut scale = luck.random_range(0..=digits);
+    let mut before = digits - scale;
+    let mut chain = vec![decimal(layout, before + scale, scale)];
+    for _ in 0..luck.random_range(1..4) {
+        layout = luck.random_range(layout..MOST_DIGITS.len());
+        let mut room = MOST_DIGITS[layout] - before - scale;
+        for digits in [&mut scale, &mut before] {
+            let more = luck.random_range(0..=room);
+            *digits += more;
+            room -= more;
+        }
+        chain.push(decimal(layout, before + scale, scale));
+    }
+    chain.dedup();
+    chain
+}
+
+/// Most digits of decimals of 32, 64, 128 and 256 bits.
+const MOST_DIGITS: [u8; 4] = [9, 18, 38, 76];
+
+fn decimal(layout: usize, digits: u8, scale: u8) -> DataType {
+    let make = [Decimal32, Decimal64, Decimal128, Decimal256][layout];
+    make(digits, scale as i8)
+}
+
+/// A decimal with its point where another type has it: as many digits behind it, or more.
+pub(crate) fn moved_point(value: Value, from: &DataType, to: &DataType) -> Value {
+    let scale = |of: &DataType| match of {
+        Decimal32(_, scale) | Decimal64(_, scale) => Some(*scale),
+        Decimal128(_, scale) | Decimal256(_, scale) => Some(*scale),
+        _ => None,
+    };
+    let (Some(before), Some(after)) = (scale(from), scale(to)) else {
+        return value;
+    };
+    let of = match value {
+        Value::Int(of) => i256::from_i128(of),
+        Value::Big(of) => of,
+        other => return other,
+    };
+    let factor = i256::from_i128(10).wrapping_pow((after - before) as u32);
+    let of = of.checked_mul(factor).unwrap();
+    match to {
+        Decimal256(..) => Value::Big(of),
+        _ => Value::Int(of.to_i128().unwrap()),
+    }
+}
+
 const UNITS: [TimeUnit; 4] = [
     TimeUnit::Second,
     TimeUnit::Millisecond,
