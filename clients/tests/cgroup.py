@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 
+import pytest
+
 ROOT = pathlib.Path("/sys/fs/cgroup")
 SMALL_POD_BYTES = 512 << 20
 
@@ -53,3 +55,15 @@ def memory_group(limit_bytes):
         yield group
     finally:
         group.folder.rmdir()
+
+
+def is_missing(error):
+    """Ends a test for want of a group. In CI as root it fails: nobody would notice."""
+    text = f"no control group with a memory limit can be made here: {error}"
+    if os.environ.get("CI") and os.geteuid() == 0:
+        pytest.fail(
+            f"{text}; in CI this has to be tested: give the job a writable {ROOT} with the memory "
+            "controller, as a privileged container has, or run the tests as another user than root",
+            pytrace=False,
+        )
+    pytest.skip(f"NOT TESTED, {text}")

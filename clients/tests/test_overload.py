@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import threading
@@ -10,7 +11,8 @@ import time
 import numpy
 import pyarrow as pa
 import pyarrow.flight as flight
-from cgroup import SMALL_POD_BYTES
+import pytest
+from cgroup import SMALL_POD_BYTES, is_missing
 from harness import put, running, select, wait_until
 
 SECONDS = 12
@@ -144,3 +146,23 @@ def overload(server, small_pod):
             IDLE_SECONDS,
         )
         assert small_pod.killed() == 0
+
+
+@pytest.mark.parametrize(
+    ("ci", "user", "ends"),
+    [
+        ("true", 0, pytest.fail.Exception),
+        ("true", 1000, pytest.skip.Exception),
+        ("", 0, pytest.skip.Exception),
+    ],
+)
+def test_without_control_groups_this_fails_in_ci_and_is_left_out_elsewhere(
+    monkeypatch, ci, user, ends
+):
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    # Of both kinds: one that is not expected would leave this test out.
+    either = (pytest.fail.Exception, pytest.skip.Exception)
+    with pytest.raises(either, match="no control group.*read-only") as ended:
+        is_missing(OSError("read-only file system"))
+    assert ended.type is ends
