@@ -167,7 +167,7 @@ class Run:
         self.uploaders[0].recess = self.uploads_recess
         for worker in workers:
             worker.start()
-        # In Postgres nobody can kill a migration between two writes of it.
+        # For Postgres dataplane/catalog/tests/postgres_migration.rs does this, at every statement.
         in_file = bool(self.processes.of("catalog", "standalone"))
         begins_otherwise = in_file and (begins_old(self.seed) or begins_restored(self.seed))
         if begins_otherwise or self.processes.servers:

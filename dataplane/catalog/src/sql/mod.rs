@@ -147,10 +147,10 @@ impl SqlCatalog {
     /// Opens the catalog in a Postgres database and brings its tables up to date. Other processes
     /// may do the same at the same time.
     ///
-    /// - Errors: [`Error::Unavailable`] when the server can't be reached or is not ready, so that
-    ///   waiting may help; [`Error::Store`] when the files can't be read, the server refuses the
-    ///   user, would lose commits, or when a newer program has written the tables. Nothing was
-    ///   changed then.
+    /// - Errors: [`Error::Unavailable`] when the server can't be reached, is not ready or ends
+    ///   meanwhile, so that another call may help: it goes on with the layout that was reached;
+    ///   [`Error::Store`] when the files can't be read, the server refuses the user, would lose
+    ///   commits, or when a newer program has written the tables. Nothing was changed then.
     pub async fn open_postgres(options: PostgresOptions) -> Result<Self, Error> {
         const DOING: &str = "opening the catalog in Postgres";
         sqlx::any::install_default_drivers();
@@ -166,9 +166,17 @@ impl SqlCatalog {
             }
             Err(error) => return Err(store_error(DOING, error)),
         };
-        migrations::apply(&mut connection, &postgres::DIALECT)
-            .await
-            .map_err(|error| store_error(DOING, error))?;
+        match migrations::apply(&mut connection, &postgres::DIALECT).await {
+            Ok(()) => {}
+            // The server ended in the middle of it, or another process takes long.
+            Err(migrations::Error::Sql(error)) if postgres::passes(&error) => {
+                return Err(Error::Unavailable {
+                    place,
+                    source: Box::new(error),
+                });
+            }
+            Err(error) => return Err(store_error(DOING, error)),
+        }
         drop(connection);
         let clock = Arc::new(clock::Clock::new(postgres::DIALECT.time));
         let watch = Arc::new(watch::Watch::new(Arc::clone(&clock)));

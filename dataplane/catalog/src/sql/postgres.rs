@@ -145,7 +145,7 @@ impl Error {
     pub(super) fn passes(&self) -> bool {
         match self {
             Self::Standby | Self::NoCatalog => true,
-            Self::Connect(error) => matches!(judge(error), Verdict::Repeat | Verdict::Passes),
+            Self::Connect(error) => passes(error),
             Self::Read { .. }
             | Self::Url { .. }
             | Self::Insecure { .. }
@@ -392,6 +392,11 @@ pub(super) fn is_gone(error: &sqlx::Error) -> bool {
         },
         _ => false,
     }
+}
+
+/// Whether the same may succeed later without anybody repairing the database.
+pub(super) fn passes(error: &sqlx::Error) -> bool {
+    matches!(judge(error), Verdict::Repeat | Verdict::Passes)
 }
 
 /// Error codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>

@@ -27,6 +27,7 @@ pub(super) async fn migrate(options: &PostgresOptions) -> Result<(), Failure> {
     }
     match migrations::apply(&mut connection, &postgres::DIALECT).await {
         Ok(()) => Ok(()),
+        Err(migrations::Error::Sql(error)) if postgres::passes(&error) => Err(error.into()),
         Err(error) => Err(failed(postgres::Error::OlderCopy(error))),
     }
 }

@@ -45,18 +45,7 @@ pub async fn shared() -> (Arc<Server>, PostgresOptions) {
         running
     };
     let name = format!("catalog_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-    let create = format!("CREATE DATABASE {name}");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(create))
-        .execute(&mut server.connect().await)
-        .await
-        .unwrap();
-    let url = format!("postgres:///{name}?host={}&user={USER}", server.socket());
-    let url_file = server.directory.path().join(name);
-    std::fs::write(&url_file, url).unwrap();
-    let options = PostgresOptions {
-        url_file,
-        ..server.options()
-    };
+    let options = server.database(&name, "template1").await;
     (server, options)
 }
 
@@ -174,6 +163,22 @@ impl Server {
             allow_insecure: false,
             max_connections: 5,
             timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Makes another database as a copy of one that nobody is connected to.
+    pub async fn database(&self, name: &str, copy_of: &str) -> PostgresOptions {
+        let create = format!("CREATE DATABASE {name} TEMPLATE {copy_of}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(create))
+            .execute(&mut self.connect().await)
+            .await
+            .unwrap();
+        let url = format!("postgres:///{name}?host={}&user={USER}", self.socket());
+        let url_file = self.directory.path().join(name);
+        std::fs::write(&url_file, url).unwrap();
+        PostgresOptions {
+            url_file,
+            ..self.options()
         }
     }
 
