@@ -2,7 +2,7 @@
 //!
 //! # Repeats
 //! As for flushes: a request is known by a digest of all it says, a repeat gets the same answer. A
-//! repeat after its record is forgotten finds its inputs ended and its outputs live. A request that comes so
+//! repeat after its record is forgotten finds its inputs ended and an output that is known. A request that comes so
 //! late that its outputs may have been deleted as orphans is refused.
 
 use std::collections::BTreeSet;
@@ -176,17 +176,21 @@ async fn done_before(
     if let Some(snapshot) = known {
         return Ok(Some(answer(snapshot)?));
     }
-    // Paths are used once, so an output that is there came from this very request.
-    let Some(output) = request.outputs.first() else {
-        return Ok(None);
-    };
-    let began: Option<i64> =
-        sqlx::query_scalar("SELECT begin_snapshot FROM files WHERE path = $1 AND table_id = $2")
-            .bind(&output.path)
-            .bind(stored(request.table.0)?)
-            .fetch_optional(c)
-            .await?;
-    began.map(answer).transpose()
+    // Paths are used once, so an output that is there came from this very request. Any of them: the others may
+    // have been replaced and deleted since, and the caller removes what it is told was never committed.
+    for output in &request.outputs {
+        let began: Option<i64> = sqlx::query_scalar(
+            "SELECT begin_snapshot FROM files WHERE path = $1 AND table_id = $2",
+        )
+        .bind(&output.path)
+        .bind(stored(request.table.0)?)
+        .fetch_optional(&mut *c)
+        .await?;
+        if let Some(began) = began {
+            return Ok(Some(answer(began)?));
+        }
+    }
+    Ok(None)
 }
 
 async fn remember(

@@ -147,6 +147,7 @@ macro_rules! contract {
         $crate::contract::contract!(@tests $open, upkeep {
             files_take_the_place_of_others_in_one_snapshot,
             a_repeated_replacement_gets_the_same_answer_and_changes_nothing,
+            a_late_repeat_is_known_by_any_output_that_is_left,
             a_file_that_is_no_longer_live_is_not_replaced,
             two_replacements_of_one_file_do_not_both_happen,
             a_replacement_that_comes_too_late_changes_nothing,

@@ -24,14 +24,17 @@ async fn table_of_files(catalog: &Subject, name: &str, files: u64) -> (Table, In
     (table, ingester, ids)
 }
 
-async fn ids(catalog: &Subject, table: TableId) -> Vec<u64> {
-    let which = LiveFiles {
+fn live_files(table: TableId) -> LiveFiles {
+    LiveFiles {
         table,
         below_bytes: None,
         before_nanos: None,
         limit: 1000,
-    };
-    let files = catalog.live_files(which).await.unwrap();
+    }
+}
+
+async fn ids(catalog: &Subject, table: TableId) -> Vec<u64> {
+    let files = catalog.live_files(live_files(table)).await.unwrap();
     files.into_iter().map(|file| file.id).collect()
 }
 
@@ -103,6 +106,40 @@ pub async fn a_repeated_replacement_gets_the_same_answer_and_changes_nothing(cat
     let first = catalog.replace_files(everything.clone()).await.unwrap();
     assert_eq!(catalog.replace_files(everything).await.unwrap(), first);
     assert!(content(&catalog, &other).await.0.is_empty());
+}
+
+/// Its caller stood still for so long that some of its outputs were replaced and deleted, and the record of it was
+/// forgotten. Told that it came too late, it would remove the others, which are live.
+pub async fn a_late_repeat_is_known_by_any_output_that_is_left(catalog: Subject) {
+    let now = catalog.time().await.unwrap().millis;
+    for (name, gone) in [("first", 0), ("middle", 1), ("last", 2)] {
+        let (table, _, inputs) = table_of_files(&catalog, name, 3).await;
+        let path = |n: u64| format!("{name}/out{n}");
+        let outputs = (0..3).map(|n| file(table.id, &path(n), 3 * n + 1, 3 * n + 3));
+        let mut request = compaction(table.id, &inputs, outputs.collect());
+        request.valid_until_millis = Some(now + 60_000);
+        let first = catalog.replace_files(request.clone()).await.unwrap();
+
+        let live = catalog.live_files(live_files(table.id)).await.unwrap();
+        let replaced = live.iter().find(|live| live.file.path == path(gone));
+        let (from, to) = (3 * gone + 1, 3 * gone + 3);
+        let next = vec![file(table.id, &format!("{name}/next"), from, to)];
+        let next = compaction(table.id, &[replaced.unwrap().id], next);
+        catalog.replace_files(next).await.unwrap();
+        let garbage = due(&catalog, NOW).await;
+        assert!(garbage.contains(&path(gone)), "{garbage:?}");
+        catalog.garbage_deleted(&garbage).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(catalog.forget_history(NOW).await.unwrap().records > 0);
+
+        let before = content(&catalog, &table).await;
+        assert_eq!(
+            catalog.replace_files(request).await.unwrap(),
+            first,
+            "{name}"
+        );
+        assert_eq!(content(&catalog, &table).await, before);
+    }
 }
 
 pub async fn a_file_that_is_no_longer_live_is_not_replaced(catalog: Subject) {
