@@ -2,16 +2,16 @@
 """The history checker: real processes, real clients, faults from a seed, every answer checked.
 
     chaos.py [--seed N] [--seeds COUNT] [--seconds S] [--topology standalone|cluster|postgres|both]
-             [--no-shorten] [--lies]
+             [--no-shorten] [--lies log|catalog]
 
 Each seed starts a standalone server, a cluster (a catalog, three ingesters, two queriers) or one on
 Postgres and an S3 server instead of a catalog process, on free ports of the loopback interface. It
 lets writers and readers work for S seconds while processes are killed (also in the middle of a sync
 or of storing a file), paused and ended, connections stalled and cut (also those of writers, while
 their acknowledgements are on the way, and of readers), disks full, slow or failing (of the log, of
-the files, of the catalog), Postgres and the S3 server killed and paused, and clocks wrong, mends
-everything, and asks for all rows once more, also after a restart of every process. What counts as
-broken is in history.py.
+the files, of the catalog), power cut, which undoes what log and catalog did not sync, Postgres and
+the S3 server killed and paused, and clocks wrong, mends everything, and asks for all rows once
+more, also after a restart of every process. What counts as broken is in history.py.
 Every fourth seed begins with a catalog (not one in Postgres) that is set back to an earlier layout,
 with all that is in it, and whose migration is killed (layouts.py); another fourth with one that is
 lost and restored from a backup, of the last moment or an older one (restores.py).
@@ -25,8 +25,9 @@ for about two minutes, and the fewest that failed again are printed (not with --
 are counted when they happened; a kind that was switched on several times and never did anything
 counts as failed.
 
-With --lies the disk says that the log is synced when it is not, and forgets the rest at a kill.
-That breaks the first promise of the product, so a seed has to fail: the checker finds it.
+With --lies log the disk says that the log is synced when it is not, and forgets the rest at a kill;
+with --lies catalog it does so with the database of the catalog. That breaks the first promise of
+the product, so a seed has to fail: the checker finds it.
 """
 
 import argparse
@@ -40,7 +41,7 @@ import threading
 import time
 
 from attempts import TwiceWriter
-from faults import STOOD_STILL_SECONDS, Faults, Lies, idle
+from faults import STOOD_STILL_SECONDS, CatalogLies, Faults, Lies, idle
 from history import History
 from layouts import begins_old, catalog_of, earlier_layout, kill_in_migration, set_back
 from links import Network
@@ -54,7 +55,7 @@ from registers import (
     all_values,
     delete_keys,
 )
-from restores import OlderBackup, begins_older, begins_restored, lose_and_restore
+from restores import REFUSAL, OlderBackup, begins_older, begins_restored, lose_and_restore
 from shorten import shortest
 from uploads import Uploader, UploadReader, Uploads, all_uploaded
 from workload import TROUBLE, Reader, Recess, Writer, all_rows, compactions, live_files
@@ -432,20 +433,21 @@ def kind_of(problem):
     return ":".join(problem.split(":")[:2])
 
 
-# What a row that is gone, and what stood on it, can look like.
-LOST = ("lost", "unseen", "missing", "outdated", "back")
+LIES = {"log": Lies, "catalog": CatalogLies}
 
 
-def finds_lies(seeds, topologies, seconds):
-    """Whether one of these seeds finds that rows are lost when syncs lie."""
+def finds_lies(seeds, topologies, seconds, of):
+    """Whether one of these seeds finds that something is lost when syncs of log or catalog lie."""
+    faults = LIES[of]
     for seed in seeds:
         for topology in topologies:
-            run, problem, folder = run_once(seed, topology, seconds, faults=Lies)
+            run, problem, folder = run_once(seed, topology, seconds, faults=faults)
             shutil.rmtree(folder)
-            lies = run.faults.counts.get("sync lies", 0)
+            lies = run.faults.counts.get(faults.kind, 0)
             said = (problem or "nothing is wrong").splitlines()[0]
             print(f"seed {seed} {topology}, {lies} kills after syncs that lied: {said}", flush=True)
-            if lies and problem and kind_of(problem).endswith(LOST):
+            # Or the product itself refuses to go on with what is left.
+            if lies and problem and (kind_of(problem).endswith(faults.finds) or REFUSAL in problem):
                 return True
     return False
 
@@ -459,13 +461,13 @@ def main():
     parser.add_argument(
         "--no-shorten", action="store_true", help="do not look for fewer faults that fail too"
     )
-    parser.add_argument("--lies", action="store_true", help="syncs lie, and a seed has to find it")
+    parser.add_argument("--lies", choices=LIES, help="syncs of it lie, and a seed has to find it")
     arguments = parser.parse_args()
     first = arguments.seed if arguments.seed is not None else random.randrange(10**6)
     topologies = ["standalone", "cluster"] if arguments.topology == "both" else [arguments.topology]
     seeds = range(first, first + arguments.seeds)
     if arguments.lies:
-        found = finds_lies(seeds, topologies, arguments.seconds)
+        found = finds_lies(seeds, topologies, arguments.seconds, arguments.lies)
         print(f"{int(found)} passed, {int(not found)} failed")
         return 0 if found else 1
     passed, failed, faults = 0, 0, []

@@ -22,7 +22,8 @@
 
 enum {
     FULL, SYNC_ERROR, STORE_ERROR, KILL_IN_STORE, KILL_IN_SYNC, CLOCK, HELD_SYNC, SYNC_LIES,
-    READ_ERROR, SLOW_STORE, CATALOG_FULL, CATALOG_SYNC_ERROR, KILL_IN_CATALOG
+    READ_ERROR, SLOW_STORE, CATALOG_FULL, CATALOG_SYNC_ERROR, KILL_IN_CATALOG, CATALOG_SYNC_LIES,
+    POWER_CUT
 };
 
 /* Switches, from 16 on how often each fault happened, and last in how many processes this is. */
@@ -134,21 +135,36 @@ static int unreadable(int fd) {
     if (!real) \
         real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* While syncs lie, what a write is about to replace is kept in a file beside the switches, for
- * disk.py to put back when the process was killed: position, size of the file, number of the bytes
- * kept, length of the path; the path; the bytes. */
+/* While syncs lie, or before the power is cut, what a write is about to replace is kept in a file
+ * beside the switches, one for each file that is written, for disk.py to put back when the process
+ * was killed: position, size of the file, number of the bytes kept, length of the path; the path;
+ * the bytes. Files that are made, cut, renamed or removed are so at once. */
 static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
-static volatile int kept_any;
 
-static void unsynced_path(char path[PATH_MAX]) {
-    snprintf(path, PATH_MAX, "%s.unsynced", getenv("CHAOS_SWITCHES"));
+/* Whether the disk says that this file is synced when it is not. */
+static int lies(int fd) {
+    return (slots[SYNC_LIES] && of_kind(fd, ".wal"))
+        || (slots[CATALOG_SYNC_LIES] && of_kind(fd, ".sqlite"));
 }
 
-static void keep(int fd, size_t count) {
+static int loses_power(int fd) {
+    return slots[POWER_CUT] && (of_kind(fd, ".wal") || of_kind(fd, ".sqlite"));
+}
+
+static void unsynced_path(const struct stat *status, char path[PATH_MAX]) {
+    const char *switches = getenv("CHAOS_SWITCHES");
+    snprintf(path, PATH_MAX, "%s.unsynced-%ju", switches, (uintmax_t)status->st_ino);
+}
+
+/* Position -1 is where the file stands. */
+static void keep(int fd, size_t count, off_t at) {
+    if (!lies(fd) && !loses_power(fd))
+        return;
+    if (at < 0)
+        at = lseek(fd, 0, SEEK_CUR);
     char path[PATH_MAX], target[PATH_MAX];
     ssize_t length = path_of(fd, path);
     struct stat status;
-    off_t at = lseek(fd, 0, SEEK_CUR);
     /* The process itself may not be able to read it. */
     int source = open(path, O_RDONLY | O_CLOEXEC);
     if (length < 0 || at < 0 || source < 0 || fstat(fd, &status) < 0)
@@ -163,26 +179,30 @@ static void keep(int fd, size_t count) {
     memcpy(record, head, sizeof head);
     memcpy(record + sizeof head, path, length);
     ssize_t size = sizeof head + length + kept;
-    unsynced_path(target);
+    unsynced_path(&status, target);
     pthread_mutex_lock(&keeping);
     int file = open(target, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (kept < 0 || file < 0 || write(file, record, size) != size)
         abort();
     close(file);
-    kept_any = 1;
     pthread_mutex_unlock(&keeping);
     free(record);
 }
 
-/* A sync that was none takes nothing back once a real one has succeeded. */
-static void synced(void) {
+/* What was kept of a file is not taken back once a real sync of it has succeeded. */
+static void synced(int fd) {
     char path[PATH_MAX];
+    struct stat status;
+    int is_kept = of_kind(fd, ".wal") || of_kind(fd, ".sqlite");
+    if (slots == nothing || !is_kept || fstat(fd, &status) < 0)
+        return;
     pthread_mutex_lock(&keeping);
-    unsynced_path(path);
+    unsynced_path(&status, path);
     if (truncate(path, 0) < 0 && errno != ENOENT)
         abort();
-    kept_any = 0;
     pthread_mutex_unlock(&keeping);
+    if (loses_power(fd))
+        happened(POWER_CUT);
 }
 
 ssize_t write(int fd, const void *bytes, size_t count) {
@@ -192,8 +212,7 @@ ssize_t write(int fd, const void *bytes, size_t count) {
         errno = error;
         return -1;
     }
-    if (slots[SYNC_LIES] && of_kind(fd, ".wal"))
-        keep(fd, count);
+    keep(fd, count, -1);
     return real(fd, bytes, count);
 }
 
@@ -204,12 +223,10 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
         errno = error;
         return -1;
     }
-    if (slots[SYNC_LIES] && of_kind(fd, ".wal")) {
-        size_t all = 0;
-        for (int part = 0; part < count; part++)
-            all += parts[part].iov_len;
-        keep(fd, all);
-    }
+    size_t all = 0;
+    for (int part = 0; part < count; part++)
+        all += parts[part].iov_len;
+    keep(fd, all, -1);
     return real(fd, parts, count);
 }
 
@@ -220,6 +237,7 @@ ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
         errno = error;
         return -1;
     }
+    keep(fd, count, at);
     return real(fd, bytes, count, at);
 }
 
@@ -252,9 +270,21 @@ static int catalog_sync_fails(int fd) {
     return 1;
 }
 
+/* A sync that does nothing, or one that does what it says. */
+static int sync_of(int fd, int (*real)(int)) {
+    if (lies(fd)) {
+        happened(of_kind(fd, ".wal") ? SYNC_LIES : CATALOG_SYNC_LIES);
+        return 0;
+    }
+    int result = real(fd);
+    if (result == 0)
+        synced(fd);
+    return result;
+}
+
 int fsync(int fd) {
     REAL(fsync);
-    return catalog_sync_fails(fd) ? -1 : real(fd);
+    return catalog_sync_fails(fd) ? -1 : sync_of(fd, real);
 }
 
 int fdatasync(int fd) {
@@ -273,14 +303,7 @@ int fdatasync(int fd) {
             return -1;
         }
     }
-    if (slots[SYNC_LIES] && of_kind(fd, ".wal")) {
-        happened(SYNC_LIES);
-        return 0;
-    }
-    int result = real(fd);
-    if (result == 0 && kept_any && of_kind(fd, ".wal"))
-        synced();
-    return result;
+    return sync_of(fd, real);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {

@@ -24,12 +24,14 @@ KINDS = (
     "catalog full",
     "catalog sync error",
     "kill in catalog",
+    "catalog sync lies",
+    "power cut",
 )
 COUNTS_FROM = 16
 LOADED = 31
 SLOT = struct.Struct("=q")
 BYTES = 32 * SLOT.size
-# Of what a write replaced while syncs lied: position, size of the file, bytes, length of the path.
+# What a write replaced that is not synced: position, size of the file, bytes, length of the path.
 REPLACED = struct.Struct("=qqqq")
 
 
@@ -76,18 +78,19 @@ class Switches:
             self.set(kind, 0)
 
     def forget_unsynced(self):
-        """What a disk does that lied about syncs when its machine stops: they are undone."""
-        path = self.path.with_name(f"{self.path.name}.unsynced")
-        if not path.exists():
-            return
-        for file, position, size, before in reversed(replaced(path.read_bytes())):
-            # A segment that was not needed any more is gone.
-            if file.exists():
-                with file.open("r+b") as segment:
-                    segment.seek(position)
-                    segment.write(before)
-                    segment.truncate(size)
-        path.unlink()
+        """What a disk does when its machine stops: what was written since the last sync is undone.
+
+        Of one that lied about syncs that is what was written since the last that did not lie.
+        """
+        for path in self.path.parent.glob(f"{self.path.name}.unsynced-*"):
+            for file, position, size, before in reversed(replaced(path.read_bytes())):
+                # A segment that was not needed any more is gone.
+                if file.exists():
+                    with file.open("r+b") as written:
+                        written.seek(position)
+                        written.write(before)
+                        written.truncate(size)
+            path.unlink()
 
 
 def replaced(notes):

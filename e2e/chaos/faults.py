@@ -40,8 +40,11 @@ SERVER_FAULTS = 1 / 3
 SERVER_KILLS = 2 / 3
 # How long it is away.
 SERVER_SECONDS = (0.0, 3.0)
-# Syncs that do nothing, before the process is killed.
-LIES = 3
+# Syncs before the power of a process is cut, which forgets what was written after the last of them:
+# all of these, if they were lies. Of the catalog so many that there are flushes among the commits.
+SYNCS = {"sync lies": 3, "catalog sync lies": 20, "power cut": 3}
+# One in so many faults is a cut of the power, beside all that.
+POWER_CUTS = 1 / 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Faults:
         self.clients_chance = random.Random(f"connections of writers {seed}")
         self.readers_chance = random.Random(f"connections of readers {seed}")
         self.servers_chance = random.Random(f"servers {seed}")
+        self.power_chance = random.Random(f"power {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
         # Who has the files and the database on a disk that faults are made in.
         self.holders = processes.of("catalog", "standalone")
@@ -123,10 +127,13 @@ class Faults:
 
     def make(self, fault, stop):
         self.made.append(fault)
-        if fault.kind in KINDS and fault.kind != "sync lies":
+        if fault.kind in SYNCS:
+            self.lose_power(fault, stop)
+            return
+        if fault.kind in KINDS:
             self.switch(fault, stop)
             return
-        if fault.kind not in ("long pause", "sync lies"):
+        if fault.kind != "long pause":
             self.count(fault.kind)
         getattr(self, fault.kind.replace(" ", "_"))(fault, stop)
 
@@ -151,6 +158,8 @@ class Faults:
             return self.draw_client("writers", self.clients_chance)
         if self.readers_chance.random() < CLIENT_FAULTS:
             return self.draw_client("readers", self.readers_chance)
+        if self.power_chance.random() < POWER_CUTS:
+            return self.draw_power_cut()
         if self.processes.servers and self.servers_chance.random() < SERVER_FAULTS:
             return self.draw_server()
         if self.holders and self.kinds_chance.random() < STORAGE_FAULTS:
@@ -195,6 +204,11 @@ class Faults:
         kind = chance.choice([f"cut {who}", loses])
         way = chance.choice(self.processes.ways[who])
         return self.fault(kind, [way], seconds=chance.uniform(*CLIENT_SECONDS))
+
+    def draw_power_cut(self):
+        """Of a process that has a log or the database of the catalog."""
+        holders = self.processes.of("catalog", "ingester", "standalone")
+        return self.fault("power cut", [self.power_chance.choice(holders)])
 
     def draw_server(self):
         """Postgres or the object store is killed, or stands still."""
@@ -376,24 +390,39 @@ class Faults:
                 break
         return before
 
-    def sync_lies(self, fault, stop):
-        """Syncs that do nothing, and then a kill that takes what was not synced."""
+    def lose_power(self, fault, stop):
+        """After some syncs a kill that takes what was written since the last one that was none.
+
+        With a disk that lies that is all since the first of them.
+        """
         (victim,) = self.victims(fault)
-        self.tell(f"syncs do nothing at {victim.name}")
-        before = self.switch_on(victim, fault, stop, LIES)
+        self.tell(f"{fault.kind} at {victim.name}")
+        self.switched[fault.kind] = self.switched.get(fault.kind, 0) + 1
+        before = self.switch_on(victim, fault, stop, SYNCS[fault.kind])
         # Nobody starts it in between.
         with victim.lock:
             victim.kill()
             victim.switches.set(fault.kind, 0)
         times = victim.switches.count(fault.kind) - before
-        self.tell(f"kill {victim.name} after {times} of them")
+        self.tell(f"power of {victim.name} is cut after {times} syncs")
         if times:
             self.count(fault.kind)
 
 
 class Lies(Faults):
-    """What a run has to find: syncs that lie, and nothing else."""
+    """What a run has to find: syncs of the log that lie, and nothing else."""
+
+    kind, roles = "sync lies", ("ingester", "standalone")
+    # What a row that is gone, and what stood on it, can look like.
+    finds = ("lost", "unseen", "missing", "outdated", "back")
 
     def draw(self):
-        victims = self.processes.of("ingester", "standalone")
-        return self.fault("sync lies", [self.chance.choice(victims)])
+        return self.fault(self.kind, [self.chance.choice(self.processes.of(*self.roles))])
+
+
+class CatalogLies(Lies):
+    """The same with syncs of the catalog's database."""
+
+    kind, roles = "catalog sync lies", ("catalog", "standalone")
+    # Batches that it has forgotten are stored again.
+    finds = (*Lies.finds, "doubled")

@@ -97,6 +97,7 @@ def test_faults_of_the_storage_come_beside_what_a_seed_chose_before(monkeypatch)
     new = {"read error", "slow store", "catalog full", "catalog sync error"}
     # Those of clients come by their own chances, at every choice.
     monkeypatch.setattr("faults.CLIENT_FAULTS", 0)
+    monkeypatch.setattr("faults.POWER_CUTS", 0)
     with_them = drawn(4, 200)
     assert new <= {fault.kind for fault in with_them}
     monkeypatch.setattr("faults.STORAGE_FAULTS", 0)
@@ -209,3 +210,31 @@ def test_a_cluster_without_a_disk_for_files_and_catalog_has_no_faults_of_it():
     of_the_disk = {"store error", "kill in store", "read error", "slow store"}
     of_the_disk |= {"catalog full", "catalog sync error"}
     assert not of_the_disk & {faults.draw().kind for _ in range(400)}
+
+
+class Disk:
+    """Switches of a process that syncs three times as soon as it may."""
+
+    def __init__(self):
+        self.done, self.syncs = [], 0
+
+    def set(self, kind, value):
+        self.done.append((kind, value))
+        self.syncs += 3 * value
+
+    def count(self, _):
+        return self.syncs
+
+
+@pytest.mark.parametrize("idles", [False, True])
+def test_a_cut_of_the_power_comes_after_some_syncs_and_is_over_with_it(idles):
+    faults, one, _ = faults_of(1)
+    one.lock, one.switches = threading.Lock(), Disk()
+    if idles:
+        one.switches.count = lambda _: 0
+    stop = threading.Event()
+    stop.set()
+    faults.make(Fault(0.0, "power cut", ("one",)), stop)
+    assert one.done == ["kill"]
+    assert one.switches.done == [("power cut", 1), ("power cut", 0)]
+    assert faults.counts == ({} if idles else {"power cut": 1})
