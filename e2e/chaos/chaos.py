@@ -10,8 +10,9 @@ lets writers and readers work for S seconds while processes are killed (also in 
 or of storing a file), paused and ended, connections stalled and cut (also those of writers, while
 their acknowledgements are on the way, and of readers), disks full, slow or failing (of the log, of
 the files, of the catalog), power cut, which undoes what log and catalog did not sync, Postgres and
-the S3 server killed and paused, and clocks wrong, mends everything, and asks for all rows once
-more, also after a restart of every process. What counts as broken is in history.py.
+the S3 server killed and paused, requests to the latter failed one by one, and clocks wrong, mends
+everything, and asks for all rows once more, also after a restart of every process. What counts as
+broken is in history.py.
 Every fourth seed begins with a catalog (not one in Postgres) that is set back to an earlier layout,
 with all that is in it, and whose migration is killed (layouts.py); another fourth with one that is
 lost and restored from a backup, of the last moment or an older one (restores.py).

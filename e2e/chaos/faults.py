@@ -40,6 +40,11 @@ SERVER_FAULTS = 1 / 3
 SERVER_KILLS = 2 / 3
 # How long it is away.
 SERVER_SECONDS = (0.0, 3.0)
+# One in so many faults is one of requests to the object store, beside all that.
+REQUEST_FAULTS = 1 / 5
+# So many of them fail, for so long.
+FAILING_REQUESTS = 0.4
+REQUEST_SECONDS = (0.5, 3.0)
 # Syncs before the power of a process is cut, which forgets what was written after the last of them:
 # all of these, if they were lies. Of the catalog so many that there are flushes among the commits.
 SYNCS = {"sync lies": 3, "catalog sync lies": 20, "power cut": 3}
@@ -58,7 +63,7 @@ class Fault:
     where: tuple
     # How long it lasts, where that is chosen.
     seconds: float = 0.0
-    # Of a clock how far it is put; of an upgrade how the processes end.
+    # Of a clock how far it is put; of an upgrade how the processes end; of requests the seed.
     value: object = 1
 
     def __str__(self):
@@ -94,6 +99,7 @@ class Faults:
         self.clients_chance = random.Random(f"connections of writers {seed}")
         self.readers_chance = random.Random(f"connections of readers {seed}")
         self.servers_chance = random.Random(f"servers {seed}")
+        self.requests_chance = random.Random(f"requests {seed}")
         self.power_chance = random.Random(f"power {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
         # Who has the files and the database on a disk that faults are made in.
@@ -133,7 +139,7 @@ class Faults:
         if fault.kind in KINDS:
             self.switch(fault, stop)
             return
-        if fault.kind != "long pause":
+        if fault.kind not in ("long pause", "fail requests"):
             self.count(fault.kind)
         getattr(self, fault.kind.replace(" ", "_"))(fault, stop)
 
@@ -160,6 +166,9 @@ class Faults:
             return self.draw_client("readers", self.readers_chance)
         if self.power_chance.random() < POWER_CUTS:
             return self.draw_power_cut()
+        stores = [each for each in self.processes.servers if each.name == "store"]
+        if stores and self.requests_chance.random() < REQUEST_FAULTS:
+            return self.draw_requests(stores)
         if self.processes.servers and self.servers_chance.random() < SERVER_FAULTS:
             return self.draw_server()
         if self.holders and self.kinds_chance.random() < STORAGE_FAULTS:
@@ -217,6 +226,12 @@ class Faults:
         seconds = self.servers_chance.uniform(*SERVER_SECONDS)
         return self.fault(f"{what} {server.name}", [server], seconds=seconds)
 
+    def draw_requests(self, stores):
+        """Requests to the object store fail as they do at a cloud; which ones has a seed, too."""
+        seed = self.requests_chance.randrange(10**6)
+        seconds = self.requests_chance.uniform(*REQUEST_SECONDS)
+        return self.fault("fail requests", stores, seconds=seconds, value=seed)
+
     def draw_upgrade(self, kind):
         """The next role gets the new release; when all have it, all go back."""
         chosen = self.processes.next_to_upgrade() if kind == "upgrade" else []
@@ -252,11 +267,13 @@ class Faults:
         return self.fault(kind, [victim], seconds=seconds, value=value)
 
     def occasions(self):
-        """How often each kind inside a process was switched on, and how often it happened."""
-        return {
-            kind: (times, sum(process.switches.count(kind) for process in self.processes.all))
-            for kind, times in self.switched.items()
-        }
+        """How often each kind that waits for calls was switched on, and how often it happened."""
+        return {kind: (times, self.happened(kind)) for kind, times in self.switched.items()}
+
+    def happened(self, kind):
+        if kind not in KINDS:
+            return self.counts.get(kind, 0)
+        return sum(process.switches.count(kind) for process in self.processes.all)
 
     def tell(self, text):
         self.history.note(f"fault {text}")
@@ -332,6 +349,27 @@ class Faults:
         self.tell(f"resume {server.name}")
 
     pause_postgres = pause_store = pause_server
+
+    def fail_requests(self, fault, stop):
+        (server,) = self.servers(fault)
+        self.tell(f"requests to {server.name} fail, seed {fault.value}")
+        self.switched[fault.kind] = self.switched.get(fault.kind, 0) + 1
+        server.fail_requests(fault.value, FAILING_REQUESTS)
+        self.connect_again(server)
+        stop.wait(fault.seconds)
+        failed = server.end_failures()
+        # A request that waits for an answer would go on to do so.
+        self.connect_again(server)
+        self.tell(f"requests to {server.name} failed: {failed}")
+        if failed:
+            self.count(fault.kind)
+
+    def connect_again(self, server):
+        """Connections to a server end, and new ones are made."""
+        for link in self.processes.links:
+            if link.name.endswith(f"-{server.name}"):
+                link.cut()
+                link.heal()
 
     def servers(self, fault):
         return [each for each in self.processes.servers if each.name in fault.where]

@@ -1,6 +1,7 @@
 """What a cluster in production keeps its catalog and its files in: Postgres and an S3 server.
 
-Both are real, and killed and paused as a whole. Nothing they confirmed may be lost by that.
+Both are real, and killed and paused as a whole, and requests to the S3 server fail one by one as
+they do at a cloud. Nothing they confirmed may be lost by that.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[2] / "clients" / "tests"))
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "stores"))
 
 from postgres import USER, Postgres
+from proxy import Proxy
 from versitygw import ACCESS_KEY, REGION, SECRET_KEY, Versitygw
 
 VERSITYGW = os.environ.get("VERSITYGW", "versitygw")
@@ -110,12 +112,31 @@ class ObjectServer(Server):
         super().__init__()
         self.server = Versitygw(VERSITYGW, pathlib.Path(folder) / "store")
         self.server.make_bucket(BUCKET)
+        self.proxy = Proxy(self.server.port)
+        self.fails = False
 
     def main(self):
         return self.server.process
 
     def port(self):
-        return self.server.port
+        """Where connections go: to the proxy while requests are to fail."""
+        return self.proxy.port if self.fails else self.server.port
+
+    def fail_requests(self, seed, share):
+        """From now on this share of the requests of new connections fails."""
+        self.proxy.done.clear()
+        self.proxy.fail(seed, share)
+        self.fails = True
+
+    def end_failures(self):
+        """Ends that; returns how often each kind of failure happened."""
+        self.fails = False
+        self.proxy.heal()
+        return {fault: times for fault, times in dict(self.proxy.done).items() if fault}
+
+    def heal(self):
+        self.end_failures()
+        super().heal()
 
     def start(self):
         if shutil.which(VERSITYGW) is None:
@@ -148,6 +169,7 @@ class ObjectServer(Server):
 
     def end(self):
         self.resume()
+        self.proxy.stop()
         self.server.stop()
 
 

@@ -176,6 +176,8 @@ def test_servers_are_killed_and_paused_and_serve_again():
     faults.since_began = lambda: 0.0
     drawn = [faults.draw() for _ in range(400)]
     kinds = {fault.kind for fault in drawn if fault.where[0] in ("postgres", "store")}
+    assert "fail requests" in kinds
+    kinds.remove("fail requests")
     assert kinds == {"kill postgres", "kill store", "pause postgres", "pause store"}
     stop = threading.Event()
     stop.set()
@@ -238,3 +240,22 @@ def test_a_cut_of_the_power_comes_after_some_syncs_and_is_over_with_it(idles):
     assert one.done == ["kill"]
     assert one.switches.done == [("power cut", 1), ("power cut", 0)]
     assert faults.counts == ({} if idles else {"power cut": 1})
+
+
+@pytest.mark.parametrize("failed", [{}, {"stalled": 1}])
+def test_requests_to_the_store_fail_on_new_connections_and_count_when_they_did(failed):
+    done = []
+    store = Server("store")
+    store.fail_requests = lambda seed, share: done.append(("fail", seed))
+    store.end_failures = lambda: done.append("end") or failed
+    faults, *_ = faults_of(2, servers=[store])
+    links = [Way("ingester-0-store"), Way("ingester-0-postgres")]
+    faults.processes.links += links
+    links[0].cut = lambda: done.append("cut")
+    stop = threading.Event()
+    stop.set()
+    faults.make(Fault(0.0, "fail requests", ("store",), seconds=9.0, value=7), stop)
+    assert done == [("fail", 7), "cut", "end", "cut"]
+    assert (links[0].done, links[1].done) == (["heal", "heal"], [])
+    assert faults.counts == ({"fail requests": 1} if failed else {})
+    assert faults.occasions() == {"fail requests": (1, len(failed))}

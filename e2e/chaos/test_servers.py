@@ -1,11 +1,12 @@
-"""A server is killed and paused with all of its processes."""
+"""A server is killed and paused with all of its processes; requests to a store fail."""
 
 import pathlib
+import socket
 import subprocess
 import time
 
 import pytest
-from servers import Server
+from servers import ObjectServer, Server
 
 # As Postgres: one process with children that have none.
 FAMILY = "sleep 600 & sleep 600 & echo ready; wait"
@@ -66,3 +67,20 @@ def test_all_processes_of_a_server_are_killed_also_when_it_is_paused(shell):
     shell.kill()
     assert not shell.running()
     until(lambda: set(states(family)) <= {"gone", "Z"})
+
+
+def test_connections_go_by_the_proxy_while_requests_are_to_fail(tmp_path):
+    server = ObjectServer(tmp_path)
+    try:
+        straight = server.port()
+        server.fail_requests(1, 1.0)
+        assert server.port() != straight
+        with socket.create_connection(("127.0.0.1", server.port()), 60) as client:
+            client.sendall(b"GET /chaos HTTP/1.1\r\n\r\n")
+            # Whatever is the fault, nothing is there to answer.
+            server.proxy.ends.set()
+            assert b"200 OK" not in client.recv(100)
+        assert sum(server.end_failures().values()) == 1
+        assert server.port() == straight
+    finally:
+        server.end()
