@@ -19,7 +19,8 @@
 //! time, and what is to overlap is held at a port until the rest is done, so nothing depends on how
 //! fast anything is. Not deterministic is what goes on inside one step: the log's thread, SQLite's
 //! and the engine's are real threads, so batches sent at once may share a sync or not, and a flush
-//! that a full buffer starts runs beside the steps. A seed that fails once in a while is run again.
+//! that a full buffer starts runs beside the steps. A seed that fails once in a while is run again. Why it is so:
+//! docs/decisions/0028-what-a-seed-decides.md; what is decided is held by [`decided`].
 //!
 //! # Switches
 //! `SEED=n SEEDS=count` runs those seeds of both kinds and no others (`make histories`); `BROKEN=name` runs them
@@ -31,6 +32,7 @@ mod broken;
 mod catalog;
 mod changes;
 mod client;
+mod decided;
 mod disk;
 mod history;
 mod keys;
