@@ -362,7 +362,8 @@ def chaos(log):
     # minute more, because that refuses to start.
     lies = ["--lies", "log", "--seed", 1, "--seeds", 4, "--topology", "standalone"]
     of_catalog = ["--lies", "catalog", "--seed", 1, "--seeds", 4, "--topology", "cluster"]
-    # 2 kills Postgres and the S3 server, 8 kills Postgres when files are recorded in it.
+    # 2 kills Postgres and the S3 server, 8 kills Postgres when files are recorded in it, and has
+    # requests to the S3 server fail.
     servers = [["--seed", seed, "--topology", "postgres"] for seed in (2, 8)]
     broken = (lies, of_catalog)
     for seeds in (*broken, ["--seed", 1, "--seeds", 4], late, *servers, ["--seed", fresh]):

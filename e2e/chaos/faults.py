@@ -99,7 +99,7 @@ class Faults:
         self.clients_chance = random.Random(f"connections of writers {seed}")
         self.readers_chance = random.Random(f"connections of readers {seed}")
         self.servers_chance = random.Random(f"servers {seed}")
-        self.requests_chance = random.Random(f"requests {seed}")
+        self.requests_chance = random.Random(f"failing requests to the store {seed}")
         self.power_chance = random.Random(f"power {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
         # Who has the files and the database on a disk that faults are made in.
