@@ -257,7 +257,12 @@ class RegisterWriter(Worker):
 
 
 class RegisterDeleter(Worker):
-    """Deletes keys, also while they are overwritten."""
+    """Deletes keys, also while they are overwritten.
+
+    Half of the deletions go by a connection that may be cut. One that was not answered may have
+    taken effect, may do so at any time, or not at all: it can't be repeated, as keys are
+    overwritten.
+    """
 
     def __init__(self, targets, registers, *common):
         super().__init__("register-deleter", *common)
@@ -270,7 +275,8 @@ class RegisterDeleter(Worker):
         keys = self.chance.sample(range(KEYS), self.chance.choice([1, 1, 2, KEYS]))
         # Not the last values, or all there are, or also some that come while it runs.
         beyond = self.chance.choice([-4, 0, 0, 3])
-        with self.chance.choice(self.targets).connect() as client:
+        who = self.chance.choice(["writers", None])
+        with self.chance.choice(self.targets).connect(who) as client:
             delete_keys(client, self.registers, keys, beyond)
 
 

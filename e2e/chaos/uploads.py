@@ -16,11 +16,18 @@ import threading
 import pyarrow as pa
 import pyarrow.flight as flight
 from history import Violation, is_fault
-from workload import CALL_SECONDS, DATABASE, RETRY_SECONDS, TROUBLE, Worker, select
+from workload import CALL_SECONDS, DATABASE, RETRY_SECONDS, TROUBLE, Worker, is_trouble, select
 
 TABLE = "uploaded"
 SCHEMA = pa.schema([("upload", pa.int64()), ("row", pa.int64())])
 LAST_FAULTS = 8
+# The part of uploads that is aborted.
+ABORTS = 0.3
+# Of calls that end an upload and were not answered, the part after which the other one is made.
+CHANGES_OF_MIND = 0.3
+OTHER = {"finish-upload": "abort-upload", "abort-upload": "finish-upload"}
+# What the upload is when the other one took effect.
+OTHER_END = {"finish-upload": "aborted", "abort-upload": "finished"}
 
 
 class Upload:
@@ -61,7 +68,8 @@ class Uploads:
         with self.lock:
             self.all[number].must_appear = True
 
-    def expired(self, number):
+    def ended(self, number):
+        """It was aborted, or is expired."""
         with self.lock:
             self.all[number].may_appear = False
 
@@ -99,11 +107,19 @@ class Uploads:
 
 
 class Uploader(Worker):
-    """Uploads in one or several streams, through any processes, and finishes or aborts."""
+    """Uploads in one or several streams, through any processes, and finishes or aborts.
+
+    Each call goes by a connection that may be cut, as half of them do: then nobody knows whether it
+    took effect, and it is repeated with the same id. An upload whose finish was not answered is
+    sometimes aborted instead, and one whose abort was not answered finished. The first answer
+    decides which it was: an upload that is aborted never appears, and a finished one has to.
+    """
 
     def __init__(self, number, targets, uploads, *common):
         super().__init__(f"uploader-{number}", *common)
         self.targets, self.uploads = targets, uploads
+        # Calls that end an upload and were not answered.
+        self.unclear = 0
 
     def work(self):
         number = self.uploads.begin()
@@ -113,30 +129,49 @@ class Uploader(Worker):
             # A clock that was set ahead ends every upload; it may not appear any more.
             if "is expired; begin a new one" not in str(error):
                 raise
-            self.uploads.expired(number)
+            self.uploads.ended(number)
 
     def upload(self, number):
         upload = self.act("start-upload", database=DATABASE, table=TABLE)["upload"]
         for part in range(self.chance.randint(1, 3)):
             self.put_part(number, upload, part)
-        if self.chance.random() < 0.3:
-            self.act("abort-upload", upload=upload)
-            return
-        self.uploads.finishing(number)
-        # A repeat has the same answer, wherever it comes to.
+        self.end(number, upload)
+
+    def end(self, number, upload):
+        """A repeat has the same answer, wherever it comes to."""
+        name = "abort-upload" if self.chance.random() < ABORTS else "finish-upload"
+        unclear = False
         while not self.stop.is_set():
+            if name == "finish-upload":
+                self.uploads.finishing(number)
             try:
-                self.act("finish-upload", upload=upload)
-            except TROUBLE:
+                self.act(name, upload=upload)
+            except pa.ArrowException as error:
+                if unclear and f" is {OTHER_END[name]}; begin a new one" in str(error):
+                    # What was not answered did take effect.
+                    name = OTHER[name]
+                    break
+                if not (isinstance(error, TROUBLE) or is_trouble(error)):
+                    raise
+                unclear = True
                 self.troubles += 1
+                self.unclear += 1
+                if self.chance.random() < CHANGES_OF_MIND:
+                    name = OTHER[name]
                 self.stop.wait(RETRY_SECONDS)
             else:
-                self.uploads.finished(number)
-                return
+                break
+        else:
+            return
+        if name == "finish-upload":
+            self.uploads.finished(number)
+        else:
+            self.uploads.ended(number)
 
     def act(self, name, **body):
         options = flight.FlightCallOptions(timeout=CALL_SECONDS)
-        with self.chance.choice(self.targets).connect() as client:
+        who = self.chance.choice(["writers", None])
+        with self.chance.choice(self.targets).connect(who) as client:
             (answer,) = client.do_action((name, json.dumps(body).encode()), options)
             return json.loads(answer.body.to_pybytes())
 
