@@ -25,6 +25,8 @@ use crate::roles::{catalog_file, peer_tls, postgres_options, wal_directory};
 pub(crate) enum CatalogCommand {
     /// Give up an ingester that never comes back, so that queries no longer wait for it.
     Retire(RetireArgs),
+    /// Let an ingester go on with its log on a catalog that is older than it: restored, or set back.
+    Readmit(ReadmitArgs),
     /// Copy the catalog into the object store now. Running servers are not disturbed.
     Backup(CopyArgs),
     /// Fill an empty catalog from a backup.
@@ -37,6 +39,7 @@ impl CatalogCommand {
     fn server(&self) -> &ServerArgs {
         match self {
             Self::Retire(args) => &args.server,
+            Self::Readmit(args) => &args.server,
             Self::Backup(args) | Self::Check(args) => &args.server,
             Self::Restore(args) => &args.server,
         }
@@ -58,6 +61,16 @@ pub(crate) struct RetireArgs {
     server: ServerArgs,
 }
 
+/// Which ingester, and of which catalog.
+#[derive(Debug, Args)]
+pub(crate) struct ReadmitArgs {
+    /// Name of the ingester: of its pod in a cluster, `standalone` for a standalone server.
+    name: String,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
 /// Runs a task; the exit code is 2 when the configuration is wrong.
 pub(crate) async fn run(command: CatalogCommand) -> anyhow::Result<ExitCode> {
     let config = match load_only(command.server()) {
@@ -71,6 +84,19 @@ pub(crate) async fn run(command: CatalogCommand) -> anyhow::Result<ExitCode> {
                 Err(problem) => return Ok(refuse(&problem)),
             };
             retire(&args, &config, tls).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        CatalogCommand::Readmit(args) => {
+            let tls = match peer_tls(&config) {
+                Ok(tls) => tls,
+                Err(problem) => return Ok(refuse(&problem)),
+            };
+            let catalog = open(&config, tls).await?;
+            let readmitted = catalog.readmit_ingester(&args.name).await?;
+            println!(
+                "ingester {} may go on with its log: start it; until then queries and producers wait for it",
+                readmitted.name
+            );
             Ok(ExitCode::SUCCESS)
         }
         CatalogCommand::Backup(_) => catalog_copies::back_up(&config).await,

@@ -210,6 +210,8 @@ mod tests {
         assert!(served.command.is_none() && served.server.flags().unwrap().len() == 1);
         let task = parse(&["flightcluster", "catalog", "retire", "ingester-0"]).unwrap();
         assert!(matches!(task, Command::Catalog(args) if args.command.is_some()));
+        let task = parse(&["flightcluster", "catalog", "readmit", "ingester-0"]).unwrap();
+        assert!(matches!(task, Command::Catalog(args) if args.command.is_some()));
     }
 
     fn flags(args: &[&str]) -> Result<Vec<FlagValue>, String> {

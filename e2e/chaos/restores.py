@@ -143,7 +143,7 @@ class OlderBackup:
         return begins
 
     def start(self, check):
-        """Steps 5 and 6: everything starts; who refuses is given up and starts again.
+        """Steps 5 and 6: everything starts; who refuses is readmitted and starts again.
 
         `check` asks a querier for all rows in between: it has no answer, or a whole one.
         """
@@ -160,13 +160,14 @@ class OlderBackup:
         if not names >= self.losers:
             raise AssertionError(f"{self.losers} lost rows, and only {names} refuse to start")
         queriers = self.processes.of("querier")
+        # Where the catalog is reached: by any other process, or in the same folder.
+        for process in self.refused:
+            run(queriers[0] if queriers else process, "readmit", process.name)
+        # Refused or readmitted: until it is back its rows are waited for.
         if names and queriers:
             with contextlib.suppress(*TROUBLE), queriers[0].connect() as client:
                 check(all_rows(client), queriers[0].name)
         for process in self.refused:
-            # Where the catalog is reached: by any other process, or in the same folder.
-            where = queriers[0] if queriers else process
-            run(where, "retire", process.name, "--accept-loss")
             process.start()
             process.wait_until_ready()
         self.processes.begin_supervising()

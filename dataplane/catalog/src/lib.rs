@@ -154,6 +154,15 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// - Retry: safe, a repeat finds the ingester retired.
     async fn retire_ingester(&self, name: &str, accept_loss: bool) -> Result<Ingester, Error>;
 
+    /// Lets an ingester register once more with a log that relied on a newer catalog than this one, which was
+    /// restored from a backup or set back ([`Error::RolledBack`]). Until its log is ready again nothing changes:
+    /// queries of its tables and batches of its producers wait for it, so that nothing in its log is missing
+    /// or stored a second time meanwhile.
+    ///
+    /// - Errors: [`Error::IngesterNotFound`].
+    /// - Retry: safe.
+    async fn readmit_ingester(&self, name: &str) -> Result<Ingester, Error>;
+
     /// All ingesters, by name.
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error>;
 
@@ -423,8 +432,8 @@ pub enum Error {
     #[error(
         "the catalog is older than the write-ahead log: it does not have snapshot {seen} as the log \
          saw it, its newest is {newest}. It was restored from a backup, or exchanged; bring the newest \
-         catalog back, or give up what only that one knows with `flightcluster catalog retire` and \
-         --accept-loss for each ingester"
+         catalog back, or give up what only that one knows with `flightcluster catalog readmit NAME` for \
+         each ingester that says so, and start it again with its log"
     )]
     RolledBack {
         /// The newest state the caller knows.

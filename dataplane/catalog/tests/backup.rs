@@ -240,12 +240,12 @@ async fn is_refused_until_the_loss_is_accepted(from: Place, to: Place) {
     for _ in 0..2 {
         let refused = begin(late.stamp()).await.unwrap_err();
         assert!(matches!(refused, Error::RolledBack { .. }), "{refused}");
-        assert!(refused.to_string().contains("catalog retire"), "{refused}");
+        assert!(refused.to_string().contains("catalog readmit"), "{refused}");
         // Also when the states around it are forgotten.
         tokio::time::sleep(Duration::from_millis(5)).await;
         restored.forget_history(Duration::ZERO).await.unwrap();
     }
-    restored.retire_ingester("ingester-0", true).await.unwrap();
+    restored.readmit_ingester("ingester-0").await.unwrap();
     let accepted = begin(late.stamp()).await.unwrap();
     assert_eq!(accepted.ingester.id, before.ingester.id);
     assert_eq!(accepted.watermarks, before.watermarks);

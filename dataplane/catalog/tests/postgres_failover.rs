@@ -141,7 +141,7 @@ async fn a_log_that_relied_on_a_lost_commit_is_refused() {
     request.log.seen = Some(lost.stamp());
     let refused = catalog.register_ingester(request).await.unwrap_err();
     assert!(matches!(refused, Error::RolledBack { .. }), "{refused}");
-    assert!(refused.to_string().contains("catalog retire"), "{refused}");
+    assert!(refused.to_string().contains("catalog readmit"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,6 +213,7 @@ const END_ALL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 /// As a copy of before an upgrade has it.
 const OLDER: &str = "DROP TABLE histories, layouts, writers; \
                      ALTER TABLE restores DROP COLUMN fenced; \
+                     ALTER TABLE ingesters DROP COLUMN readmitted; \
                      DELETE FROM migrations WHERE version >= 14";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

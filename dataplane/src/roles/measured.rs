@@ -147,6 +147,11 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
         self.timed("retire_ingester", call).await
     }
 
+    async fn readmit_ingester(&self, name: &str) -> Result<Ingester, Error> {
+        let call = self.catalog.readmit_ingester(name);
+        self.timed("readmit_ingester", call).await
+    }
+
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         let call = self.catalog.list_ingesters();
         self.timed("list_ingesters", call).await

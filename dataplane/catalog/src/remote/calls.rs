@@ -113,6 +113,9 @@ call!(RetireIngesterCall { name: String, accept_loss: bool }
     "retire_ingester" -> Ingester, repeatable: false,
     |call, catalog| catalog.retire_ingester(&call.name, call.accept_loss));
 
+call!(ReadmitIngesterCall { name: String } "readmit_ingester" -> Ingester, repeatable: true,
+    |call, catalog| catalog.readmit_ingester(&call.name));
+
 call!(ListIngestersCall {} "list_ingesters" -> Vec<Ingester>, repeatable: true,
     |_call, catalog| catalog.list_ingesters());
 

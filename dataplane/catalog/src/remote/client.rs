@@ -19,10 +19,10 @@ use super::calls::{
     ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall,
     IngestersOfCall, JoinUploadCall, LastOrderCall, LeaseCall, ListDatabasesCall,
     ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall, LiveFilesCall,
-    OpenTablesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
-    ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
-    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, TimeCall,
-    UnknownPathsCall, UploadCall,
+    OpenTablesCall, PastCall, PingCall, PublishTableCall, ReadmitIngesterCall,
+    RegisterIngesterCall, ReplaceFilesCall, ResolveAsOfCall, RetireIngesterCall, SealUploadCall,
+    SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
+    TakeOrdersCall, TimeCall, UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
 use super::repeat::{Cause, Outcome, repeat};
@@ -416,6 +416,11 @@ impl Catalog for RemoteCatalog {
             accept_loss,
         })
         .await
+    }
+
+    async fn readmit_ingester(&self, name: &str) -> Result<Ingester, Error> {
+        let name = name.to_owned();
+        self.call(ReadmitIngesterCall { name }).await
     }
 
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {

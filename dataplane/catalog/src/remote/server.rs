@@ -19,10 +19,10 @@ use super::calls::{
     ExpireUploadsCall, FinishUploadCall, ForgetHistoryCall, GarbageDeletedCall, GarbageQueueCall,
     IngestersOfCall, JoinUploadCall, LastOrderCall, LeaseCall, ListDatabasesCall,
     ListIngestersCall, ListReplacementsCall, ListSnapshotsCall, ListTablesCall, LiveFilesCall,
-    OpenTablesCall, PastCall, PingCall, PublishTableCall, RegisterIngesterCall, ReplaceFilesCall,
-    ResolveAsOfCall, RetireIngesterCall, SealUploadCall, SetOptionsCall, SmallFilesCall,
-    SnapshotCall, StartUploadCall, TableCall, TablesByIdCall, TakeOrdersCall, TimeCall,
-    UnknownPathsCall, UploadCall,
+    OpenTablesCall, PastCall, PingCall, PublishTableCall, ReadmitIngesterCall,
+    RegisterIngesterCall, ReplaceFilesCall, ResolveAsOfCall, RetireIngesterCall, SealUploadCall,
+    SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
+    TakeOrdersCall, TimeCall, UnknownPathsCall, UploadCall,
 };
 use super::protocol::{Call, PATH_PREFIX, Refusal, VERSION, VERSION_HEADER, chain};
 use crate::{Catalog, Error};
@@ -55,6 +55,7 @@ pub fn router(catalog: Arc<dyn Catalog>) -> Router {
     router = add::<CheckIngesterCall>(router);
     router = add::<DrainIngesterCall>(router);
     router = add::<RetireIngesterCall>(router);
+    router = add::<ReadmitIngesterCall>(router);
     router = add::<ListIngestersCall>(router);
     router = add::<OpenTablesCall>(router);
     router = add::<CloseTablesCall>(router);

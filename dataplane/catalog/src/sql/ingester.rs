@@ -27,6 +27,8 @@ struct KnownLog {
     /// The last life that was ready to write.
     epoch: Epoch,
     durable: SequenceNumber,
+    /// Its operator accepted that its log relied on a newer catalog.
+    readmitted: bool,
 }
 
 /// Begins a new life of an ingester and tells it what is in files.
@@ -84,8 +86,9 @@ async fn check_log(
         })
     };
     // Its operator accepted what is lost.
-    let retired = known.is_some_and(|known| known.state == IngesterState::Retired);
-    if let Some(seen) = log.seen.filter(|_| !retired) {
+    let accepted =
+        known.is_some_and(|known| known.readmitted || known.state == IngesterState::Retired);
+    if let Some(seen) = log.seen.filter(|_| !accepted) {
         snapshot::check(c, seen).await?;
     }
     let others: i64 =
@@ -115,7 +118,8 @@ async fn check_log(
 
 async fn known_log(c: &mut Connection, name: &str) -> Result<Option<KnownLog>, sqlx::Error> {
     sqlx::query(
-        "SELECT id, state, log_id, log_epoch, durable_sequence FROM ingesters WHERE name = $1",
+        "SELECT id, state, log_id, log_epoch, durable_sequence, readmitted
+         FROM ingesters WHERE name = $1",
     )
     .bind(name)
     .try_map(|row| {
@@ -125,6 +129,7 @@ async fn known_log(c: &mut Connection, name: &str) -> Result<Option<KnownLog>, s
             log: row.try_get("log_id")?,
             epoch: Epoch(unsigned(&row, "log_epoch")?),
             durable: SequenceNumber(unsigned(&row, "durable_sequence")?),
+            readmitted: unsigned::<u64>(&row, "readmitted")? != 0,
         })
     })
     .fetch_optional(c)
@@ -229,14 +234,17 @@ pub(super) async fn check(
     Ok((snapshot::newest_stamp(c).await?, behind > 0))
 }
 
-/// Notes that an ingester was heard of now, and that its log is ready for its present life.
+/// Notes that an ingester was heard of now, and that its log is ready for its present life: it relies on this
+/// catalog from now on.
 pub(super) async fn note(c: &mut Connection, check: IngesterCheck) -> Result<(), Failure> {
     fence(c, check.ingester, check.epoch).await?;
-    sqlx::query("UPDATE ingesters SET log_epoch = epoch, seen_at_millis = $2 WHERE id = $1")
-        .bind(stored(check.ingester.0)?)
-        .bind(now_millis())
-        .execute(c)
-        .await?;
+    sqlx::query(
+        "UPDATE ingesters SET log_epoch = epoch, seen_at_millis = $2, readmitted = 0 WHERE id = $1",
+    )
+    .bind(stored(check.ingester.0)?)
+    .bind(now_millis())
+    .execute(c)
+    .await?;
     Ok(())
 }
 
@@ -304,6 +312,20 @@ pub(super) async fn retire(
     .try_map(|row| ingester(&row))
     .fetch_one(c)
     .await?)
+}
+
+/// Lets the next life of an ingester begin with a log that relied on a newer catalog. Until then it stays what it
+/// is: its tables and producers wait for it.
+pub(super) async fn readmit(c: &mut Connection, name: String) -> Result<Ingester, Failure> {
+    let readmitted = sqlx::query(
+        "UPDATE ingesters SET readmitted = 1 WHERE name = $1
+         RETURNING id, name, url, epoch, state, changed_at_millis, seen_at_millis",
+    )
+    .bind(&name)
+    .try_map(|row| ingester(&row))
+    .fetch_optional(c)
+    .await?;
+    readmitted.ok_or_else(|| Error::IngesterNotFound(name).into())
 }
 
 /// Refuses every life of an ingester but the present one. An unknown ingester has present epoch 0.

@@ -112,6 +112,15 @@ const MIGRATIONS: &[Migration] = &[
             new_tables: &["histories"],
         }),
     },
+    Migration {
+        version: 17,
+        name: "readmissions",
+        statements: include_str!("migrations/0017_readmissions.sql"),
+        readers: Some(Readers {
+            oldest: 15,
+            new_tables: &[],
+        }),
+    },
 ];
 
 /// The newest layout this program knows.

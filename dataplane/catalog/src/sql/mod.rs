@@ -385,6 +385,14 @@ impl Catalog for SqlCatalog {
         .await
     }
 
+    async fn readmit_ingester(&self, name: &str) -> Result<Ingester, Error> {
+        let name = name.to_owned();
+        self.write("readmitting an ingester", move |c| {
+            Box::pin(ingester::readmit(c, name))
+        })
+        .await
+    }
+
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         self.read("listing ingesters", |c| {
             Box::pin(async move { Ok(ingester::list(c).await?) })

@@ -1,10 +1,11 @@
 //! Which log an ingester may begin a life with, and which catalog a log may go on with.
 
 use flightcluster_catalog::{
-    Epoch, Error, IngesterCheck, LogProblem, LogState, RegisterIngester, Registration,
-    SequenceNumber, SnapshotId, SnapshotStamp,
+    Epoch, Error, IngesterCheck, IngesterState, LogProblem, LogState, ProducerClaim,
+    RegisterIngester, Registration, SequenceNumber, SnapshotId, SnapshotStamp,
 };
 
+use super::producers::claim;
 use super::{Subject, commit, create, file, flush_of, life, log, ready, register};
 
 /// Registers "ingester-0" with a log.
@@ -200,6 +201,56 @@ pub async fn a_state_the_catalog_does_not_have_is_refused(catalog: Subject) {
         ..a_after(&first)
     };
     begin(&catalog, accepted).await.unwrap();
+}
+
+/// A retired one would not be asked for the rows that it comes back with, and another would take the repeats of
+/// its producers.
+pub async fn a_readmitted_ingester_goes_on_with_its_log_and_is_waited_for_until_then(
+    catalog: Subject,
+) {
+    let first = ready_with_a(&catalog).await;
+    let table = create(&catalog, "t").await;
+    claim(&catalog, &first.ingester, &table).await;
+    let other = register(&catalog, "ingester-1").await;
+    let newer = SnapshotStamp {
+        snapshot: SnapshotId(first.newest.snapshot.0 + 1000),
+        ..first.newest
+    };
+    let relied = |registration: &Registration| LogState {
+        seen: Some(newer),
+        ..a_after(registration)
+    };
+    let is_refused = |answer: Result<Registration, Error>| {
+        assert!(
+            matches!(answer, Err(Error::RolledBack { .. })),
+            "{answer:?}"
+        );
+    };
+    is_refused(begin(&catalog, relied(&first)).await);
+    let unknown = catalog.readmit_ingester("ingester-7").await;
+    assert!(matches!(unknown, Err(Error::IngesterNotFound(_))));
+
+    for _ in 0..2 {
+        let readmitted = catalog.readmit_ingester("ingester-0").await.unwrap();
+        assert_eq!(readmitted.state, IngesterState::Active);
+        let held = claim(&catalog, &other, &table).await;
+        assert!(
+            matches!(&held, ProducerClaim::Taken { owner, .. } if owner.id == first.ingester.id),
+            "{held:?}"
+        );
+        let names = std::slice::from_ref(&table.name);
+        let asked = catalog.snapshot(names).await.unwrap().ingesters;
+        assert!(asked.iter().any(|asked| asked.id == first.ingester.id));
+    }
+    // Only that: its log is still the one it has to come with.
+    let missing = begin(&catalog, empty("b")).await;
+    assert_eq!(problem(&missing), LogProblem::Missing);
+    let second = begin(&catalog, relied(&first)).await.unwrap();
+    // A start that ended before the log was ready is made again.
+    let third = begin(&catalog, relied(&first)).await.unwrap();
+    assert_eq!(third.ingester.epoch.0, second.ingester.epoch.0 + 1);
+    ready(&catalog, &third).await;
+    is_refused(begin(&catalog, relied(&third)).await);
 }
 
 pub async fn a_log_must_reach_to_what_was_reported(catalog: Subject) {

@@ -111,6 +111,7 @@ macro_rules! contract {
             an_old_copy_of_a_log_is_refused,
             a_registration_whose_answer_was_lost_is_repeated,
             a_state_the_catalog_does_not_have_is_refused,
+            a_readmitted_ingester_goes_on_with_its_log_and_is_waited_for_until_then,
             a_log_must_reach_to_what_was_reported,
             a_check_tells_the_newest_state_and_fences,
         });

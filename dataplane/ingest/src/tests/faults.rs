@@ -267,6 +267,10 @@ impl Catalog for FaultyCatalog {
         self.inner.retire_ingester(name, accept_loss).await
     }
 
+    async fn readmit_ingester(&self, name: &str) -> Result<Ingester, Error> {
+        self.inner.readmit_ingester(name).await
+    }
+
     async fn list_ingesters(&self) -> Result<Vec<Ingester>, Error> {
         self.inner.list_ingesters().await
     }

@@ -379,6 +379,12 @@ impl Catalog for LossyCatalog {
         line.pass(Port::Register, call).await
     }
 
+    async fn readmit_ingester(&self, name: &str) -> Result<Ingester, Error> {
+        let line = self.line();
+        let call = line.inner.readmit_ingester(name);
+        line.pass(Port::Register, call).await
+    }
+
     async fn take_orders(
         &self,
         ingester: IngesterId,
