@@ -265,6 +265,40 @@ def test_a_column_becomes_wider(tmp_path):
             server.start()
 
 
+def test_what_is_inside_of_a_column_becomes_wider(new_server):
+    """Items of lists and fields of structs; a struct with a new field is refused."""
+    server = new_server()
+
+    def rows(number, value):
+        pairs = pa.struct([("id", pa.int8()), ("values", pa.list_(number))])
+        column = pa.array([[{"id": 1, "values": [value, None]}, None], None], pa.list_(pairs))
+        return pa.record_batch({"v": column})
+
+    small, large = rows(pa.int16(), 7), rows(pa.int64(), 2**40)
+    with running(server):
+        with server.client() as client:
+            put(client, "d", "t", [small])
+        server.stop()
+        server.start()
+        with server.client() as client:
+            put(client, "d", "t", [large])
+            put(client, "d", "t", [small])
+            more = pa.record_batch({"v": pa.array([[{"id": 1, "values": [1], "new": 1}]])})
+            with pytest.raises(pa.ArrowInvalid, match='Int64.* but .*"new".* was sent'):
+                put(client, "d", "t", [more])
+        for _ in ("in files and in memory", "in files"):
+            with server.client() as client:
+                found = select(client, "d", "SELECT v FROM t ORDER BY v[1]['values'][1]")
+                assert found.schema.types == large.schema.types
+                values = [*small["v"].to_pylist()[:1] * 2, *large["v"].to_pylist(), None, None]
+                assert found["v"].to_pylist() == values
+                one = "SELECT count(*) AS n FROM t WHERE v[1]['values'][1] = "
+                assert select(client, "d", f"{one} 7")["n"].to_pylist() == [2]
+                assert select(client, "d", f"{one} {2**40}")["n"].to_pylist() == [1]
+            server.stop()
+            server.start()
+
+
 def test_a_decimal_with_more_digits_than_its_type_is_refused(client, database):
     """Arrow's libraries don't look at numbers in a buffer: this one has eleven digits."""
     number = (12345678901).to_bytes(16, "little")

@@ -4,7 +4,7 @@
 //! Columns are matched by name, in any order. Columns that are missing and nullable are filled with
 //! nulls; new columns are added to the table as nullable ones. A column of another type is taken only if
 //! every value can be kept exactly ([`widens`]). Where it is the table's values that the other type can
-//! keep, the column of the table gets that type ([`grows`]); it never gets a narrower one.
+//! keep, the column of the table gets that type ([`grown`]); it never gets a narrower one.
 
 use std::sync::Arc;
 
@@ -40,11 +40,10 @@ enum Source {
 pub(crate) fn evolved(table: &Schema, incoming: &Schema, fixed: &[String]) -> Option<Schema> {
     let kept = table.fields().iter().map(|field| {
         let sent = incoming.field_with_name(field.name());
-        match sent.map(Field::data_type) {
-            Ok(wider) if grows(field.data_type(), wider) && !fixed.contains(field.name()) => {
-                Arc::new(Field::clone(field).with_data_type(wider.clone()))
-            }
-            _ => Arc::clone(field),
+        let wider = sent.ok().filter(|_| !fixed.contains(field.name()));
+        match wider.and_then(|sent| grown(field.data_type(), sent.data_type())) {
+            Some(wider) => Arc::new(Field::clone(field).with_data_type(wider)),
+            None => Arc::clone(field),
         }
     });
     let new = incoming
@@ -142,13 +141,59 @@ fn plan_column(table: &TableName, field: &Field, incoming: &Schema) -> Result<So
     }
 }
 
-/// Whether a column of type `from` becomes one of type `to` when rows of that type come.
+/// The type a column gets when rows of type `sent` come; `None` when it keeps its own.
+///
+/// Structs of the same fields in the same order, and lists, keep what they are and say of their fields: only
+/// the types of what is in them grow. Of others nothing does, nor of what has those inside ([`is_plain`]).
+pub(crate) fn grown(table: &DataType, sent: &DataType) -> Option<DataType> {
+    use DataType::*;
+    match (table, sent) {
+        (table, _) if !is_plain(table) => None,
+        (List(item), List(sent)) => grown_field(item, sent).map(List),
+        (LargeList(item), LargeList(sent)) => grown_field(item, sent).map(LargeList),
+        (Struct(fields), Struct(sent)) if fields.len() == sent.len() => {
+            let field = |(field, sent): (&Arc<Field>, &Arc<Field>)| {
+                let keeps = || widens(sent.data_type(), field.data_type());
+                let grown = grown_field(field, sent).or_else(|| keeps().then(|| Arc::clone(field)));
+                grown.filter(|_| field.name() == sent.name())
+            };
+            let grown: Option<Fields> = fields.iter().zip(sent).map(field).collect();
+            grown.filter(|grown| grown != fields).map(Struct)
+        }
+        _ => grows(table, sent).then(|| sent.clone()),
+    }
+}
+
+/// Whether files' values of a type can be cast to a type of the same shape, whatever lies below a null.
+///
+/// There the Parquet reader puts nulls, also where a field allows none, and no array can be made of them again. So
+/// every field inside has to allow nulls. Maps, dictionaries and other lists were not looked at.
+fn is_plain(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(_) | DataType::LargeList(_) | DataType::Struct(_) => {
+            let fields = nested_fields(data_type);
+            let is_plain = |field: &&Field| field.is_nullable() && is_plain(field.data_type());
+            fields.iter().all(is_plain)
+        }
+        DataType::Dictionary(..) => false,
+        other => !other.is_nested(),
+    }
+}
+
+fn grown_field(field: &Arc<Field>, sent: &Arc<Field>) -> Option<Arc<Field>> {
+    let of = grown(field.data_type(), sent.data_type())?;
+    // Inside of others the null type stays: the engine makes no list or struct of it there.
+    let is_null = *field.data_type() == DataType::Null;
+    (!is_null).then(|| Arc::new(Field::clone(field).with_data_type(of)))
+}
+
+/// Whether a type without others in it becomes `to` when rows of that type come.
 ///
 /// Integers and floats of more bits, decimals of more digits, and the null type, which has no values yet.
 /// Only what files written before can be read as with stored statistics and Bloom filters still true: a part
 /// of [`widens`]. Never a timestamp: which column is the time of a table is known by the types, and must not
 /// change once files have their ranges of it.
-pub(crate) fn grows(from: &DataType, to: &DataType) -> bool {
+fn grows(from: &DataType, to: &DataType) -> bool {
     let numbers = (from.is_integer() && to.is_integer())
         || (from.is_floating() && to.is_floating())
         || (from.is_decimal() && to.is_decimal());

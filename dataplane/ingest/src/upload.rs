@@ -21,7 +21,7 @@ use flightcluster_keys::{Key, take_declared, time_column};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-use crate::adapt::{evolved, grows};
+use crate::adapt::{evolved, grown};
 use crate::error::Error;
 use crate::flush::Scope;
 use crate::gate::normalise_schema;
@@ -159,7 +159,8 @@ pub fn has_same_times(target: &SchemaBytes, staging: &SchemaBytes) -> Result<boo
 
 /// Whether one of the types becomes the other.
 fn one_grows(one: &DataType, other: &DataType) -> bool {
-    grows(one, other) || grows(other, one)
+    let becomes = |one, other| grown(one, other).is_some_and(|grown| grown == *other);
+    becomes(one, other) || becomes(other, one)
 }
 
 /// `keyed`: it is a column of the primary key. Such a one never grows: files are sorted by it.

@@ -331,6 +331,22 @@ async fn a_column_becomes_wider_and_each_stream_keeps_its_schema() {
 async fn columns_grow_to_types_that_have_all_their_values_and_no_others() {
     use DataType::*;
     let times = |unit| Timestamp(unit, None);
+    let list = |of| List(Arc::new(Field::new("item", of, true)));
+    let pair_of = |a, b, nullable| {
+        let fields = vec![Field::new("a", a, nullable), Field::new("b", b, true)];
+        Struct(fields.into())
+    };
+    let pair = |a, b| pair_of(a, b, true);
+    let map = |of| {
+        let entries = vec![
+            Field::new("key", Utf8, false),
+            Field::new("value", of, true),
+        ];
+        Map(
+            Arc::new(Field::new("entries", Struct(entries.into()), false)),
+            false,
+        )
+    };
     let world = World::new().await;
     let ingest = world.open().await;
     let grow = [
@@ -351,6 +367,12 @@ async fn columns_grow_to_types_that_have_all_their_values_and_no_others() {
         // More digits behind the point, and as many before it.
         (Decimal128(10, 2), Decimal128(12, 4)),
         (Decimal128(38, 0), Decimal256(76, 38)),
+        (list(Int8), list(Int16)),
+        (pair(Int8, Utf8), pair(Int16, Utf8)),
+        (
+            list(pair(Int8, list(Decimal128(10, 2)))),
+            list(pair(Int64, list(Decimal128(12, 2)))),
+        ),
     ];
     let refused = [
         (Int32, UInt32),
@@ -360,6 +382,21 @@ async fn columns_grow_to_types_that_have_all_their_values_and_no_others() {
         (Float32, Int32),
         (Int32, Utf8),
         (Date32, Date64),
+        (list(Int8), list(Utf8)),
+        (list(Null), list(Int8)),
+        (
+            list(Int8),
+            LargeList(Arc::new(Field::new("item", Int16, true))),
+        ),
+        (map(Int8), map(Int16)),
+        (pair(Int8, Utf8), pair(Int16, Int8)),
+        // One that allows no nulls.
+        (pair_of(Int8, Utf8, false), pair(Int16, Utf8)),
+        (pair(Int8, map(Int8)), pair(Int16, map(Int8))),
+        (
+            pair(Int8, Utf8),
+            Struct(vec![Field::new("a", Int16, true)].into()),
+        ),
         // Fewer digits before the point, or behind it.
         (Decimal128(10, 2), Decimal128(12, 5)),
         (Decimal128(10, 2), Decimal128(20, 1)),
@@ -398,6 +435,26 @@ async fn columns_grow_to_types_that_have_all_their_values_and_no_others() {
     }
 }
 
+/// What a table says of the fields inside its columns stays, and each of them has its own widest type.
+#[test]
+fn what_is_inside_of_a_column_grows_alone() {
+    let column = |a: DataType, b: DataType, name: &str, nullable| {
+        let b = Field::new(name, b, nullable).with_metadata([("unit".into(), name.into())].into());
+        let list = DataType::List(Arc::new(b));
+        let fields = vec![
+            Field::new("a", a, nullable),
+            Field::new("b", list, nullable),
+        ];
+        schema(&[("v", DataType::Struct(fields.into()), true)])
+    };
+    let (narrow, wide) = (DataType::Int32, DataType::Int64);
+    let table = column(wide.clone(), narrow.clone(), "item", true);
+    let sent = column(narrow, wide.clone(), "element", false);
+    let grown = crate::adapt::evolved(&table, &sent, &[]).unwrap();
+    assert_eq!(grown, *column(wide.clone(), wide, "item", true));
+    crate::adapt::Plan::new(&readings(), Arc::new(grown), &sent).unwrap();
+}
+
 #[tokio::test]
 async fn a_column_of_a_primary_key_keeps_its_type() {
     let world = World::new().await;
@@ -431,8 +488,12 @@ fn an_upload_ends_in_a_table_whose_column_grew_meanwhile_and_grows_one() {
     };
     let (narrow, wide) = (DataType::Int32, DataType::Int64);
     assert_eq!(merged(wide.clone(), narrow.clone()).unwrap(), None);
-    let grown = merged(narrow.clone(), wide).unwrap().unwrap();
+    let grown = merged(narrow.clone(), wide.clone()).unwrap().unwrap();
     assert_eq!(grown.field(0).data_type(), &DataType::Int64);
+    let list = |of: &DataType| DataType::List(Arc::new(Field::new("item", of.clone(), true)));
+    assert_eq!(merged(list(&wide), list(&narrow)).unwrap(), None);
+    let grown = merged(list(&narrow), list(&wide)).unwrap().unwrap();
+    assert_eq!(*grown.field(0).data_type(), list(&wide));
     let error = merged(narrow, DataType::Utf8).unwrap_err();
     assert_eq!(error.category(), "type_conflict");
 }

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema};
+use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use flightcluster_catalog::Table;
 
 use super::fixture::{Cluster, int64s};
@@ -21,20 +22,35 @@ fn schema(value: &DataType) -> Schema {
 
 /// Rows whose ids count on from `first`; values are given as text.
 fn rows(first: i64, values: &[Option<&str>], of: &DataType) -> RecordBatch {
-    let texts: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
-    let column = if of.is_nested() || *of == DataType::Null {
-        arrow_array::new_null_array(of, values.len())
-    } else {
-        // By way of the widest float: a half float is not read from text.
-        let from = match of {
-            DataType::Float16 => cast(&texts, &DataType::Float64).unwrap(),
-            _ => texts,
-        };
-        cast(&from, of).unwrap()
-    };
+    let column = column(values, of);
     let ids = Int64Array::from_iter_values(first..first + values.len() as i64);
     let columns = vec![Arc::new(ids) as ArrayRef, column];
     RecordBatch::try_new(Arc::new(schema(of)), columns).unwrap()
+}
+
+/// Lists have one item, and the fields of structs are the same value.
+fn column(values: &[Option<&str>], of: &DataType) -> ArrayRef {
+    let texts: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
+    let nulls = || Some(NullBuffer::from_iter(values.iter().map(Option::is_some)));
+    match of {
+        DataType::List(item) => {
+            let offsets = OffsetBuffer::from_lengths(vec![1; values.len()]);
+            let items = column(values, item.data_type());
+            Arc::new(ListArray::new(Arc::clone(item), offsets, items, nulls()))
+        }
+        DataType::LargeList(item) => {
+            let list = column(values, &DataType::List(Arc::clone(item)));
+            cast(&list, of).unwrap()
+        }
+        DataType::Struct(fields) => {
+            let columns = fields.iter().map(|field| column(values, field.data_type()));
+            Arc::new(StructArray::new(fields.clone(), columns.collect(), nulls()))
+        }
+        DataType::Null => arrow_array::new_null_array(of, values.len()),
+        // By way of the widest float: a half float is not read from text.
+        DataType::Float16 => cast(&cast(&texts, &DataType::Float64).unwrap(), of).unwrap(),
+        _ => cast(&texts, of).unwrap(),
+    }
 }
 
 async fn evolved(cluster: &Cluster, table: &Table, schema: &Schema) -> Table {
@@ -115,15 +131,58 @@ fn growths() -> Vec<Growth> {
         (Decimal128(5, 2), Decimal128(19, 2), CENTS, LARGE),
         (Decimal128(5, 2), Decimal256(60, 20), CENTS, MILLS),
         (Decimal128(12, 2), Decimal128(22, 4), CENTS, LARGE),
-        (Decimal128(20, 2), Decimal256(20, 2), CENTS, &[Some("0.15")]),
         (Decimal128(20, 2), Decimal256(40, 4), CENTS, MILLS),
         (Decimal256(20, 2), Decimal256(40, 4), CENTS, LARGE),
         (Decimal32(5, 2), Decimal64(18, 4), CENTS, MILLS),
-        (Decimal64(12, 2), Decimal128(38, 20), CENTS, MILLS),
+        (pair(Int8), pair(Int16), SMALL, OVER_8),
+        (list(Int32), list(Int64), SMALL, OVER_32),
+        (
+            list(pair(Decimal128(5, 2))),
+            list(pair(Decimal128(7, 4))),
+            CENTS,
+            MILLS,
+        ),
+        (
+            pair(large_list(Float32)),
+            pair(large_list(Float64)),
+            &[Some("0.1"), None, Some("5")],
+            MORE,
+        ),
     ]
 }
 
+fn list(of: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new("item", of, true)))
+}
+
+fn large_list(of: DataType) -> DataType {
+    DataType::LargeList(Arc::new(Field::new("item", of, true)))
+}
+
+fn pair(of: DataType) -> DataType {
+    let fields = [
+        Field::new("b", DataType::Utf8, true),
+        Field::new("a", of, true),
+    ];
+    DataType::Struct(fields.to_vec().into())
+}
+
+/// Conditions of a column, or of what is inside it.
 fn conditions(to: &DataType) -> Vec<String> {
+    let inside = |v: &str, of| {
+        let of: Vec<String> = conditions(of);
+        of.into_iter()
+            .map(|condition| condition.replace("{v}", v))
+            .collect()
+    };
+    match to {
+        DataType::List(item) | DataType::LargeList(item) => inside("{v}[1]", item.data_type()),
+        DataType::Struct(fields) => inside("{v}['a']", fields[1].data_type()),
+        plain => conditions_of_plain(plain),
+    }
+}
+
+fn conditions_of_plain(to: &DataType) -> Vec<String> {
     let literals: &[&str] = match to {
         DataType::Boolean => &["true", "false"],
         DataType::Utf8 => &["'5'", "'0.1'", "''"],
@@ -153,17 +212,19 @@ fn conditions(to: &DataType) -> Vec<String> {
     let mut all = Vec::new();
     for literal in literals {
         for op in ["=", "<>", "<", ">="] {
-            all.push(format!("v {op} {literal}"));
+            all.push(format!("{{v}} {op} {literal}"));
         }
-        all.push(format!("v IN ({literal}, {})", literals[0]));
-        all.push(format!("v BETWEEN {literal} AND {}", literals[0]));
-        all.push(format!("v = {literal} OR id < 3"));
-        all.push(format!("CAST(v AS VARCHAR) = CAST({literal} AS VARCHAR)"));
+        all.push(format!("{{v}} IN ({literal}, {})", literals[0]));
+        all.push(format!("{{v}} BETWEEN {literal} AND {}", literals[0]));
+        all.push(format!("{{v}} = {literal} OR id < 3"));
+        all.push(format!(
+            "CAST({{v}} AS VARCHAR) = CAST({literal} AS VARCHAR)"
+        ));
         if to.is_integer() || to.is_decimal() {
-            all.push(format!("v + 1 > {literal}"));
+            all.push(format!("{{v}} + 1 > {literal}"));
         }
     }
-    all.extend(["v IS NULL", "v IS NOT NULL", "v IS NULL AND id > 3"].map(str::to_owned));
+    all.extend(["{v} IS NULL", "{v} IS NOT NULL", "{v} IS NULL AND id > 3"].map(str::to_owned));
     all
 }
 
@@ -205,6 +266,7 @@ async fn assert_same(cluster: &Cluster, growth: &Growth, place: &str) {
     let (from, to, ..) = growth;
     let mut statements: Vec<String> = conditions(to)
         .into_iter()
+        .map(|filter| filter.replace("{v}", "v"))
         .map(|filter| format!("SELECT id, v FROM TABLE WHERE {filter} ORDER BY id"))
         .collect();
     statements.extend(

@@ -68,9 +68,18 @@ impl Case {
             } else {
                 0
             };
-            let chain = match luck.random_range(0..14) {
+            let chain = match luck.random_range(0..16) {
                 0..3 => CHAINS[luck.random_range(0..CHAINS.len())].to_vec(),
-                12.. => kinds::decimals(luck),
+                12 | 13 => kinds::decimals(luck),
+                14.. => {
+                    let chain = match luck.random() {
+                        true => kinds::decimals(luck),
+                        // The null type grows only as a column.
+                        false => CHAINS[luck.random_range(0..5)].to_vec(),
+                    };
+                    let depth = luck.random_range(0..3);
+                    kinds::nested(luck, &chain, depth)
+                }
                 // No column becomes a timestamp.
                 3 => match kind(luck, 3) {
                     of if matches!(kinds::stored(&of), DataType::Timestamp(..)) => vec![of],

@@ -54,6 +54,37 @@ pub(crate) fn decimals(luck: &mut StdRng) -> Vec<DataType> {
     chain
 }
 
+/// Types a column can be sent in one after the other, with the things inside it growing.
+pub(crate) fn nested(luck: &mut StdRng, chain: &[DataType], depth: u32) -> Vec<DataType> {
+    let name = name(luck, 0);
+    let metadata = metadata(luck);
+    // What allows no nulls inside does not grow.
+    let field = |of: &DataType| {
+        Arc::new(Field::new(&name, of.clone(), true).with_metadata(metadata.clone()))
+    };
+    let wrap: Box<dyn Fn(&DataType) -> DataType> = match luck.random_range(0..3) {
+        0 => Box::new(|of| List(field(of))),
+        1 => Box::new(|of| LargeList(field(of))),
+        _ => {
+            let other = Arc::new(Field::new("other", word(luck), true));
+            let first = luck.random();
+            let field = &field;
+            Box::new(move |of| {
+                let mut pair = vec![field(of), Arc::clone(&other)];
+                if first {
+                    pair.reverse();
+                }
+                Struct(Fields::from(pair))
+            })
+        }
+    };
+    let chain: Vec<DataType> = chain.iter().map(wrap).collect();
+    match depth {
+        0 => chain,
+        _ => nested(luck, &chain, depth - 1),
+    }
+}
+
 /// Most digits of decimals of 32, 64, 128 and 256 bits.
 const MOST_DIGITS: [u8; 4] = [9, 18, 38, 76];
 
@@ -62,8 +93,27 @@ fn decimal(layout: usize, digits: u8, scale: u8) -> DataType {
     make(digits, scale as i8)
 }
 
-/// A decimal with its point where another type has it: as many digits behind it, or more.
+/// A value whose decimals have their points where another type has them: as many digits behind, or more.
 pub(crate) fn moved_point(value: Value, from: &DataType, to: &DataType) -> Value {
+    let inside = |value, (from, to): (&FieldRef, &FieldRef)| {
+        moved_point(value, from.data_type(), to.data_type())
+    };
+    match (value, from, to) {
+        (Value::Many(items), List(from), List(to))
+        | (Value::Many(items), LargeList(from), LargeList(to)) => {
+            let items = items.into_iter().map(|item| inside(item, (from, to)));
+            Value::Many(items.collect())
+        }
+        (Value::Many(values), Struct(from), Struct(to)) => {
+            let fields = from.iter().zip(to);
+            let values = values.into_iter().zip(fields);
+            Value::Many(values.map(|(value, pair)| inside(value, pair)).collect())
+        }
+        (value, from, to) => moved_number(value, from, to),
+    }
+}
+
+fn moved_number(value: Value, from: &DataType, to: &DataType) -> Value {
     let scale = |of: &DataType| match of {
         Decimal32(_, scale) | Decimal64(_, scale) => Some(*scale),
         Decimal128(_, scale) | Decimal256(_, scale) => Some(*scale),
