@@ -43,6 +43,7 @@
 //! after it, or had no space for the mark behind it, and damage of group and mark together, can't be told
 //! from a torn tail, and is cut.
 
+mod active;
 mod budget;
 mod directory;
 mod disk;
