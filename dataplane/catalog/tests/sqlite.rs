@@ -11,9 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use causes::chain;
-use contract::{Subject, commit, content, create, file, flush_of, life, register, request};
+use contract::{
+    Subject, commit, content, create, file, flush_of, life, log, ready, register, request,
+};
 use flightcluster_catalog::sql::SqlCatalog;
-use flightcluster_catalog::{Catalog as _, CreateTable, Error, IfExists, TableName};
+use flightcluster_catalog::{
+    Catalog as _, CreateTable, Error, IfExists, LogState, RegisterIngester, SnapshotId,
+    SnapshotStamp, TableName,
+};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
@@ -285,6 +290,53 @@ async fn a_forgotten_repeat_still_adds_nothing() {
     let again = fixture.catalog.commit_flush(flush).await.unwrap();
     assert!(again.snapshot > first.snapshot);
     assert_eq!(content(&fixture.catalog, &table).await.0, ["x"]);
+}
+
+/// Its openings may be lost with what it misses, so that its list is not to be believed, nor that of another one.
+#[tokio::test]
+async fn all_ingesters_are_asked_for_all_tables_once_a_log_is_newer_than_the_file() {
+    let fixture = open().await;
+    let catalog = &fixture.catalog;
+    let keeps_a_list = |name: &str| RegisterIngester {
+        log: LogState {
+            empty: true,
+            ..log(name)
+        },
+        ..life(name, "")
+    };
+    let table = create(catalog, "t").await;
+    let mut ids = Vec::new();
+    for name in ["ingester-0", "ingester-1"] {
+        let registered = catalog.register_ingester(keeps_a_list(name)).await.unwrap();
+        ready(catalog, &registered).await;
+        ids.push(registered);
+    }
+    let closed = || async {
+        let names = std::slice::from_ref(&table.name);
+        catalog.snapshot(names).await.unwrap().tables[0]
+            .closed
+            .clone()
+    };
+    assert_eq!(closed().await.len(), 2, "nobody has rows of it");
+    let newer = SnapshotStamp {
+        snapshot: SnapshotId(ids[1].newest.snapshot.0 + 1000),
+        ..ids[1].newest
+    };
+    let refused = catalog
+        .register_ingester(RegisterIngester {
+            log: LogState {
+                seen: Some(newer),
+                epoch: ids[0].ingester.epoch,
+                ..log("ingester-0")
+            },
+            ..life("ingester-0", "")
+        })
+        .await;
+    assert!(matches!(refused, Err(Error::RolledBack { .. })));
+    assert_eq!(closed().await, []);
+    // One that goes on is believed again, the refused one is not.
+    ready(catalog, &ids[1]).await;
+    assert_eq!(closed().await, [ids[1].ingester.id]);
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@
 //! that was restored to an earlier state: then orphans hold rows. Therefore they are reported, and
 //! deleted only when a setting says so.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use flightcluster_catalog::JobKind;
+use flightcluster_catalog::{CatalogTime, JobKind};
 use futures::StreamExt as _;
 use object_store::ObjectMeta;
 use object_store::path::Path;
@@ -34,24 +34,27 @@ pub struct Orphans {
 }
 
 impl Upkeep {
-    /// Compares the object store with the catalog; `None` when another process does.
+    /// Compares the object store with the catalog; `None` when another process does, and while the clock of the
+    /// catalog can't be believed.
     ///
     /// # Errors
     /// [`Error::List`], [`Error::Catalog`]; what was found so far is forgotten.
     pub async fn scan_orphans(&self, stop: &CancellationToken) -> Result<Option<Orphans>, Error> {
+        let Some(now) = earlier(SystemTime::now(), self.time().await?) else {
+            return Ok(None);
+        };
         let job = (JobKind::OrphanScan, None);
         if !self.lease(job, LEASE).await? {
             return Ok(None);
         }
-        let found = self.scan(stop).await;
+        let found = self.scan(now, stop).await;
         self.give_back(job).await;
         let found = found?;
         self.observer.orphans(found.objects, found.bytes);
         Ok(Some(found))
     }
 
-    async fn scan(&self, stop: &CancellationToken) -> Result<Orphans, Error> {
-        let now = SystemTime::now();
+    async fn scan(&self, now: SystemTime, stop: &CancellationToken) -> Result<Orphans, Error> {
         let mut orphans = Orphans::default();
         let mut named = 0;
         let mut batches = self.store.list(None).chunks(BATCH);
@@ -103,6 +106,15 @@ impl Upkeep {
     }
 }
 
+/// The moment that both clocks have passed: no single one that is ahead makes a young object old, whose commit may
+/// be under way. `None` when the catalog's can't be believed.
+fn earlier(own: SystemTime, catalog: CatalogTime) -> Option<SystemTime> {
+    // It tells whole milliseconds that have begun.
+    let millis = u64::try_from(catalog.millis).ok()?.saturating_add(1);
+    let of_catalog = UNIX_EPOCH + Duration::from_millis(millis);
+    catalog.is_settled.then(|| own.min(of_catalog))
+}
+
 /// Whether this is the name of a file of a table, `<database>/<table id>/<uuid>.parquet`. Whatever
 /// else is in the store belongs to somebody else.
 fn is_data_file(path: &Path) -> bool {
@@ -111,4 +123,22 @@ fn is_data_file(path: &Path) -> bool {
         return false;
     };
     table.as_ref().parse::<u64>().is_ok() && name.as_ref().ends_with(".parquet")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_single_clock_that_is_ahead_makes_an_object_old() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let told = |seconds: i64, is_settled| CatalogTime {
+            millis: seconds * 1000,
+            is_settled,
+        };
+        assert_eq!(earlier(at(7), told(99, true)), Some(at(7)));
+        let of_catalog = at(7) + Duration::from_millis(1);
+        assert_eq!(earlier(at(99), told(7, true)), Some(of_catalog));
+        assert_eq!(earlier(at(7), told(7, false)), None);
+    }
 }

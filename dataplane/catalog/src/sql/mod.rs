@@ -60,6 +60,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::Connection as _;
 use tokio::sync::Mutex;
+use tracing::warn;
 
 use crate::{
     AsOf, BeginStatement, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database,
@@ -228,6 +229,23 @@ impl SqlCatalog {
     {
         self.store.read(doing, work).await
     }
+
+    /// After the refusal of a log that is newer than this file nothing that is listed of any ingester is
+    /// trusted: what opened a table may be lost with what the log misses. Each lists what it has anew; until
+    /// the refused one does, queries of all tables ask it and fail, instead of being short. Of a Postgres
+    /// server more is known: see [`set_back`].
+    async fn doubting<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        let is_file = self.store.watch.is_none();
+        if is_file && matches!(answer, Err(Error::RolledBack { .. })) {
+            let doubted = self.write("doubting the lists of ingesters", |c| {
+                Box::pin(async move { Ok(history::doubt(c).await?) })
+            });
+            if let Err(error) = doubted.await {
+                warn!(error = %error, "can't doubt the lists of ingesters; the next refusal does it");
+            }
+        }
+        answer
+    }
 }
 
 #[async_trait]
@@ -344,17 +362,17 @@ impl Catalog for SqlCatalog {
     }
 
     async fn register_ingester(&self, request: RegisterIngester) -> Result<Registration, Error> {
-        self.write("registering an ingester", |c| {
+        let registered = self.write("registering an ingester", |c| {
             Box::pin(ingester::register(c, request))
-        })
-        .await
+        });
+        self.doubting(registered.await).await
     }
 
     async fn check_ingester(&self, check: IngesterCheck) -> Result<SnapshotStamp, Error> {
         let checked = self.read("checking an ingester", move |c| {
             Box::pin(ingester::check(c, check))
         });
-        let (newest, is_to_be_noted) = checked.await?;
+        let (newest, is_to_be_noted) = self.doubting(checked.await).await?;
         if is_to_be_noted {
             let watch = self.store.watch.clone();
             self.write("noting that an ingester goes on", move |c| {

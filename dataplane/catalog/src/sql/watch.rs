@@ -4,7 +4,9 @@
 //! # A server that failed
 //! The way to it may lead to another one now, or nowhere, without a word to the connections that are
 //! open. So none that is older than the last failure is used again, and one that rested is asked for a
-//! sign of life, which must come soon. The same holds when a connection leads to another server.
+//! sign of life, which must come soon. The same holds when a connection leads to another server. And none is
+//! used for long: a former primary that nobody could stop goes on answering those that are open, and one that
+//! only reads would never learn that there is another.
 //!
 //! # A database that was set back
 //! A standby that takes over without the last commits, or an older copy that is put in its place, knows
@@ -27,6 +29,10 @@ use super::{history, postgres};
 
 /// A connection that rested for less is used as it is.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// A connection that is older makes place for a new one, which asks for the address, and the server whether it is
+/// the primary. For so long can what a former one says be read.
+const OLDEST: Duration = Duration::from_secs(10);
 
 /// Longest wait for a sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
@@ -305,6 +311,9 @@ impl Watch {
         age: Duration,
         rested: Duration,
     ) -> bool {
+        if age > OLDEST {
+            return false;
+        }
         let (failure, late) = {
             let last = self.last();
             (last.failure, last.late)
@@ -327,5 +336,23 @@ impl Watch {
     fn last(&self) -> MutexGuard<'_, Last> {
         // Plain values, whole at any moment.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// One to a former primary that is alive would be read for as long as it is open.
+    #[tokio::test]
+    async fn no_connection_is_used_for_long() {
+        sqlx::any::install_default_drivers();
+        let mut c = Connection::connect("sqlite::memory:").await.unwrap();
+        let watch = Watch::new(Arc::new(Clock::new(postgres::DIALECT.time)));
+        let used_just_now = Duration::ZERO;
+        assert!(watch.is_usable(&mut c, OLDEST, used_just_now).await);
+        let older = OLDEST + Duration::from_millis(1);
+        assert!(!watch.is_usable(&mut c, older, used_just_now).await);
     }
 }
