@@ -204,7 +204,7 @@ fn grows(from: &DataType, to: &DataType) -> bool {
 /// Whether every value of `from` is a value of `to`.
 ///
 /// Equal types; types that differ only in the names, nullability or metadata of nested fields; wider
-/// numbers; decimals with as many digits on each side of the point ([`more_digits`]); the other layouts of
+/// numbers; decimals with as many digits on each side of the point; the other layouts of
 /// strings, binary and lists; dictionaries and their values; finer
 /// timestamps and durations (values out of range are refused one by one), the same instants in another
 /// time zone; the null type.
