@@ -462,6 +462,7 @@ fn wal_fault(error: &wal::Error) -> Fault {
         | wal::Error::DamagedLabel { .. }
         | wal::Error::DamagedSpan { .. }
         | wal::Error::MissingSegment { .. }
+        | wal::Error::MissingEnd { .. }
         | wal::Error::SequenceGap { .. }
         | wal::Error::UnknownVersion { .. }
         | wal::Error::OtherLog { .. }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{DirectoryLock, Disk};
-use crate::error::Error;
+use crate::error::{Error, out_of_space};
 use crate::format::header::Header;
 use crate::label::{CatalogState, Label, LogId};
 use crate::recover::{Identity, Recovery};
@@ -23,10 +23,18 @@ pub struct WalDirectory {
     /// Never changes: told without waiting for a label that is being written.
     pub(crate) id: LogId,
     label: Mutex<Label>,
-    /// What is noted of the segments, as far as it counts; always there once the log is written to.
-    span: Mutex<Option<Span>>,
+    span: Mutex<Noted>,
     /// Released when the log is closed, by the process' end at the latest.
     _lock: DirectoryLock,
+}
+
+/// What is noted of the segments.
+#[derive(Debug)]
+struct Noted {
+    /// As far as it counts; always there once the log is written to.
+    span: Option<Span>,
+    /// There was no room for it: the file is to be written again.
+    is_removed: bool,
 }
 
 impl std::fmt::Debug for WalDirectory {
@@ -73,13 +81,17 @@ impl WalDirectory {
                 label
             }
         };
+        let newest = numbers.last().copied();
         Ok(Self {
             path,
             disk,
             numbers,
             id: label.id,
             label: Mutex::new(label),
-            span: Mutex::new(span.filter(|span| span.counts_for(&label))),
+            span: Mutex::new(Noted {
+                span: span.filter(|span| span.counts_for(&label, newest)),
+                is_removed: false,
+            }),
             _lock: lock,
         })
     }
@@ -140,7 +152,10 @@ impl WalDirectory {
             newest,
         };
         span.write(self.disk.as_ref(), &self.path)?;
-        *self.lock_span() = Some(span);
+        *self.lock_span() = Noted {
+            span: Some(span),
+            is_removed: false,
+        };
         Ok(())
     }
 
@@ -149,51 +164,78 @@ impl WalDirectory {
         self.change_span(|span| span.newest = span.newest.max(number))
     }
 
-    /// Notes that segments before `number` are not needed any more, durably. Blocking.
+    /// Notes that segments before `number` are not needed any more, durably. Where there is no room for the note it
+    /// is removed; [`Self::note_again`] puts it back. Blocking.
     pub(crate) fn note_oldest(&self, number: u64) -> io::Result<()> {
-        self.change_span(|span| span.oldest = span.oldest.max(number))
+        let changed = self.change_span(|span| span.oldest = span.oldest.max(number));
+        match changed {
+            Err(error) if out_of_space(&error) => {
+                let mut noted = self.lock_span();
+                Span::remove(self.disk.as_ref(), &self.path)?;
+                noted.is_removed = true;
+                if let Some(span) = &mut noted.span {
+                    span.oldest = span.oldest.max(number);
+                }
+                Ok(())
+            }
+            changed => changed,
+        }
+    }
+
+    /// Writes a note that had no room. Blocking.
+    pub(crate) fn note_again(&self) -> io::Result<()> {
+        let is_removed = self.lock_span().is_removed;
+        if is_removed {
+            self.change_span(|_| ())?;
+        }
+        Ok(())
     }
 
     fn change_span(&self, change: impl FnOnce(&mut Span)) -> io::Result<()> {
-        let mut span = self.lock_span();
-        let Some(noted) = *span else {
+        let mut noted = self.lock_span();
+        let Some(before) = noted.span else {
             return Err(io::Error::other("the log was not begun"));
         };
-        let mut changed = noted;
+        let mut changed = before;
         change(&mut changed);
-        if changed != noted {
+        if changed != before || noted.is_removed {
             changed.write(self.disk.as_ref(), &self.path)?;
-            *span = Some(changed);
+            *noted = Noted {
+                span: Some(changed),
+                is_removed: false,
+            };
         }
         Ok(())
     }
 
     /// Whether it is noted that segment `number` was there, with a whole header.
     pub(crate) fn is_noted(&self, number: u64) -> bool {
-        self.lock_span().is_some_and(|span| number <= span.newest)
+        let span = self.lock_span().span;
+        span.is_some_and(|span| number <= span.newest)
     }
 
-    fn lock_span(&self) -> MutexGuard<'_, Option<Span>> {
+    fn lock_span(&self) -> MutexGuard<'_, Noted> {
         self.span.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the segments and prepares replay. Blocking; changes nothing.
     ///
     /// # Errors
-    /// [`Error::MissingSegment`], [`Error::Directory`].
+    /// [`Error::MissingSegment`], [`Error::MissingEnd`], [`Error::Directory`].
     pub fn recover(self, identity: Identity) -> Result<Recovery, Error> {
         let numbers = self.numbers.clone();
-        let missing = |number, because| Error::MissingSegment {
-            file: self.segment_path(number),
-            because,
-        };
         for pair in numbers.windows(2) {
             if pair[1] != pair[0] + 1 {
-                return Err(missing(pair[0] + 1, "newer ones exist"));
+                return Err(Error::MissingSegment {
+                    file: self.segment_path(pair[0] + 1),
+                });
             }
         }
-        if let Some(number) = self.lock_span().and_then(|span| span.missing(&numbers)) {
-            return Err(missing(number, "the log was not done with it"));
+        let span = self.lock_span().span;
+        if let Some(number) = span.and_then(|span| span.missing(&numbers)) {
+            return Err(Error::MissingEnd {
+                file: self.segment_path(number),
+            });
         }
         Ok(Recovery::new(self, numbers, identity))
     }

@@ -75,16 +75,24 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
-    /// A segment that the log was not done with is not there. Nothing was changed.
+    /// A segment between the oldest and the newest is not there. Nothing was changed.
     #[error(
-        "segment {file} is missing although {because}; put the file back, or move the log \
+        "segment {file} is missing although newer ones exist; put the file back, or move the log \
          directory away to start without the rows it holds"
     )]
     MissingSegment {
         /// The file that should be there.
         file: PathBuf,
-        /// What tells of it.
-        because: &'static str,
+    },
+    /// A segment at one of the ends is not there, and the log was not done with it. Nothing was changed.
+    #[error(
+        "segment {file} is missing although the log was not done with it; put the file back, or, when it is \
+         gone for good, move the file `span` away to start with the segments that are there: the rows in \
+         those that are not are lost then"
+    )]
+    MissingEnd {
+        /// The file that should be there.
+        file: PathBuf,
     },
     /// Sequence numbers do not continue where they should. Nothing was changed.
     #[error(
@@ -237,6 +245,7 @@ impl Error {
             Self::DamagedLabel { .. } => "damaged_label",
             Self::DamagedSpan { .. } => "damaged_span",
             Self::MissingSegment { .. } => "missing_segment",
+            Self::MissingEnd { .. } => "missing_end",
             Self::SequenceGap { .. } => "sequence_gap",
             Self::UnknownVersion { .. } => "unknown_version",
             Self::OtherLog { .. } => "other_log",

@@ -6,13 +6,16 @@
 //!
 //! Releases that do not know the file leave it as it is. It counts only when it is of the last life that
 //! wrote to the log, or of one that was about to.
+//!
+//! On a full volume segments are removed without a note, or the volume would stay full: the file goes first, and is
+//! written again when there is room.
 
 use std::io;
 use std::path::Path;
 
 use uuid::Uuid;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, remove_if_there};
 use crate::error::Error;
 use crate::format::Reader;
 use crate::label::{Label, LogId};
@@ -48,10 +51,21 @@ impl Span {
         FILE.read(disk, directory, names, Self::decode)
     }
 
-    /// Whether it tells of the log with this label as it is. After the life of a release that knows no spans
-    /// the label tells of a later one.
-    pub(crate) fn counts_for(&self, label: &Label) -> bool {
-        self.log == label.id && self.epoch >= label.epoch
+    /// Whether it tells of the log with this label as it is, whose newest segment is this one. After the life of a
+    /// release that knows no spans the label tells of another life.
+    ///
+    /// A life that ended between span and label has begun no segment. A later epoch alone would not do: epochs
+    /// begin again where an old backup of the catalog is restored a second time.
+    pub(crate) fn counts_for(&self, label: &Label, newest: Option<u64>) -> bool {
+        let had_no_segment = newest.is_none_or(|newest| newest <= self.newest);
+        let was_about_to_write = self.epoch > label.epoch && had_no_segment;
+        self.log == label.id && (self.epoch == label.epoch || was_about_to_write)
+    }
+
+    /// Removes the file, durably. Blocking.
+    pub(crate) fn remove(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+        remove_if_there(disk, &directory.join(FILE.name))?;
+        disk.sync_directory(directory)
     }
 
     /// Puts this span in the place of the one before, durably. Blocking.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use flightcluster_config::IngestConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tracing::warn;
 
 use crate::budget::Budget;
 use crate::directory::WalDirectory;
@@ -296,10 +297,13 @@ impl Wal {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let mut truncated = Truncated::default();
-        self.note_removal(up_to)?;
+        let Some(newest) = self.note_removal(up_to)? else {
+            return Ok(truncated);
+        };
         loop {
             let first = self.shared.segments().sealed.front().copied();
-            let Some(first) = first.filter(|first| first.last_sequence <= up_to) else {
+            // Only what was noted: another may have been closed since.
+            let Some(first) = first.filter(|first| first.number <= newest) else {
                 break;
             };
             let removed = self.shared.remove(&first);
@@ -312,30 +316,31 @@ impl Wal {
             truncated.segments += 1;
             truncated.bytes += first.bytes;
         }
-        if truncated.segments > 0 {
-            self.shared.report_size();
+        self.shared.report_size();
+        if let Err(error) = self.shared.directory.note_again() {
+            warn!(error = %error, "can't note the segments of the write-ahead log yet");
         }
         Ok(truncated)
     }
 
-    /// Notes which segment will be the oldest when those up to `up_to` are removed.
-    fn note_removal(&self, up_to: SequenceNumber) -> Result<(), Error> {
-        let removed = {
+    /// Notes which segment will be the oldest when those up to `up_to` are removed. Returns the last of these.
+    fn note_removal(&self, up_to: SequenceNumber) -> Result<Option<u64>, Error> {
+        let newest = {
             let segments = self.shared.segments();
             let sealed = segments.sealed.iter();
             let removed = sealed.take_while(|segment| segment.last_sequence <= up_to);
             removed.last().map(|segment| segment.number)
         };
-        let Some(newest) = removed else {
-            return Ok(());
-        };
         let directory = &self.shared.directory;
-        let noted = directory.note_oldest(newest + 1);
-        noted.map_err(|source| Error::Directory {
-            doing: NOTING,
-            directory: directory.path.clone(),
-            source: Arc::new(source),
-        })
+        if let Some(newest) = newest {
+            let noted = directory.note_oldest(newest + 1);
+            noted.map_err(|source| Error::Directory {
+                doing: NOTING,
+                directory: directory.path.clone(),
+                source: Arc::new(source),
+            })?;
+        }
+        Ok(newest)
     }
 
     /// Notes the newest state of the catalog that this log relies on, durably: rows it does not hold

@@ -26,7 +26,8 @@ struct State {
     files: BTreeMap<PathBuf, FakeFile>,
     log: Vec<String>,
     failures: VecDeque<Failure>,
-    syncs_held: bool,
+    /// Operations that begin so wait.
+    held: Option<&'static str>,
     /// Of an append that fails: so many bytes at its end are not written.
     missing_bytes: usize,
     /// The names of open files: they go with the file.
@@ -122,7 +123,12 @@ impl FakeDisk {
     }
 
     pub(crate) fn hold_syncs(&self, held: bool) {
-        self.0.state.lock().unwrap().syncs_held = held;
+        self.hold(held.then_some("sync "));
+    }
+
+    /// Operations that begin so wait, such as `"rename 0"`.
+    pub(crate) fn hold(&self, operations: Option<&'static str>) {
+        self.0.state.lock().unwrap().held = operations;
         self.0.changed.notify_all();
     }
 
@@ -255,10 +261,9 @@ impl FakeDisk {
             .into_owned();
         state.log.push(format!("{operation} {name}"));
         self.0.changed.notify_all();
-        if operation == "sync" {
-            while state.syncs_held {
-                state = self.0.changed.wait(state).unwrap();
-            }
+        let named = format!("{operation} {name}");
+        while state.held.is_some_and(|held| named.starts_with(held)) {
+            state = self.0.changed.wait(state).unwrap();
         }
         let before = state.log.len().checked_sub(2).map(|at| &state.log[at]);
         let due = |failure: &Failure| failure.is_due(operation, &name, before);

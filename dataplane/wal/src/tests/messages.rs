@@ -54,10 +54,7 @@ fn examples() -> Vec<Error> {
             problem: "…",
         },
         Error::DamagedLabel { file: any() },
-        Error::MissingSegment {
-            file: any(),
-            because: "…",
-        },
+        Error::MissingSegment { file: any() },
         Error::SequenceGap {
             file: any(),
             offset: ANY,
@@ -105,6 +102,7 @@ fn examples() -> Vec<Error> {
         },
         Error::Closed,
         Error::DamagedSpan { file: any() },
+        Error::MissingEnd { file: any() },
     ]
 }
 
@@ -128,6 +126,7 @@ fn place(error: &Error) -> usize {
         Error::Poisoned { .. } => 14,
         Error::Closed => 15,
         Error::DamagedSpan { .. } => 16,
+        Error::MissingEnd { .. } => 17,
     }
 }
 
