@@ -40,6 +40,7 @@ mod floats;
 mod footers;
 mod functions;
 mod growth;
+mod masks;
 mod names;
 mod newest;
 mod options;

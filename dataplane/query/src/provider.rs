@@ -33,6 +33,7 @@ use flightcluster_keys::{Key, storage_schema};
 use object_store::path::Path;
 
 use crate::Error;
+use crate::masks::Masking;
 use crate::newest::sort_keys;
 use crate::overlap::{FreshTimes, Split, split};
 use crate::past::Past;
@@ -275,6 +276,7 @@ impl StoredTable {
             source = source.with_predicate(condition);
         }
         Ok(FileScanConfigBuilder::new(store_url(), Arc::new(source))
+            .with_expr_adapter(Some(Arc::new(Masking)))
             .with_file_groups(groups)
             .with_statistics(statistics_of(rows, schema))
             .with_projection_indices(projection.cloned())?

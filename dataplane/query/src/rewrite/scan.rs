@@ -17,6 +17,7 @@ use flightcluster_catalog::File;
 use flightcluster_keys::{COLUMN_TYPE_KEY, time_column};
 use object_store::path::Path;
 
+use crate::masks::Masking;
 use crate::provider::Keyed;
 use crate::session::store_url;
 
@@ -35,6 +36,7 @@ pub(super) fn rows(
     let parts = files.iter().map(part).collect::<Result<Vec<_>, _>>()?;
     let source = ParquetSource::new(Arc::clone(schema));
     let scan = FileScanConfigBuilder::new(store_url(), Arc::new(source))
+        .with_expr_adapter(Some(Arc::new(Masking)))
         .with_file_groups(vec![FileGroup::new(parts)])
         .build();
     let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);

@@ -35,6 +35,8 @@ use world::World;
 /// Seeds that are run every time, and fresh ones.
 const FIXED: u64 = 80;
 const FRESH: u64 = 40;
+/// Structs that are null over lists of a fixed size that may hold no null.
+const LISTS_BELOW_NULL: Range<u64> = 262..263;
 /// Tables of one restart and one flush.
 const TOGETHER: usize = 40;
 /// Smaller cases that are tried.
@@ -55,7 +57,7 @@ fn seeds() -> Vec<Range<u64>> {
     }
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let fresh = fresh.as_millis() as u64;
-    vec![0..FIXED, fresh..fresh + FRESH]
+    vec![0..FIXED, LISTS_BELOW_NULL, fresh..fresh + FRESH]
 }
 
 /// A batch as a server gets it: the rows, and the messages for the log.
