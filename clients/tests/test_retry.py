@@ -60,7 +60,7 @@ def batch(number):
 
 @pytest.mark.parametrize("code", REFUSALS)
 def test_a_refused_write_that_waits_as_it_is_told_gets_through(new_server, code):
-    """Issue 4 section 1: `google.rpc.RetryInfo` comes over a real connection, and is true."""
+    """`google.rpc.RetryInfo` comes over a real connection, and is true."""
     kind, delay, settings = REFUSALS[code]
     server = new_server(settings | {"server": {"max_message_bytes": "1MiB"}})
     server.expect_log("flush|can't|refus|store|room|overdue|full|not a directory")

@@ -448,8 +448,9 @@ def finds_lies(seeds, topologies, seconds, of):
             lies = run.faults.counts.get(faults.kind, 0)
             said = (problem or "nothing is wrong").splitlines()[0]
             print(f"seed {seed} {topology}, {lies} kills after syncs that lied: {said}", flush=True)
-            # Or the product itself refuses to go on with what is left.
-            if lies and problem and (kind_of(problem).endswith(faults.finds) or REFUSAL in problem):
+            # Or the product itself refuses to go on with what is left of the catalog.
+            refused = of == "catalog" and problem and REFUSAL in problem
+            if lies and problem and (kind_of(problem).endswith(faults.finds) or refused):
                 return True
     return False
 

@@ -272,7 +272,7 @@ pub(super) async fn drain(c: &mut Connection, id: IngesterId, epoch: Epoch) -> R
     }
     snapshot::next(c, "drain_ingester").await?;
     open::close_all(c, id).await?;
-    sqlx::query("UPDATE ingesters SET state = 'drained', changed_at_millis = $2 WHERE id = $1")
+    sqlx::query("UPDATE ingesters SET state = 'drained', changed_at_millis = $2, readmitted = 0 WHERE id = $1")
         .bind(stored(id.0)?)
         .bind(now_millis())
         .execute(c)
@@ -304,7 +304,8 @@ pub(super) async fn retire(
     }
     snapshot::next(c, "retire_ingester").await?;
     Ok(sqlx::query(
-        "UPDATE ingesters SET epoch = epoch + 1, state = 'retired', changed_at_millis = $2
+        "UPDATE ingesters SET epoch = epoch + 1, state = 'retired', changed_at_millis = $2,
+                              readmitted = 0
          WHERE name = $1 RETURNING id, name, url, epoch, state, changed_at_millis, seen_at_millis",
     )
     .bind(&name)

@@ -231,9 +231,9 @@ impl SqlCatalog {
     }
 
     /// After the refusal of a log that is newer than this file nothing that is listed of any ingester is
-    /// trusted: what opened a table may be lost with what the log misses. Each lists what it has anew; until
-    /// the refused one does, queries of all tables ask it and fail, instead of being short. Of a Postgres
-    /// server more is known: see [`set_back`].
+    /// trusted: what opened a table may be lost with what the log misses. One that goes on is believed again at its
+    /// next check, for it misses nothing; until the refused one is back, queries of all tables ask it and fail,
+    /// instead of being short. Of a Postgres server more is known: see [`set_back`].
     async fn doubting<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         let is_file = self.store.watch.is_none();
         if is_file && matches!(answer, Err(Error::RolledBack { .. })) {

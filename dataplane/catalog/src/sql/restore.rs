@@ -118,7 +118,11 @@ pub(super) async fn restore(
 /// lives of ingesters: the next ones say what their logs have.
 pub(super) async fn jump(c: &mut Connection, cause: &'static str) -> Result<(), sqlx::Error> {
     history::doubt(c).await?;
-    run(c, format!("UPDATE ingesters SET epoch = epoch + {JUMP}")).await?;
+    run(
+        c,
+        format!("UPDATE ingesters SET epoch = epoch + {JUMP}, readmitted = 0"),
+    )
+    .await?;
     skip_numbers(c, cause, true).await
 }
 

@@ -62,6 +62,9 @@ struct FakeFile {
     /// What the disk holds for sure; `None` before the first sync of file and directory.
     synced: Option<Vec<u8>>,
     data_synced: Vec<u8>,
+    /// It took the place of another file, and the directory was not synced since: the disk has all of the one or
+    /// all of the other.
+    replaced: bool,
     /// Bytes written, but a sync of them failed: no later sync writes them, although they can be read.
     lost: BTreeSet<usize>,
 }
@@ -207,11 +210,17 @@ impl FakeDisk {
         let after = Self::default();
         let mut files = BTreeMap::new();
         for (path, file) in &state.files {
-            let Some(synced) = file.synced.clone().or_else(|| kept().then(Vec::new)) else {
+            let is_old = file.replaced && !kept();
+            let known = match file.replaced && !is_old {
+                true => Some(file.data_synced.clone()),
+                false => file.synced.clone(),
+            };
+            let Some(synced) = known.or_else(|| kept().then(Vec::new)) else {
                 continue;
             };
             let mut data = synced.clone();
-            for (index, page) in file.data.chunks(PAGE_BYTES).enumerate() {
+            let written = if is_old { &synced } else { &file.data };
+            for (index, page) in written.chunks(PAGE_BYTES).enumerate() {
                 let start = index * PAGE_BYTES;
                 let end = start + page.len();
                 if synced.get(start..end) != Some(page) && kept() {
@@ -219,8 +228,8 @@ impl FakeDisk {
                     data[start..end].copy_from_slice(page);
                 }
             }
-            if file.data.len() < synced.len() && kept() {
-                data.truncate(file.data.len());
+            if written.len() < synced.len() && kept() {
+                data.truncate(written.len());
             }
             let (copy, data_synced) = (data.clone(), data.clone());
             files.insert(
@@ -229,6 +238,7 @@ impl FakeDisk {
                     data,
                     synced: Some(copy),
                     data_synced,
+                    replaced: false,
                     lost: BTreeSet::new(),
                 },
             );
@@ -350,6 +360,7 @@ impl Disk for FakeDisk {
             let mut file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
             // Until the directory is synced the name may give the file it had before, if any.
             file.synced = state.files.get(to).and_then(|old| old.synced.clone());
+            file.replaced = file.synced.is_some();
             state.files.insert(to.to_owned(), file);
             let open = state.open.iter_mut().filter(|name| *name == from);
             open.for_each(|name| to.clone_into(name));
@@ -383,6 +394,7 @@ impl Disk for FakeDisk {
         self.run("sync_directory", directory, |state| {
             for file in state.files.values_mut() {
                 file.synced = Some(file.data_synced.clone());
+                file.replaced = false;
             }
             Ok(())
         })

@@ -152,12 +152,12 @@ impl SimulatedDisk {
             life,
             broken: self.broken,
         };
-        let is_label = port_of(file, Port::Append) == Port::Label;
         Ok(Box::new(OpenFile {
             disk,
             number,
             written: 0,
-            is_label,
+            is_label: port_of(file, Port::Append) == Port::Label,
+            is_span: name_of(file).starts_with("span"),
         }))
     }
 
@@ -335,6 +335,7 @@ struct OpenFile {
     number: u64,
     written: usize,
     is_label: bool,
+    is_span: bool,
 }
 
 impl OpenFile {
@@ -366,8 +367,13 @@ impl SegmentFile for OpenFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let life = &self.disk.life;
+        // A flush waits for the sync of a span, so that one is never held until a flush is done.
+        let port = match self.is_span {
+            true => Port::Label,
+            false => self.port(Port::Sync),
+        };
         self.disk.run(
-            self.port(Port::Sync),
+            port,
             |content, trouble| {
                 let crashed = trouble == Trouble::CrashBefore;
                 let kept = || life.chance(2) == 0;
