@@ -26,6 +26,9 @@ use datafusion::physical_expr_adapter::{
 
 /// How columns of files become columns of a table. Of files without such a column, as ever.
 ///
+/// Filters must not be evaluated while a file is read (`pushdown_filters`, off unless it is switched on): the mask hides
+/// what they ask of fields of such a column.
+///
 /// The engine does not ask it for a file with exactly the schema of the table. No file has: each says of
 /// itself in the metadata of its schema whose rows it holds.
 #[derive(Debug)]

@@ -35,7 +35,8 @@
 //! # Identity
 //! A log has a random id and remembers the newest state of the catalog it relied on ([`Label`]). The
 //! catalog knows the id: together they notice a log that is missing, exchanged or an old copy, and a
-//! catalog that was restored from a backup. Who compares them is the ingester.
+//! catalog that was restored from a backup. Who compares them is the ingester. Which segments it consists of is
+//! noted beside it, so that replay notices one that is missing at either end.
 //!
 //! # Accepted
 //! An append whose future was dropped, or that was refused by a poisoned log, may still be there
