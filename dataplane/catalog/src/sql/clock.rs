@@ -30,7 +30,8 @@ tokio::task_local! {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     read: Instant,
-    millis: i64,
+    /// Microseconds since the Unix epoch when it was read.
+    micros: i64,
     settled: bool,
 }
 
@@ -44,8 +45,14 @@ impl Moment {
 /// Milliseconds since the Unix epoch: by the clock of the catalog inside a transaction, else by that of
 /// this process. 0 before the epoch.
 pub(super) fn now_millis() -> i64 {
-    NOW.try_with(|now| now.millis.saturating_add(millis(now.read.elapsed())))
-        .unwrap_or_else(|_| wall_millis())
+    NOW.try_with(|now| millis_after(now.micros, now.read.elapsed()))
+        .unwrap_or_else(|_| wall_micros().div_euclid(1000))
+}
+
+/// Milliseconds after a time in microseconds. Cut only here: if each part were cut, the present would fall
+/// behind a time that somebody has read from the same clock.
+fn millis_after(then: i64, elapsed: Duration) -> i64 {
+    then.saturating_add(micros(elapsed)).div_euclid(1000)
 }
 
 /// Whether something may go for good by its age.
@@ -56,14 +63,14 @@ pub(super) fn is_settled() -> bool {
 /// Reads the time for the transactions of one catalog.
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// Asks the server for its time.
+    /// Asks the server for its time, in microseconds since the Unix epoch.
     statement: Option<&'static str>,
     last: Mutex<Last>,
 }
 
 #[derive(Debug, Default)]
 struct Last {
-    /// What the server said: when it was asked, our clock then, and its answer.
+    /// What the server said: when it was asked, our clock then, and its answer, in microseconds.
     server: Option<(Instant, i64, i64)>,
     believed: Believed,
 }
@@ -78,15 +85,16 @@ impl Clock {
 
     /// The present, as part of a transaction.
     pub(super) async fn read(&self, c: &mut Connection) -> Result<Moment, sqlx::Error> {
-        let millis = match self.statement {
-            None => wall_millis(),
+        let (read, micros) = match self.statement {
+            // In this order: rather ahead than behind, see [`Self::ask`].
+            None => (Instant::now(), wall_micros()),
             Some(statement) => match self.counted_on() {
-                Some(millis) => millis,
+                Some(answer) => answer,
                 None => self.ask(c, statement).await?,
             },
         };
-        let read = Instant::now();
-        let (settled, news) = self.last().believed.judge(read, millis);
+        let now = millis_after(micros, read.elapsed());
+        let (settled, news) = self.last().believed.judge(Instant::now(), now);
         if news {
             tracing::warn!(
                 settled,
@@ -95,7 +103,7 @@ impl Clock {
         }
         Ok(Moment {
             read,
-            millis,
+            micros,
             settled,
         })
     }
@@ -105,21 +113,24 @@ impl Clock {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server's time from its last answer; `None` when that is old, or our clock moved since.
-    fn counted_on(&self) -> Option<i64> {
+    /// The server's last answer and when it was asked; `None` when that is old, or our clock moved since.
+    fn counted_on(&self) -> Option<(Instant, i64)> {
         let (asked, wall, answer) = self.last().server?;
-        let since = asked.elapsed();
-        let moved = wall_millis() - wall - millis(since);
-        (since < READ_EVERY && moved.abs() < 1000).then(|| answer.saturating_add(millis(since)))
+        let moved = wall_micros() - wall - micros(asked.elapsed());
+        (asked.elapsed() < READ_EVERY && moved.abs() < 1_000_000).then_some((asked, answer))
     }
 
-    async fn ask(&self, c: &mut Connection, statement: &'static str) -> Result<i64, sqlx::Error> {
+    async fn ask(
+        &self,
+        c: &mut Connection,
+        statement: &'static str,
+    ) -> Result<(Instant, i64), sqlx::Error> {
         // Counted from before the question: rather ahead by the time of an answer than behind, or a time
         // that somebody has read from the same clock would be still to come.
-        let (asked, wall) = (Instant::now(), wall_millis());
+        let (asked, wall) = (Instant::now(), wall_micros());
         let answer: i64 = sqlx::query_scalar(statement).fetch_one(c).await?;
         self.last().server = Some((asked, wall, answer));
-        Ok(answer.saturating_add(millis(asked.elapsed())))
+        Ok((asked, answer))
     }
 }
 
@@ -135,7 +146,8 @@ impl Believed {
     fn judge(&mut self, read: Instant, now: i64) -> (bool, bool) {
         let follows = |course: Option<(Instant, i64)>| {
             course.is_some_and(|(since, from)| {
-                let expected = from.saturating_add(millis(read.saturating_duration_since(since)));
+                let passed = micros(read.saturating_duration_since(since)).div_euclid(1000);
+                let expected = from.saturating_add(passed);
                 now.abs_diff(expected) <= JUMP_MILLIS.unsigned_abs()
             })
         };
@@ -155,21 +167,37 @@ impl Believed {
     }
 }
 
-fn wall_millis() -> i64 {
+fn wall_micros() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, millis)
+        .map_or(0, micros)
 }
 
-fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn millis(time: Duration) -> i64 {
+        i64::try_from(time.as_millis()).unwrap()
+    }
+
     const HOUR: i64 = 60 * 60 * 1000;
+
+    #[test]
+    fn the_present_loses_nothing_of_the_time_it_is_counted_on_from() {
+        for (then, elapsed, now) in [
+            (1_000_999, 1, 1_001),
+            (1_000_500, 499, 1_000),
+            (1_000_500, 2_500, 1_003),
+            (-1, 0, -1),
+        ] {
+            assert_eq!(millis_after(then, Duration::from_micros(elapsed)), now);
+        }
+    }
 
     #[test]
     fn a_clock_that_jumped_is_believed_when_it_stayed_for_an_hour() {

@@ -30,7 +30,7 @@ pub(super) struct Dialect {
     pub(super) begin_read: &'static str,
     /// Begins a transaction that changes the layout: no other process does so until it ends.
     pub(super) begin_layout: &'static str,
-    /// Gives the time of the server in milliseconds since the Unix epoch, if there is one.
+    /// Gives the time of the server in microseconds since the Unix epoch, if there is one.
     pub(super) time: Option<&'static str>,
     /// Counts the tables with the name `$1`: 0 or 1.
     pub(super) count_tables: &'static str,

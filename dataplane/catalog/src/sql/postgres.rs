@@ -51,7 +51,7 @@ pub(super) const DIALECT: Dialect = Dialect {
         "; SET LOCAL synchronous_commit = 'on'; \
            SELECT pg_advisory_xact_lock(7236833097206292)"
     ),
-    time: Some("SELECT CAST(FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) * 1000) AS BIGINT)"),
+    time: Some("SELECT CAST(FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000) AS BIGINT)"),
     count_tables: "SELECT COUNT(*) FROM pg_catalog.pg_tables
                    WHERE schemaname = current_schema() AND tablename = $1",
     list_columns: "SELECT CAST(column_name AS TEXT) AS name, CAST(data_type AS TEXT) AS kind
