@@ -85,7 +85,7 @@ pub(crate) enum Decision {
     UnderWay(watch::Receiver<Outcome>),
     /// Its rows are stored up to this number: store those behind it.
     StoredUpTo(u64),
-    /// Some of its rows are under way in another batch: decide again after its outcome.
+    /// It depends on another batch that is under way: decide again after its outcome.
     Overlaps(watch::Receiver<Outcome>),
 }
 
@@ -382,20 +382,20 @@ impl State {
         if let Some(after) = producer.after {
             return self.decide_rows(producer, after);
         }
-        let ahead = self
-            .under_way
-            .keys()
-            .next_back()
-            .copied()
-            .filter(|ahead| *ahead > sequence);
-        let due = self.refused.range(..sequence).next().copied();
-        match due.or(ahead) {
-            Some(due) => Err(Error::ProducerOrder {
+        let ahead = self.under_way.last_key_value();
+        let ahead = ahead.filter(|(ahead, _)| **ahead > sequence);
+        let due = self.refused.range(..sequence).next();
+        match (due, ahead) {
+            // It was on its way before this one was refused, so the log refuses it in a moment as well.
+            (None, Some((_, attempt))) if self.refused.contains(&sequence) => {
+                Ok(Decision::Overlaps(attempt.subscribe()))
+            }
+            (Some(due), _) | (None, Some((due, _))) => Err(Error::ProducerOrder {
                 producer: producer.id.clone(),
                 sequence,
-                due,
+                due: *due,
             }),
-            None => Ok(Decision::Store),
+            (None, None) => Ok(Decision::Store),
         }
     }
 
@@ -548,6 +548,23 @@ mod tests {
             begin(&producers, 6).unwrap_err().category(),
             "producer_order"
         );
+    }
+
+    #[test]
+    fn a_refused_batch_waits_for_those_the_log_refuses_with_it() {
+        let producers = held();
+        begin(&producers, 5).unwrap().unwrap();
+        begin(&producers, 9).unwrap().unwrap();
+        producers.refused(TABLE, &batch(5));
+        let Ok(Decision::Overlaps(ahead)) = producers.look_up(TABLE, &batch(5)) else {
+            panic!("it does not wait")
+        };
+        // Of one that was never refused it is the sender's mistake.
+        let mistake = producers.look_up(TABLE, &batch(4)).unwrap_err();
+        assert_eq!(mistake.category(), "producer_order");
+        producers.refused(TABLE, &batch(9));
+        assert_eq!(*ahead.borrow(), Some(None));
+        begin(&producers, 5).unwrap().unwrap();
     }
 
     #[test]
