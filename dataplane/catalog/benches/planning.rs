@@ -45,6 +45,7 @@ impl Bench {
             if_exists: IfExists::Fail,
             create_database: false,
             unpublished: None,
+            seen: None,
         };
         let large = catalog.create_table(request("large")).await.unwrap();
         let other = catalog.create_table(request("other")).await.unwrap();

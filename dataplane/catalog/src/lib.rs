@@ -38,7 +38,8 @@ pub use upload::*;
 ///   take effect.
 /// - Retry: calls that fail with [`Error::Unavailable`] may or may not have taken effect. `commit_flush`
 ///   and `replace_files` are safe to repeat (a repeat with the same files is recognised and answered
-///   again); creating and dropping answers `TableExists` / `TableNotFound` on a repeat.
+///   again), and so is `drop_table` of a table that was [`Seen`]; creating answers `TableExists` on a
+///   repeat, or [`Error::TableReplaced`].
 #[async_trait]
 pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Creates a database; returns the existing one when `if_not_exists`.
@@ -57,18 +58,29 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// until then, and this one from then on. Returns the table that has the name afterwards.
     ///
     /// - When there is a table of that name: `Fail` answers [`Error::TableExists`] and leaves both as
-    ///   they are; `Keep` drops the unpublished table and returns the other; `Replace` drops the other.
-    /// - Errors: [`Error::TableNotFound`] when the table was dropped, or is in another database.
+    ///   they are; `Keep` drops the unpublished table and returns the other; `Replace` drops the other,
+    ///   if it is what was `seen`.
+    /// - Errors: [`Error::TableNotFound`] when the table was dropped, or is in another database;
+    ///   [`Error::TableReplaced`], nothing was changed.
     /// - Retry: safe, a repeat finds the table published.
     async fn publish_table(
         &self,
         table: TableId,
         name: &TableName,
         if_exists: IfExists,
+        seen: Option<Seen>,
     ) -> Result<Table, Error>;
 
     /// Drops a table. `Ok(None)` when it does not exist and `if_exists` is set.
-    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error>;
+    ///
+    /// With `seen` only that table is dropped, never a later one of the name: `Ok(None)` when it is gone,
+    /// as after a repeat.
+    async fn drop_table(
+        &self,
+        name: &TableName,
+        if_exists: bool,
+        seen: Option<Seen>,
+    ) -> Result<Option<Table>, Error>;
 
     /// Gives a table a new schema, if its version is still `from` (else [`Error::SchemaChanged`]).
     async fn evolve_table(
@@ -390,6 +402,9 @@ pub enum Error {
         /// The version the caller had seen.
         expected: SchemaVersion,
     },
+    /// The name has gone to another table than the one that was to be replaced. Nothing was changed.
+    #[error("table {0} was dropped or created by somebody else meanwhile; retry")]
+    TableReplaced(String),
     /// Files that were to be replaced are no longer live: somebody else replaced them, or the rows were
     /// deleted. What was made from them is worthless.
     #[error("files of table {table} changed meanwhile")]
@@ -488,6 +503,7 @@ impl Error {
             Self::UploadKey { .. } => "upload_key",
             Self::InvalidName { .. } => "invalid_name",
             Self::SchemaChanged { .. } => "schema_changed",
+            Self::TableReplaced(_) => "table_replaced",
             Self::FilesChanged { .. } => "files_changed",
             Self::FileGivenUp { .. } => "file_given_up",
             Self::Fenced { .. } => "fenced",

@@ -410,6 +410,33 @@ pub struct CreateTable {
     /// table that is not published within a day is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpublished: Option<String>,
+    /// With [`IfExists::Replace`]: what the caller saw under this name. Anything else that has the name by
+    /// now is not replaced ([`Error::TableReplaced`](crate::Error::TableReplaced)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
+}
+
+/// What somebody saw under the name of a table before asking for a change of it.
+///
+/// A request may be held back on its way for any time. What it was to end may be ended by then, and the
+/// name have gone to a table that nobody asked to end. Where a `Seen` is optional, without one (as from a
+/// caller of an older release) the name alone decides; a catalog of an older release looks at the name
+/// alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seen {
+    /// No table.
+    Nothing,
+    /// This one.
+    Table(TableId),
+}
+
+impl Seen {
+    /// What a look-up found.
+    #[must_use]
+    pub fn of(found: Option<&Table>) -> Self {
+        found.map_or(Self::Nothing, |table| Self::Table(table.id))
+    }
 }
 
 /// What `create_table` does with an existing table.

@@ -78,7 +78,10 @@ async fn fill(place: &Place) -> (Table, flightcluster_catalog::Ingester) {
     let dropped = create(&catalog, "dropped").await;
     let ingester = register(&catalog, "ingester-0").await;
     commit(&catalog, &ingester, file(dropped.id, "d", 1, 1)).await;
-    catalog.drop_table(&dropped.name, false).await.unwrap();
+    catalog
+        .drop_table(&dropped.name, false, None)
+        .await
+        .unwrap();
     let mut timed = file(table.id, "a", 2, 3);
     timed.time_range_nanos = Some((i64::MIN, i64::MAX));
     timed.sorted = true;
@@ -213,7 +216,7 @@ async fn what_is_younger_than_a_backup_is_not_taken_for_dropped_or_given_up() {
         );
         // One that was made and dropped since the restore is known to be gone.
         let gone = create(&catalog, "gone").await;
-        catalog.drop_table(&gone.name, false).await.unwrap();
+        catalog.drop_table(&gone.name, false, None).await.unwrap();
         let answer = catalog.commit_flush(rows_of(&gone)).await.unwrap();
         assert_eq!(answer.dropped_tables, [gone.id]);
     }

@@ -129,7 +129,10 @@ async fn fill(catalog: &Subject) {
         register(catalog, "ingester-1").await,
     );
     commit(catalog, &first, file(dropped.id, "d", 1, 1)).await;
-    catalog.drop_table(&dropped.name, false).await.unwrap();
+    catalog
+        .drop_table(&dropped.name, false, None)
+        .await
+        .unwrap();
     for n in [2, 3] {
         commit(catalog, &first, file(table.id, &format!("small{n}"), n, n)).await;
     }

@@ -279,6 +279,10 @@ async fn a_request_that_is_no_call_is_refused_and_named() {
     let response = send("drop_table", "{\"name\":7}").await.unwrap();
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     assert!(response.text().await.unwrap().contains("drop_table"));
+    // A caller of an older release does not say what it saw.
+    let older = r#"{"name":{"database":"default","schema":"public","table":"t"},"if_exists":true}"#;
+    let response = send("drop_table", older).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(
         send("no_such_method", "{}").await.unwrap().status(),
         StatusCode::NOT_FOUND

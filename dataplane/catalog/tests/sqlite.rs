@@ -416,6 +416,7 @@ async fn a_table_that_was_not_published_within_a_day_is_dropped() {
         let name = TableName::public("default", "t");
         let request = CreateTable {
             unpublished: Some(hidden.to_owned()),
+            seen: None,
             ..request(name, IfExists::Fail)
         };
         fixture.catalog.create_table(request).await.unwrap().id

@@ -488,6 +488,7 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
             Fault::InvalidArgument
         }
         catalog::Error::SchemaChanged { .. }
+        | catalog::Error::TableReplaced(_)
         | catalog::Error::FilesChanged { .. }
         | catalog::Error::FileGivenUp { .. }
         | catalog::Error::Fenced { .. }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_schema::Schema;
-use flightcluster_catalog::{self as catalog, Catalog, CreateTable, IfExists, Table, TableName};
+use flightcluster_catalog::{
+    self as catalog, Catalog, CreateTable, IfExists, Seen, Table, TableName,
+};
 use flightcluster_keys::{Key, time_column};
 use tracing::info;
 
@@ -38,27 +40,28 @@ pub(crate) async fn resolve(
     create_database: bool,
 ) -> Result<(Table, Plan), Error> {
     let found = match mode {
-        TableMode::CreateOrAppend | TableMode::Append => catalog
+        TableMode::CreateOrAppend | TableMode::Append | TableMode::Replace => catalog
             .table(name)
             .await
             .map_err(failed("looking the table up"))?,
-        TableMode::Create | TableMode::Replace => None,
+        TableMode::Create => None,
     };
+    let seen = Seen::of(found.as_ref());
     let create = |if_exists| {
         create_table(
             catalog,
             name,
             (incoming, declared),
-            if_exists,
+            (if_exists, seen),
             create_database,
         )
     };
     let table = match (found, mode) {
+        (_, TableMode::Replace) => create(IfExists::Replace).await?,
         (Some(table), _) => table,
         (None, TableMode::Append) => return Err(Error::TableNotFound(name.clone())),
         (None, TableMode::CreateOrAppend) => create(IfExists::Keep).await?,
         (None, TableMode::Create) => create(IfExists::Fail).await?,
-        (None, TableMode::Replace) => create(IfExists::Replace).await?,
     };
     check_key(&table, name, declared)?;
     evolve(catalog, table, name, incoming).await
@@ -90,7 +93,7 @@ async fn create_table(
     catalog: &dyn Catalog,
     name: &TableName,
     (schema, declared): (&Schema, Option<&[String]>),
-    if_exists: IfExists,
+    (if_exists, seen): (IfExists, Seen),
     create_database: bool,
 ) -> Result<Table, Error> {
     let (schema, options) = match declared {
@@ -108,6 +111,7 @@ async fn create_table(
         if_exists,
         create_database,
         unpublished: None,
+        seen: Some(seen),
     };
     match catalog.create_table(request).await {
         Err(catalog::Error::TableExists(_)) => Err(Error::TableExists(name.clone())),

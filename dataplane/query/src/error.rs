@@ -260,8 +260,8 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A table was dropped and created anew while the query was being planned. Retry.
-    #[error("table {table} was replaced while the query began; retry")]
+    /// A table was dropped or created by somebody else after the statement had looked at it. Retry.
+    #[error("table {table} was replaced while the statement began; retry")]
     TableReplaced {
         /// Its full name.
         table: String,
@@ -426,6 +426,7 @@ impl Error {
                 similar: None,
             },
             Catalog::TableExists(table) => Self::TableExists { table },
+            Catalog::TableReplaced(table) => Self::TableReplaced { table },
             Catalog::InvalidName { name, problem } => Self::InvalidName { name, problem },
             Catalog::NotReadable { asked, why, edge } => not_readable(asked, why, edge),
             source @ (Catalog::SchemaChanged { .. }

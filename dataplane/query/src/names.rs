@@ -10,7 +10,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::utils::datafusion_strsim::normalized_levenshtein;
 use datafusion::common::utils::quote_identifier;
 use flightcluster_catalog::{
-    FileChoice, Snapshot, SnapshotId, SnapshotRequest, TableName, UNPUBLISHED_SCHEMA,
+    FileChoice, Seen, Snapshot, SnapshotId, SnapshotRequest, TableName, UNPUBLISHED_SCHEMA,
 };
 
 use crate::Error;
@@ -66,6 +66,8 @@ pub(crate) struct Found {
     pub(crate) looked_up: bool,
     /// The schema of the table rows are inserted into.
     pub(crate) target: Option<SchemaRef>,
+    /// What has the name of the table that is written to.
+    pub(crate) seen: Seen,
     /// Names that stand for nothing, and the past they were looked up in.
     pub(crate) missing: Vec<(TableName, Option<Past>)>,
 }
@@ -140,8 +142,11 @@ pub(crate) async fn look_up(
     for described in &describes {
         describe(inner, described, &view, &mut tables).await?;
     }
-    let mut target = None;
+    let (mut target, mut seen) = (None, Seen::Nothing);
     for held in &view.snapshot().tables {
+        if statement.effect.target() == Some(&held.table.name) {
+            seen = Seen::of(Some(&held.table));
+        }
         let mut schema = decode_schema(&held.table.schema)?;
         if statement.effect == Effect::Insert(held.table.name.clone()) {
             target = Some(Arc::clone(&schema));
@@ -186,6 +191,7 @@ pub(crate) async fn look_up(
         views,
         looked_up,
         target,
+        seen,
         missing,
     })
 }

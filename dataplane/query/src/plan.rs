@@ -15,7 +15,7 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, WriteOp,
 };
-use flightcluster_catalog::{IfExists, SchemaVersion, SetOptions, SnapshotId, TableName};
+use flightcluster_catalog::{IfExists, SchemaVersion, Seen, SetOptions, SnapshotId, TableName};
 use flightcluster_keys::{Key, stored_field, take_declared, time_column};
 
 use crate::Error;
@@ -33,6 +33,7 @@ use crate::session::session;
 use crate::sort::Sorter;
 use crate::statement::{Effect, Statement, parse};
 use crate::texts;
+use crate::update;
 
 /// One statement to be planned.
 #[derive(Debug, Clone)]
@@ -152,11 +153,13 @@ pub(crate) enum Action {
         schema: SchemaRef,
         options: BTreeMap<String, String>,
         if_exists: IfExists,
+        seen: Seen,
         rows: Option<Ready>,
     },
     DropTable {
         name: TableName,
         if_exists: bool,
+        seen: Seen,
     },
     CreateDatabase {
         name: String,
@@ -222,7 +225,7 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
     }
     check_access(&statement, &database, &access)?;
     check_target(&statement)?;
-    if let Some(action) = by_name(&statement.effect) {
+    if let Some(action) = update::planned(inner, &statement.effect).await? {
         let schema = SchemaRef::new(Schema::empty());
         let parameter_schema = Arc::clone(&schema);
         let (open, snapshot) = (None, None);
@@ -251,12 +254,13 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
     let snapshot = found.looked_up.then(|| found.views.first().snapshot_id());
     let catalogs = Arc::new(found.databases);
     let state = Arc::new(session(&inner.template, &database, catalogs));
-    let (views, target) = (found.views, found.target);
+    let (views, target, seen) = (found.views, found.target, found.seen);
     let work = Planning {
         statement,
         state,
         views,
         target,
+        seen,
         parameters,
         named,
         sorter,
@@ -282,28 +286,14 @@ pub(crate) async fn plan(inner: &Inner, request: QueryRequest) -> Result<Plan, E
     })
 }
 
-/// What needs nothing but a name.
-fn by_name(effect: &Effect) -> Option<Action> {
-    match effect.clone() {
-        Effect::DropTable { name, if_exists } => Some(Action::DropTable { name, if_exists }),
-        Effect::CreateDatabase {
-            name,
-            if_not_exists,
-        } => Some(Action::CreateDatabase {
-            name,
-            if_not_exists,
-        }),
-        Effect::SetOptions(set) => Some(Action::SetOptions(set)),
-        Effect::Query | Effect::CreateTable { .. } | Effect::Insert(_) | Effect::Delete(_) => None,
-    }
-}
-
 /// The part of planning that computes; runs on the query threads.
 struct Planning {
     statement: Statement,
     state: Arc<SessionState>,
     views: Views,
     target: Option<SchemaRef>,
+    /// What has the name of the target.
+    seen: Seen,
     parameters: Option<RecordBatch>,
     named: bool,
     sorter: Sorter,
@@ -319,6 +309,7 @@ impl Planning {
             state,
             views,
             target,
+            seen,
             parameters,
             named,
             sorter,
@@ -339,7 +330,7 @@ impl Planning {
             (
                 Effect::CreateTable { name, options, .. },
                 LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)),
-            ) => create_table(name, options, create, rows, &statement.label),
+            ) => create_table((name, seen), options, create, rows, &statement.label),
             (Effect::Insert(table), LogicalPlan::Dml(insert))
                 if insert.op == WriteOp::Insert(InsertOp::Append) =>
             {
@@ -380,7 +371,7 @@ impl Planning {
 }
 
 fn create_table(
-    name: TableName,
+    (name, seen): (TableName, Seen),
     mut options: BTreeMap<String, String>,
     create: CreateMemoryTable,
     rows: Rows,
@@ -421,6 +412,7 @@ fn create_table(
             schema,
             options,
             if_exists,
+            seen,
             rows: None,
         };
         return Ok((action, SchemaRef::new(Schema::empty()), None));
@@ -434,6 +426,7 @@ fn create_table(
         schema,
         options,
         if_exists,
+        seen,
         rows: Some(rows),
     };
     Ok((action, parameters, open))

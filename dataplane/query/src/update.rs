@@ -17,7 +17,8 @@ use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::SchemaRef;
 use datafusion::logical_expr::LogicalPlan;
 use flightcluster_catalog::{
-    Catalog, CreateTable, IfExists, OptionsOf, SetOptions, Table, TableName, UNPUBLISHED_SCHEMA,
+    Catalog, CreateTable, IfExists, OptionsOf, Seen, SetOptions, Table, TableName,
+    UNPUBLISHED_SCHEMA,
 };
 use futures::StreamExt as _;
 use parking_lot::Mutex;
@@ -29,7 +30,37 @@ use crate::execute::{Control, conform, rows};
 use crate::options;
 use crate::plan::{Action, Plan, Ready};
 use crate::schema::{decode_schema, encode_schema};
+use crate::statement::Effect;
 use crate::{BatchStream, Error, StatementKey};
+
+/// Plans a statement that needs nothing but names.
+pub(crate) async fn planned(inner: &Inner, effect: &Effect) -> Result<Option<Action>, Error> {
+    let action = match effect.clone() {
+        Effect::DropTable { name, if_exists } => {
+            // However long the drop takes to arrive, it ends this table or none.
+            let found = inner.catalog.table(&name).await;
+            let found =
+                found.map_err(|source| Error::from_catalog("looking a table up", source))?;
+            Action::DropTable {
+                name,
+                if_exists,
+                seen: Seen::of(found.as_ref()),
+            }
+        }
+        Effect::CreateDatabase {
+            name,
+            if_not_exists,
+        } => Action::CreateDatabase {
+            name,
+            if_not_exists,
+        },
+        Effect::SetOptions(set) => Action::SetOptions(set),
+        Effect::Query | Effect::CreateTable { .. } | Effect::Insert(_) | Effect::Delete(_) => {
+            return Ok(None);
+        }
+    };
+    Ok(Some(action))
+}
 
 /// Runs a statement that changes something; returns how many rows it wrote.
 pub(crate) async fn run(
@@ -79,6 +110,8 @@ struct NewTable {
     schema: SchemaRef,
     options: BTreeMap<String, String>,
     if_exists: IfExists,
+    /// What had the name when the statement was planned.
+    seen: Seen,
 }
 
 struct Change {
@@ -94,7 +127,11 @@ impl Change {
                 statement: "a query as an update".to_owned(),
                 cure: "run it as a query: it gives rows",
             }),
-            Action::DropTable { name, if_exists } => self.drop_table(&name, if_exists).await,
+            Action::DropTable {
+                name,
+                if_exists,
+                seen,
+            } => self.drop_table(&name, if_exists, seen).await,
             Action::CreateDatabase {
                 name,
                 if_not_exists,
@@ -104,6 +141,7 @@ impl Change {
                 schema,
                 options,
                 if_exists,
+                seen,
                 rows: None,
             } => {
                 let new = NewTable {
@@ -111,6 +149,7 @@ impl Change {
                     schema,
                     options,
                     if_exists,
+                    seen,
                 };
                 self.create_table(&new, None).await?;
                 Ok(0)
@@ -121,6 +160,7 @@ impl Change {
                 schema,
                 options,
                 if_exists,
+                seen,
                 rows: Some(ready),
             } => {
                 let new = NewTable {
@@ -128,6 +168,7 @@ impl Change {
                     schema,
                     options,
                     if_exists,
+                    seen,
                 };
                 self.create_with_rows(&new, ready).await
             }
@@ -148,8 +189,14 @@ impl Change {
         }
     }
 
-    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<u64, Error> {
-        let dropped = self.inner.catalog.drop_table(name, if_exists).await;
+    async fn drop_table(
+        &self,
+        name: &TableName,
+        if_exists: bool,
+        seen: Seen,
+    ) -> Result<u64, Error> {
+        let catalog = &self.inner.catalog;
+        let dropped = catalog.drop_table(name, if_exists, Some(seen)).await;
         dropped
             .map(|_| 0)
             .map_err(|source| Error::from_catalog("dropping a table", source))
@@ -194,6 +241,7 @@ impl Change {
             // As with every other way to write: the first table makes its database.
             create_database: true,
             unpublished,
+            seen: Some(new.seen),
         };
         let created = self.inner.catalog.create_table(request).await;
         created.map_err(|source| Error::from_catalog("creating a table", source))
@@ -238,7 +286,9 @@ impl Change {
             .write(&table.name, name, None, Arc::clone(&new.schema), rows)
             .await?;
         let catalog = &self.inner.catalog;
-        let published = catalog.publish_table(table.id, name, new.if_exists).await;
+        let published = catalog
+            .publish_table(table.id, name, new.if_exists, Some(new.seen))
+            .await;
         let published =
             published.map_err(|source| Error::from_catalog("publishing a table", source))?;
         Ok(if published.id == table.id { written } else { 0 })
@@ -310,7 +360,7 @@ impl Drop for Unpublished {
 }
 
 async fn drop_unpublished(catalog: &dyn Catalog, name: &TableName) {
-    if let Err(error) = catalog.drop_table(name, true).await {
+    if let Err(error) = catalog.drop_table(name, true, None).await {
         warn!(table = %name, %error, "dropping a table that was not published failed");
     }
 }

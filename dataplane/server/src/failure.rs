@@ -47,8 +47,10 @@ fn of_catalog(error: &flightcluster_catalog::Error) -> ErrorCode {
         | Error::NotReadable { .. } => ErrorCode::InvalidArgument,
         Error::UploadNotFound(_) => ErrorCode::UploadNotFound,
         Error::UploadEnded { .. } => ErrorCode::UploadEnded,
-        // Both say: somebody else was first, begin again.
-        Error::SchemaChanged { .. } | Error::FilesChanged { .. } => ErrorCode::SchemaChanged,
+        // All say: somebody else was first, begin again.
+        Error::SchemaChanged { .. } | Error::TableReplaced(_) | Error::FilesChanged { .. } => {
+            ErrorCode::SchemaChanged
+        }
         Error::Fenced { .. } | Error::WrongLog { .. } | Error::RolledBack { .. } => {
             ErrorCode::WalFailed
         }

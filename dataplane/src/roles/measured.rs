@@ -8,7 +8,7 @@ use flightcluster_catalog::{
     Epoch, Error, File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
     GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload,
     Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration,
-    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot,
+    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, Seen, SetOptions, SmallFiles, Snapshot,
     SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table, TableId,
     TableName, Upload,
 };
@@ -64,13 +64,19 @@ impl<C: Catalog> Catalog for MeasuredCatalog<C> {
         table: TableId,
         name: &TableName,
         if_exists: IfExists,
+        seen: Option<Seen>,
     ) -> Result<Table, Error> {
-        let call = self.catalog.publish_table(table, name, if_exists);
+        let call = self.catalog.publish_table(table, name, if_exists, seen);
         self.timed("publish_table", call).await
     }
 
-    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
-        let call = self.catalog.drop_table(name, if_exists);
+    async fn drop_table(
+        &self,
+        name: &TableName,
+        if_exists: bool,
+        seen: Option<Seen>,
+    ) -> Result<Option<Table>, Error> {
+        let call = self.catalog.drop_table(name, if_exists, seen);
         self.timed("drop_table", call).await
     }
 

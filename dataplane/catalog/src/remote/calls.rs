@@ -11,9 +11,9 @@ use crate::{
     Epoch, Error, File, FileChoice, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted,
     Garbage, GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId,
     JoinUpload, Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester,
-    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles,
-    Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table,
-    TableId, TableName, Upload,
+    Registration, ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, Seen, SetOptions,
+    SmallFiles, Snapshot, SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp,
+    StatementProgress, Table, TableId, TableName, Upload,
 };
 
 /// Declares a message and what it calls. `repeatable` as for [`Call::REPEATABLE`].
@@ -47,14 +47,17 @@ call!(ListDatabasesCall {} "list_databases" -> Vec<Database>, repeatable: true,
 call!(CreateTableCall { request: CreateTable } "create_table" -> Table, repeatable: false,
     |call, catalog| catalog.create_table(call.request));
 
-// A repeat finds the table published.
-call!(PublishTableCall { table: TableId, name: TableName, if_exists: IfExists }
-    "publish_table" -> Table, repeatable: true,
-    |call, catalog| catalog.publish_table(call.table, &call.name, call.if_exists));
+// A repeat finds the table published. Older peers do not send `seen`, and replace any table.
+call!(PublishTableCall {
+    table: TableId, name: TableName, if_exists: IfExists, #[serde(default)] seen: Option<Seen>
+}
+"publish_table" -> Table, repeatable: true,
+|call, catalog| catalog.publish_table(call.table, &call.name, call.if_exists, call.seen));
 
-call!(DropTableCall { name: TableName, if_exists: bool }
+// A repeat is harmless by `seen`, but an older peer drops whatever has the name.
+call!(DropTableCall { name: TableName, if_exists: bool, #[serde(default)] seen: Option<Seen> }
     "drop_table" -> Option<Table>, repeatable: false,
-    |call, catalog| catalog.drop_table(&call.name, call.if_exists));
+    |call, catalog| catalog.drop_table(&call.name, call.if_exists, call.seen));
 
 // A repeat sets the same.
 call!(SetOptionsCall { request: SetOptions } "set_options" -> (), repeatable: true,

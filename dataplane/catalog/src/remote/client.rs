@@ -32,7 +32,7 @@ use crate::{
     Epoch, Error, File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
     GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload,
     Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration,
-    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot,
+    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, Seen, SetOptions, SmallFiles, Snapshot,
     SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table, TableId,
     TableName, Upload,
 };
@@ -326,19 +326,27 @@ impl Catalog for RemoteCatalog {
         table: TableId,
         name: &TableName,
         if_exists: IfExists,
+        seen: Option<Seen>,
     ) -> Result<Table, Error> {
         self.call(PublishTableCall {
             table,
             name: name.clone(),
             if_exists,
+            seen,
         })
         .await
     }
 
-    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
+    async fn drop_table(
+        &self,
+        name: &TableName,
+        if_exists: bool,
+        seen: Option<Seen>,
+    ) -> Result<Option<Table>, Error> {
         self.call(DropTableCall {
             name: name.clone(),
             if_exists,
+            seen,
         })
         .await
     }

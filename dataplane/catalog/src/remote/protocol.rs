@@ -82,6 +82,9 @@ pub(super) enum Refusal {
         table: TableId,
         expected: SchemaVersion,
     },
+    TableReplaced {
+        name: String,
+    },
     FilesChanged {
         table: TableId,
     },
@@ -135,6 +138,7 @@ impl Refusal {
             | Self::TableExists { .. }
             | Self::SchemaChanged { .. }
             | Self::NotDrained { .. }
+            | Self::TableReplaced { .. }
             | Self::FilesChanged { .. }
             | Self::FileGivenUp { .. }
             | Self::UploadEnded { .. }
@@ -167,6 +171,7 @@ impl Refusal {
             Self::UploadKey { id, target } => Error::UploadKey { id, target },
             Self::InvalidName { name, problem } => Error::InvalidName { name, problem },
             Self::SchemaChanged { table, expected } => Error::SchemaChanged { table, expected },
+            Self::TableReplaced { name } => Error::TableReplaced(name),
             Self::FilesChanged { table } => Error::FilesChanged { table },
             Self::FileGivenUp { path } => Error::FileGivenUp { path },
             Self::Fenced {
@@ -217,6 +222,7 @@ impl From<Error> for Refusal {
             Error::UploadKey { id, target } => Self::UploadKey { id, target },
             Error::InvalidName { name, problem } => Self::InvalidName { name, problem },
             Error::SchemaChanged { table, expected } => Self::SchemaChanged { table, expected },
+            Error::TableReplaced(name) => Self::TableReplaced { name },
             Error::FilesChanged { table } => Self::FilesChanged { table },
             Error::FileGivenUp { path } => Self::FileGivenUp { path },
             Error::Fenced {

@@ -67,7 +67,7 @@ use crate::{
     Epoch, Error, File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
     GarbageQueue, HistoryForgotten, IfExists, Ingester, IngesterCheck, IngesterId, JoinUpload,
     Lease, LiveFiles, OpenTables, ProducerClaim, ProducerExpiry, RegisterIngester, Registration,
-    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, SetOptions, SmallFiles, Snapshot,
+    ReplaceFiles, Replacement, SchemaBytes, SchemaVersion, Seen, SetOptions, SmallFiles, Snapshot,
     SnapshotId, SnapshotRecord, SnapshotRequest, SnapshotStamp, StatementProgress, Table, TableId,
     TableName, Upload,
 };
@@ -273,18 +273,24 @@ impl Catalog for SqlCatalog {
         table: TableId,
         name: &TableName,
         if_exists: IfExists,
+        seen: Option<Seen>,
     ) -> Result<Table, Error> {
         let name = name.clone();
         self.write("publishing a table", move |c| {
-            Box::pin(table::publish(c, table, name, if_exists))
+            Box::pin(table::publish(c, table, name, if_exists, seen))
         })
         .await
     }
 
-    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
+    async fn drop_table(
+        &self,
+        name: &TableName,
+        if_exists: bool,
+        seen: Option<Seen>,
+    ) -> Result<Option<Table>, Error> {
         let name = name.clone();
         self.write("dropping a table", move |c| {
-            Box::pin(table::drop(c, name, if_exists))
+            Box::pin(table::drop(c, name, if_exists, seen))
         })
         .await
     }

@@ -9,7 +9,7 @@ use super::dialect::{Connection, Row};
 use super::value::{json, stored, unsigned};
 use super::{Failure, database, snapshot};
 use crate::{
-    CreateTable, Error, IfExists, SchemaBytes, SchemaVersion, SmallFiles, Table, TableId,
+    CreateTable, Error, IfExists, SchemaBytes, SchemaVersion, Seen, SmallFiles, Table, TableId,
     TableName, name,
 };
 
@@ -40,7 +40,8 @@ pub(super) async fn create(c: &mut Connection, request: CreateTable) -> Result<T
         (Some(_), IfExists::Fail) => {
             return Err(Error::TableExists(request.name.to_string()).into());
         }
-        (Some(_), IfExists::Replace) | (None, _) => {}
+        (_, IfExists::Replace) => check_seen(&request.name, existing.as_ref(), request.seen)?,
+        (None, _) => {}
     }
     let database = &request.name.database;
     let has_database = database::find(c, database).await?.is_some();
@@ -85,6 +86,7 @@ pub(super) async fn create_staging(
         if_exists: IfExists::Replace,
         create_database: true,
         unpublished: Some(format!("upload-{upload}")),
+        seen: None,
     };
     create(c, request).await
 }
@@ -105,6 +107,7 @@ pub(super) async fn create_target(
         if_exists: IfExists::Fail,
         create_database: true,
         unpublished: None,
+        seen: None,
     };
     insert(c, request, snapshot).await
 }
@@ -133,6 +136,7 @@ pub(super) async fn publish(
     id: TableId,
     name: TableName,
     if_exists: IfExists,
+    seen: Option<Seen>,
 ) -> Result<Table, Failure> {
     name::check_table(&name)?;
     let existing = find(c, &name).await?;
@@ -152,6 +156,9 @@ pub(super) async fn publish(
         }
         (_, _, None) => Err(Error::TableNotFound(format!("id {id}")).into()),
         (replaced, _, Some(table)) => {
+            if if_exists == IfExists::Replace {
+                check_seen(&name, replaced.as_ref(), seen)?;
+            }
             let snapshot = snapshot::next(c, "publish_table").await?;
             if let Some(replaced) = replaced {
                 end(c, replaced.id, snapshot).await?;
@@ -170,6 +177,14 @@ pub(super) async fn publish(
     }
 }
 
+/// Nothing but what was seen is replaced.
+fn check_seen(name: &TableName, found: Option<&Table>, seen: Option<Seen>) -> Result<(), Error> {
+    match seen {
+        Some(seen) if seen != Seen::of(found) => Err(Error::TableReplaced(name.to_string())),
+        _ => Ok(()),
+    }
+}
+
 async fn insert(c: &mut Connection, request: CreateTable, snapshot: i64) -> Result<Table, Failure> {
     let CreateTable {
         name,
@@ -178,6 +193,7 @@ async fn insert(c: &mut Connection, request: CreateTable, snapshot: i64) -> Resu
         if_exists: _,
         create_database: _,
         unpublished,
+        seen: _,
     } = request;
     let name = match unpublished {
         Some(table) => TableName {
@@ -237,9 +253,15 @@ pub(super) async fn drop(
     c: &mut Connection,
     name: TableName,
     if_exists: bool,
+    seen: Option<Seen>,
 ) -> Result<Option<Table>, Failure> {
-    let Some(table) = find(c, &name).await? else {
-        return missing(c, name, if_exists).await;
+    let table = match (find(c, &name).await?, seen) {
+        // The table that was to go is gone. One of the same name is not what the caller saw.
+        (found, Some(seen @ Seen::Table(_))) if seen != Seen::of(found.as_ref()) => {
+            return Ok(None);
+        }
+        (None, _) | (_, Some(Seen::Nothing)) => return missing(c, name, if_exists).await,
+        (Some(table), _) => table,
     };
     let snapshot = snapshot::next(c, "drop_table").await?;
     end(c, table.id, snapshot).await?;

@@ -147,7 +147,7 @@ pub async fn a_late_repeat_of_a_forgotten_flush_adds_nothing(catalog: Subject) {
 pub async fn a_repeated_flush_gets_the_same_answer_and_adds_nothing(catalog: Subject) {
     let (table, gone) = (create(&catalog, "t").await, create(&catalog, "gone").await);
     let ingester = register(&catalog, "ingester-0").await;
-    catalog.drop_table(&gone.name, false).await.unwrap();
+    catalog.drop_table(&gone.name, false, None).await.unwrap();
     let mut flush = flush_of(
         &ingester,
         vec![
@@ -218,7 +218,7 @@ pub async fn a_flush_to_a_dropped_table_reports_it_and_keeps_the_rest(catalog: S
         create(&catalog, "gone").await,
     );
     let ingester = register(&catalog, "ingester-0").await;
-    catalog.drop_table(&gone.name, false).await.unwrap();
+    catalog.drop_table(&gone.name, false, None).await.unwrap();
     let mut flush = flush_of(
         &ingester,
         vec![file(gone.id, "gone", 1, 2), file(live.id, "live", 3, 4)],

@@ -90,7 +90,10 @@ pub async fn registering_returns_watermarks(catalog: Subject) {
         vec![file(kept.id, "a", 1, 4), file(dropped.id, "b", 5, 6)],
     );
     catalog.commit_flush(flush).await.unwrap();
-    catalog.drop_table(&dropped.name, false).await.unwrap();
+    catalog
+        .drop_table(&dropped.name, false, None)
+        .await
+        .unwrap();
 
     let registration = catalog
         .register_ingester(life("ingester-0", ""))

@@ -50,6 +50,8 @@ macro_rules! contract {
             replacing_a_table_is_one_snapshot,
             a_missing_database_is_created_only_when_asked,
             a_dropped_table_is_gone_and_its_name_is_free,
+            a_drop_that_comes_late_ends_no_later_table_of_the_name,
+            only_the_table_that_was_seen_is_replaced,
             a_schema_evolves_only_from_the_present_version,
             tables_are_listed_by_name_and_database,
             options_are_set_and_removed_and_those_of_a_database_are_with_its_tables,
@@ -191,6 +193,7 @@ pub fn request(name: TableName, if_exists: IfExists) -> CreateTable {
         if_exists,
         create_database: false,
         unpublished: None,
+        seen: None,
     }
 }
 

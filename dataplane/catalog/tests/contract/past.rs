@@ -68,7 +68,7 @@ pub async fn a_past_state_is_whole_or_refused(catalog: Subject) {
     states.push((newest(&catalog).await, vec!["both"]));
     commit(&catalog, &ingester, file(table.id, "f3", 7, 9)).await;
     states.push((newest(&catalog).await, vec!["both", "f3"]));
-    catalog.drop_table(&table.name, false).await.unwrap();
+    catalog.drop_table(&table.name, false, None).await.unwrap();
     states.push((newest(&catalog).await, vec![]));
     for (at, expected) in &states {
         assert_eq!(
@@ -126,7 +126,7 @@ pub async fn a_past_state_has_the_tables_and_schemas_of_then(catalog: Subject) {
     let replacing = request(first.name.clone(), IfExists::Replace);
     let other = catalog.create_table(replacing).await.unwrap();
     let replaced = newest(&catalog).await;
-    catalog.drop_table(&first.name, false).await.unwrap();
+    catalog.drop_table(&first.name, false, None).await.unwrap();
     let dropped = newest(&catalog).await;
     let at = async |at: SnapshotId| {
         let whole = SnapshotRequest::whole(std::slice::from_ref(&first.name));
@@ -281,7 +281,7 @@ pub async fn a_time_is_the_last_state_made_by_then(catalog: Subject) {
 pub async fn what_history_forgot_can_not_be_read(catalog: Subject) {
     let table = create(&catalog, "empty").await;
     let there = newest(&catalog).await;
-    catalog.drop_table(&table.name, false).await.unwrap();
+    catalog.drop_table(&table.name, false, None).await.unwrap();
     let after = newest(&catalog).await;
     create(&catalog, "t").await;
     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -308,7 +308,7 @@ pub async fn states_are_listed_with_their_tables(catalog: Subject) {
         .create_table(request(table.name.clone(), IfExists::Replace))
         .await
         .unwrap();
-    catalog.drop_table(&table.name, false).await.unwrap();
+    catalog.drop_table(&table.name, false, None).await.unwrap();
     let records = catalog.list_snapshots(100).await.unwrap();
     let listed: Vec<(&str, Option<&TableName>)> = records
         .iter()

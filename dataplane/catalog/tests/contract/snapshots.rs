@@ -72,7 +72,7 @@ pub async fn every_visible_change_makes_a_new_snapshot(catalog: Subject) {
         .await
         .unwrap();
     check("repeated drain", false).await;
-    catalog.drop_table(&table.name, false).await.unwrap();
+    catalog.drop_table(&table.name, false, None).await.unwrap();
     check("drop", true).await;
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use flightcluster_catalog::{
-    CreateTable, Error, IfExists, OptionsOf, SchemaVersion, SetOptions, Table, TableId, TableName,
-    UNPUBLISHED_SCHEMA,
+    CreateTable, Error, IfExists, OptionsOf, SchemaVersion, Seen, SetOptions, Table, TableId,
+    TableName, UNPUBLISHED_SCHEMA,
 };
 
 use super::{Subject, commit, content, create, file, register, request, schema};
@@ -99,7 +99,7 @@ pub async fn a_dropped_table_is_gone_and_its_name_is_free(catalog: Subject) {
     let table = create(&catalog, "t").await;
     assert_eq!(
         catalog
-            .drop_table(&table.name, false)
+            .drop_table(&table.name, false, None)
             .await
             .unwrap()
             .as_ref(),
@@ -109,17 +109,114 @@ pub async fn a_dropped_table_is_gone_and_its_name_is_free(catalog: Subject) {
     assert!(catalog.tables_by_id(&[table.id]).await.unwrap().is_empty());
     assert!(catalog.list_tables(None).await.unwrap().is_empty());
 
-    assert_eq!(catalog.drop_table(&table.name, true).await.unwrap(), None);
-    let again = catalog.drop_table(&table.name, false).await;
+    assert_eq!(
+        catalog.drop_table(&table.name, true, None).await.unwrap(),
+        None
+    );
+    let again = catalog.drop_table(&table.name, false, None).await;
     assert!(matches!(again, Err(Error::TableNotFound(name)) if name == "default.public.t"));
     let nowhere = TableName::public("nowhere", "t");
-    let elsewhere = catalog.drop_table(&nowhere, false).await;
+    let elsewhere = catalog.drop_table(&nowhere, false, None).await;
     assert!(matches!(elsewhere, Err(Error::DatabaseNotFound(name)) if name == "nowhere"));
-    assert_eq!(catalog.drop_table(&nowhere, true).await.unwrap(), None);
+    assert_eq!(
+        catalog.drop_table(&nowhere, true, None).await.unwrap(),
+        None
+    );
 
     let next = create(&catalog, "t").await;
     assert_ne!(next.id, table.id);
     assert_eq!(content(&catalog, &next).await, (vec![], vec![]));
+}
+
+pub async fn a_drop_that_comes_late_ends_no_later_table_of_the_name(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    let seen = Some(Seen::Table(table.id));
+    let dropped = catalog.drop_table(&table.name, false, seen).await.unwrap();
+    assert_eq!(dropped.as_ref(), Some(&table));
+    // The same again, as after a lost answer: it is done.
+    for if_exists in [false, true] {
+        let again = catalog.drop_table(&table.name, if_exists, seen).await;
+        assert_eq!(again.unwrap(), None);
+    }
+
+    let next = create(&catalog, "t").await;
+    let ingester = register(&catalog, "ingester-0").await;
+    commit(&catalog, &ingester, file(next.id, "one.parquet", 1, 5)).await;
+    for if_exists in [false, true] {
+        let late = catalog.drop_table(&table.name, if_exists, seen).await;
+        assert_eq!(late.unwrap(), None);
+    }
+    // Whoever saw no table drops none.
+    let nothing = Some(Seen::Nothing);
+    let late = catalog.drop_table(&table.name, true, nothing).await;
+    assert_eq!(late.unwrap(), None);
+    let late = catalog.drop_table(&table.name, false, nothing).await;
+    assert!(matches!(late, Err(Error::TableNotFound(name)) if name == "default.public.t"));
+    assert_eq!(
+        catalog.table(&table.name).await.unwrap().as_ref(),
+        Some(&next)
+    );
+    assert_eq!(content(&catalog, &next).await.0, ["one.parquet"]);
+}
+
+pub async fn only_the_table_that_was_seen_is_replaced(catalog: Subject) {
+    let first = create(&catalog, "t").await;
+    let replacing = |seen| CreateTable {
+        seen: Some(seen),
+        ..request(first.name.clone(), IfExists::Replace)
+    };
+    let hidden = |seen, hidden: &str| CreateTable {
+        unpublished: Some(hidden.to_owned()),
+        ..replacing(seen)
+    };
+    let seen = Seen::Table(first.id);
+    let filled = catalog.create_table(hidden(seen, "a")).await.unwrap();
+    let second = catalog.create_table(replacing(seen)).await.unwrap();
+    assert_ne!(second.id, first.id);
+
+    let by_name = |of: &TableName| {
+        let (catalog, of) = (Arc::clone(&catalog), of.clone());
+        async move { catalog.table(&of).await.unwrap() }
+    };
+    for seen in [seen, Seen::Nothing] {
+        for late in [replacing(seen), hidden(seen, "b")] {
+            let refused = catalog.create_table(late).await;
+            assert!(
+                matches!(&refused, Err(Error::TableReplaced(name)) if name == "default.public.t"),
+                "{refused:?}"
+            );
+        }
+        let refused = catalog
+            .publish_table(filled.id, &first.name, IfExists::Replace, Some(seen))
+            .await;
+        assert!(
+            matches!(refused, Err(Error::TableReplaced(_))),
+            "{refused:?}"
+        );
+        assert_eq!(by_name(&first.name).await.as_ref(), Some(&second));
+        assert_eq!(by_name(&filled.name).await.as_ref(), Some(&filled));
+    }
+
+    // Nor is one made anew that was dropped.
+    catalog.drop_table(&first.name, false, None).await.unwrap();
+    let refused = catalog
+        .create_table(replacing(Seen::Table(second.id)))
+        .await;
+    assert!(matches!(refused, Err(Error::TableReplaced(_))));
+    assert_eq!(by_name(&first.name).await, None);
+
+    // A repeat of a publication finds it done.
+    for _ in 0..2 {
+        let published = catalog
+            .publish_table(
+                filled.id,
+                &first.name,
+                IfExists::Replace,
+                Some(Seen::Nothing),
+            )
+            .await;
+        assert_eq!(published.unwrap().id, filled.id);
+    }
 }
 
 pub async fn a_schema_evolves_only_from_the_present_version(catalog: Subject) {
@@ -205,7 +302,7 @@ pub async fn an_unpublished_table_is_in_no_list_until_it_gets_its_name_with_all_
     let before = catalog.snapshot(&[]).await.unwrap().id;
 
     let published = catalog
-        .publish_table(hidden.id, &name, IfExists::Fail)
+        .publish_table(hidden.id, &name, IfExists::Fail, None)
         .await;
     let published = published.unwrap();
     assert_eq!((published.id, &published.name), (hidden.id, &name));
@@ -245,13 +342,13 @@ pub async fn publishing_refuses_keeps_or_replaces_the_table_of_that_name(catalog
     assert_eq!(ids([old.id, new.id]).await, [old.id, new.id]);
 
     let refused = catalog
-        .publish_table(new.id, &old.name, IfExists::Fail)
+        .publish_table(new.id, &old.name, IfExists::Fail, None)
         .await;
     assert!(matches!(refused, Err(Error::TableExists(name)) if name == "default.public.t"));
     assert_eq!(ids([old.id, new.id]).await, [old.id, new.id]);
 
     let kept = catalog
-        .publish_table(new.id, &old.name, IfExists::Keep)
+        .publish_table(new.id, &old.name, IfExists::Keep, None)
         .await;
     assert_eq!(kept.unwrap(), old);
     assert_eq!(ids([old.id, new.id]).await, [old.id]);
@@ -262,7 +359,7 @@ pub async fn publishing_refuses_keeps_or_replaces_the_table_of_that_name(catalog
     commit(&catalog, &ingester, file(new.id, "new.parquet", 6, 9)).await;
     assert_eq!(content(&catalog, &old).await.0, ["old.parquet"]);
     let replaced = catalog
-        .publish_table(new.id, &old.name, IfExists::Replace)
+        .publish_table(new.id, &old.name, IfExists::Replace, None)
         .await;
     assert_eq!(replaced.unwrap().id, new.id);
     assert_eq!(ids([old.id, new.id]).await, [new.id]);
@@ -273,17 +370,19 @@ pub async fn a_repeated_or_late_publication_changes_nothing(catalog: Subject) {
     let name = TableName::public("default", "t");
     let hidden = unpublished(&catalog, &name, "a").await;
     let first = catalog
-        .publish_table(hidden.id, &name, IfExists::Replace)
+        .publish_table(hidden.id, &name, IfExists::Replace, None)
         .await;
     let newest = catalog.snapshot(&[]).await.unwrap().id;
     for if_exists in [IfExists::Fail, IfExists::Keep, IfExists::Replace] {
-        let again = catalog.publish_table(hidden.id, &name, if_exists).await;
+        let again = catalog
+            .publish_table(hidden.id, &name, if_exists, None)
+            .await;
         assert_eq!(&again.unwrap(), first.as_ref().unwrap());
     }
     assert_eq!(catalog.snapshot(&[]).await.unwrap().id, newest);
 
     let late = unpublished(&catalog, &name, "b").await;
-    catalog.drop_table(&late.name, false).await.unwrap();
+    catalog.drop_table(&late.name, false, None).await.unwrap();
     let elsewhere = unpublished(&catalog, &name, "c").await;
     catalog.create_database("d", false).await.unwrap();
     let other = TableName::public("d", "t");
@@ -292,7 +391,9 @@ pub async fn a_repeated_or_late_publication_changes_nothing(catalog: Subject) {
         (elsewhere.id, &other),
         (TableId(99), &name),
     ] {
-        let refused = catalog.publish_table(id, name, IfExists::Replace).await;
+        let refused = catalog
+            .publish_table(id, name, IfExists::Replace, None)
+            .await;
         assert!(
             matches!(refused, Err(Error::TableNotFound(_))),
             "{refused:?}"
@@ -312,7 +413,7 @@ pub async fn nobody_creates_a_table_among_the_unpublished_ones(catalog: Subject)
     assert!(matches!(created, Err(Error::InvalidName { .. })));
     let hidden = unpublished(&catalog, &TableName::public("default", "t"), "a").await;
     let published = catalog
-        .publish_table(hidden.id, &name, IfExists::Fail)
+        .publish_table(hidden.id, &name, IfExists::Fail, None)
         .await;
     assert!(matches!(published, Err(Error::InvalidName { .. })));
 }

@@ -241,7 +241,7 @@ pub async fn rows_that_do_not_add_up_change_nothing(catalog: Subject) {
 
 pub async fn files_of_a_dropped_table_are_not_replaced(catalog: Subject) {
     let (table, _, ids) = table_of_files(&catalog, "t", 2).await;
-    catalog.drop_table(&table.name, false).await.unwrap();
+    catalog.drop_table(&table.name, false, None).await.unwrap();
     let late = compaction(table.id, &ids, vec![file(table.id, "t/new", 1, 6)]);
     let refused = catalog.replace_files(late).await;
     assert!(matches!(refused, Err(Error::TableNotFound(_))));
@@ -343,7 +343,7 @@ pub async fn files_of_dropped_tables_become_garbage(catalog: Subject) {
     let (table, ingester, _) = table_of_files(&catalog, "t", 1).await;
     table_of_files(&catalog, "other", 1).await;
     assert!(due(&catalog, NOW).await.is_empty());
-    catalog.drop_table(&table.name, false).await.unwrap();
+    catalog.drop_table(&table.name, false, None).await.unwrap();
     let late = flush_of(
         &register(&catalog, &ingester.name).await,
         vec![file(table.id, "late", 4, 4)],
@@ -466,7 +466,7 @@ pub async fn history_is_forgotten_and_what_is_readable_stays(catalog: Subject) {
         .replace_files(compaction(table.id, &ids, vec![output]))
         .await
         .unwrap();
-    catalog.drop_table(&gone.name, false).await.unwrap();
+    catalog.drop_table(&gone.name, false, None).await.unwrap();
     let before = catalog
         .snapshot(std::slice::from_ref(&table.name))
         .await

@@ -291,7 +291,7 @@ pub async fn an_upload_inherits_the_key_of_its_table(catalog: Subject) {
         matches!(refused, Err(Error::UploadKey { .. })),
         "{refused:?}"
     );
-    catalog.drop_table(&name("t"), false).await.unwrap();
+    catalog.drop_table(&name("t"), false, None).await.unwrap();
     assert_eq!(finish(&catalog, "t").await.unwrap().rows, 4);
     let made = catalog.table(&name("t")).await.unwrap().unwrap();
     assert_eq!(made.options, first.options);

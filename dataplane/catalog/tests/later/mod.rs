@@ -88,6 +88,6 @@ pub async fn works_while(catalog: &Subject, growing: impl Future<Output = ()>) {
     assert_eq!((paths, watermarks[0].1), (vec!["a".into(), "b".into()], 5));
     assert!(catalog.take_orders(id, epoch, 7).await.unwrap() > orders);
     let second = create(catalog, "t2").await;
-    catalog.drop_table(&second.name, false).await.unwrap();
+    catalog.drop_table(&second.name, false, None).await.unwrap();
     register(catalog, "ingester-0").await;
 }

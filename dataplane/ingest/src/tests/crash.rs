@@ -258,7 +258,11 @@ async fn rows_of_a_dropped_table_are_forgotten_at_the_flush() {
     write(&dropped, [1]).await.unwrap();
     write(&kept, [2]).await.unwrap();
     let id = dropped.table().id;
-    world.catalog.drop_table(&readings(), false).await.unwrap();
+    world
+        .catalog
+        .drop_table(&readings(), false, None)
+        .await
+        .unwrap();
     drop((dropped, kept, ingest));
 
     let ingest = world.open().await;

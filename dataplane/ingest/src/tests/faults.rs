@@ -173,12 +173,18 @@ impl Catalog for FaultyCatalog {
         table: TableId,
         name: &TableName,
         if_exists: IfExists,
+        seen: Option<Seen>,
     ) -> Result<Table, Error> {
-        self.inner.publish_table(table, name, if_exists).await
+        self.inner.publish_table(table, name, if_exists, seen).await
     }
 
-    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
-        self.inner.drop_table(name, if_exists).await
+    async fn drop_table(
+        &self,
+        name: &TableName,
+        if_exists: bool,
+        seen: Option<Seen>,
+    ) -> Result<Option<Table>, Error> {
+        self.inner.drop_table(name, if_exists, seen).await
     }
 
     async fn set_options(&self, request: SetOptions) -> Result<(), Error> {

@@ -302,7 +302,7 @@ async fn producers_of_a_dropped_table_begin_anew() {
     assert!(is_new(&a, 1).await);
     let old = writer(&b, &readings()).await;
     let catalog = &cluster.world.catalog;
-    catalog.drop_table(&readings(), false).await.unwrap();
+    catalog.drop_table(&readings(), false, None).await.unwrap();
     let producer = Some(Producer {
         id: "pump-7".to_owned(),
         sequence: 1,

@@ -206,7 +206,11 @@ async fn a_stream_to_a_dropped_table_is_told_within_a_second() {
     let ingest = world.open().await;
     let writer = writer(&ingest, &readings()).await;
     write(&writer, [1]).await.unwrap();
-    world.catalog.drop_table(&readings(), false).await.unwrap();
+    world
+        .catalog
+        .drop_table(&readings(), false, None)
+        .await
+        .unwrap();
     world.hand.advance(Duration::from_secs(1));
     let error = write(&writer, [2]).await.unwrap_err();
     assert_eq!(error.fault(), Fault::NotFound);
@@ -238,7 +242,11 @@ async fn a_stream_does_not_wait_for_a_slow_catalog_and_learns_its_answer_with_th
     let writer = writer(&ingest, &readings()).await;
     let hold = Arc::new(faults::Hold::default());
     world.catalog.hold_tables(Some(Arc::clone(&hold)));
-    world.catalog.drop_table(&readings(), false).await.unwrap();
+    world
+        .catalog
+        .drop_table(&readings(), false, None)
+        .await
+        .unwrap();
     world.hand.advance(Duration::from_secs(2));
     write(&writer, [1]).await.unwrap();
     hold.arrived.notified().await;
@@ -262,7 +270,11 @@ async fn a_question_whose_answer_never_comes_is_asked_anew() {
     world.hand.advance(Duration::from_secs(2));
     write(&writer, [1]).await.unwrap();
     world.catalog.hold_tables(None);
-    world.catalog.drop_table(&readings(), false).await.unwrap();
+    world
+        .catalog
+        .drop_table(&readings(), false, None)
+        .await
+        .unwrap();
     world.hand.advance(Duration::from_secs(29));
     write(&writer, [2]).await.unwrap();
     world.hand.advance(Duration::from_secs(1));
@@ -340,6 +352,7 @@ async fn rows_of_an_unpublished_table_are_those_of_the_published_one() {
         if_exists: IfExists::Fail,
         create_database: true,
         unpublished: Some("hidden".to_owned()),
+        seen: None,
     };
     let hidden = world.catalog.create_table(request).await.unwrap();
     let mode = TableMode::Append;
@@ -352,7 +365,7 @@ async fn rows_of_an_unpublished_table_are_those_of_the_published_one() {
     write(&table, [2]).await.unwrap();
     let published = world
         .catalog
-        .publish_table(hidden.id, &readings(), IfExists::Fail)
+        .publish_table(hidden.id, &readings(), IfExists::Fail, None)
         .await;
     assert_eq!(published.unwrap().id, table.table().id);
     assert_eq!(world.numbers(&ingest, &readings()).await, [1, 2]);

@@ -496,6 +496,7 @@ impl Cluster {
             if_exists: IfExists::Fail,
             create_database: true,
             unpublished: None,
+            seen: None,
         }
     }
 

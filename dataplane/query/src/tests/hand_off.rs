@@ -7,7 +7,7 @@ use arrow_schema::{DataType, Field, Schema};
 use flightcluster_catalog::{OpenTables, TableName};
 
 use super::fixture::{Cluster, DATABASE, Fault, int64s, points, points_schema};
-use crate::{Error, encode_schema};
+use crate::{Error, ExecuteOptions, encode_schema};
 
 #[tokio::test]
 async fn each_row_is_seen_once_whether_in_a_file_in_memory_or_in_both() {
@@ -238,7 +238,7 @@ async fn a_table_dropped_or_replaced_after_planning_keeps_its_rows_for_the_plan_
     let plan = cluster.plan("SELECT id FROM t").await.unwrap();
     cluster
         .catalog
-        .drop_table(&table.name, false)
+        .drop_table(&table.name, false, None)
         .await
         .unwrap();
     cluster.create("t", &points_schema()).await;
@@ -252,7 +252,7 @@ async fn a_table_dropped_or_replaced_after_planning_keeps_its_rows_for_the_plan_
     let plan = cluster.plan("SELECT id FROM t").await.unwrap();
     cluster
         .catalog
-        .drop_table(&table.name, false)
+        .drop_table(&table.name, false, None)
         .await
         .unwrap();
     cluster.create("t", &points_schema()).await;
@@ -354,4 +354,44 @@ fn ids_of_the_fixture_are_distinct() {
     let ids = points(3..=5);
     let ids = ids.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
     assert_eq!(ids.values(), &[3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_statement_ends_the_table_it_saw_and_no_later_one() {
+    let cluster = Cluster::start().await;
+    let late = [
+        ("DROP TABLE t", None),
+        ("DROP TABLE IF EXISTS t", None),
+        (
+            "CREATE OR REPLACE TABLE t (id BIGINT)",
+            Some("table_replaced"),
+        ),
+        (
+            "CREATE OR REPLACE TABLE t AS SELECT 1 AS id",
+            Some("table_replaced"),
+        ),
+    ];
+    for (sql, refusal) in late {
+        let before = cluster.create("t", &points_schema()).await;
+        let plan = cluster.plan(sql).await.unwrap();
+        cluster.update("DROP TABLE t").await.unwrap();
+        let after = cluster.create("t", &points_schema()).await;
+        assert_ne!(before.id, after.id);
+
+        let options = ExecuteOptions::default();
+        let done = cluster.engine.execute_update(plan, options).await;
+        assert_eq!(done.err().map(|error| error.category()), refusal, "{sql}");
+        let found = cluster.catalog.table(&after.name).await.unwrap();
+        assert_eq!(found, Some(after), "{sql}");
+        cluster.update("DROP TABLE t").await.unwrap();
+
+        // Nor one that appeared where it saw none.
+        let plan = cluster.plan(sql).await.unwrap();
+        let after = cluster.create("t", &points_schema()).await;
+        let options = ExecuteOptions::default();
+        let _ = cluster.engine.execute_update(plan, options).await;
+        let found = cluster.catalog.table(&after.name).await.unwrap();
+        assert_eq!(found, Some(after), "{sql}");
+        cluster.update("DROP TABLE t").await.unwrap();
+    }
 }

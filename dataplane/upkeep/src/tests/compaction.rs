@@ -127,7 +127,7 @@ async fn a_table_that_is_dropped_during_its_compaction_stays_dropped() {
     let compacted = held_compaction(&world, async || {
         world
             .catalog
-            .drop_table(&world.table.name, false)
+            .drop_table(&world.table.name, false, None)
             .await
             .unwrap();
     })

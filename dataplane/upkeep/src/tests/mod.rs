@@ -54,6 +54,7 @@ impl World {
             if_exists: IfExists::Fail,
             create_database: false,
             unpublished: None,
+            seen: None,
         };
         let table = catalog.create_table(request).await.unwrap();
         let request = RegisterIngester {

@@ -285,15 +285,21 @@ impl Catalog for LossyCatalog {
         table: TableId,
         name: &TableName,
         if_exists: IfExists,
+        seen: Option<Seen>,
     ) -> Result<Table, Error> {
         let line = self.line();
-        let call = line.inner.publish_table(table, name, if_exists);
+        let call = line.inner.publish_table(table, name, if_exists, seen);
         line.pass(Port::Lookup, call).await
     }
 
-    async fn drop_table(&self, name: &TableName, if_exists: bool) -> Result<Option<Table>, Error> {
+    async fn drop_table(
+        &self,
+        name: &TableName,
+        if_exists: bool,
+        seen: Option<Seen>,
+    ) -> Result<Option<Table>, Error> {
         let line = self.line();
-        line.pass(Port::Lookup, line.inner.drop_table(name, if_exists))
+        line.pass(Port::Lookup, line.inner.drop_table(name, if_exists, seen))
             .await
     }
 

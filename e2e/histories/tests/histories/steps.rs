@@ -116,7 +116,10 @@ impl World {
                 Step::TakeOver { node, luck } => self.take_over(*node, *luck).await?,
                 Step::DropTable { table } => {
                     self.settle_uploads().await;
-                    let _ = self.truth().drop_table(&Self::table(*table), true).await;
+                    let _ = self
+                        .truth()
+                        .drop_table(&Self::table(*table), true, None)
+                        .await;
                 }
                 Step::Query {
                     table,
