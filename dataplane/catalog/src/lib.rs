@@ -234,7 +234,8 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// - Errors, nothing was changed: [`Error::FilesChanged`] when an input is no longer live (what was
     ///   made from it is worthless and may be removed), [`Error::TableNotFound`] when the table was
-    ///   dropped, [`Error::FileGivenUp`], [`Error::Store`] when the rows don't add up.
+    ///   dropped, [`Error::RetentionChanged`], [`Error::FileGivenUp`], [`Error::Store`] when the rows
+    ///   don't add up.
     /// - Retry: safe; a repeat is recognised and answered again.
     async fn replace_files(&self, request: ReplaceFiles) -> Result<FilesReplaced, Error>;
 
@@ -412,6 +413,13 @@ pub enum Error {
         /// The table.
         table: TableId,
     },
+    /// Rows were to go that the table keeps for another time by now. Nothing was changed: read the table
+    /// again and decide anew.
+    #[error("the retention of table {table} changed meanwhile")]
+    RetentionChanged {
+        /// The table.
+        table: TableId,
+    },
     /// The writer of a file took so long to name it that its object was given up for deletion. Nothing
     /// was changed: the rows have to be written anew.
     #[error("the object {path} was given up for deletion; it must be written anew")]
@@ -505,6 +513,7 @@ impl Error {
             Self::SchemaChanged { .. } => "schema_changed",
             Self::TableReplaced(_) => "table_replaced",
             Self::FilesChanged { .. } => "files_changed",
+            Self::RetentionChanged { .. } => "retention_changed",
             Self::FileGivenUp { .. } => "file_given_up",
             Self::Fenced { .. } => "fenced",
             Self::WrongLog { .. } => "wrong_log",

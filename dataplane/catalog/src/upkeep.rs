@@ -62,6 +62,10 @@ pub struct ReplaceFiles {
     /// no need for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until_millis: Option<i64>,
+    /// The value of [`RETENTION`](crate::RETENTION) that holds for the table, when it decided which rows go:
+    /// by another one they may have to stay. A catalog of an older release does not look at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
 }
 
 /// What a replacement did.

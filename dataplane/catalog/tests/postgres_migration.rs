@@ -150,6 +150,7 @@ async fn fill(catalog: &Subject) {
         removed_rows: 0,
         cause: ReplaceCause::Compaction,
         valid_until_millis: None,
+        retention: None,
     };
     catalog.replace_files(compaction).await.unwrap();
     let lease = Lease {

@@ -490,6 +490,7 @@ fn catalog_fault(error: &catalog::Error) -> Fault {
         catalog::Error::SchemaChanged { .. }
         | catalog::Error::TableReplaced(_)
         | catalog::Error::FilesChanged { .. }
+        | catalog::Error::RetentionChanged { .. }
         | catalog::Error::FileGivenUp { .. }
         | catalog::Error::Fenced { .. }
         | catalog::Error::WrongLog { .. }

@@ -431,6 +431,7 @@ impl Error {
             Catalog::NotReadable { asked, why, edge } => not_readable(asked, why, edge),
             source @ (Catalog::SchemaChanged { .. }
             | Catalog::FilesChanged { .. }
+            | Catalog::RetentionChanged { .. }
             | Catalog::FileGivenUp { .. }
             | Catalog::IngesterNotFound(_)
             | Catalog::NotDrained(_)

@@ -48,9 +48,10 @@ fn of_catalog(error: &flightcluster_catalog::Error) -> ErrorCode {
         Error::UploadNotFound(_) => ErrorCode::UploadNotFound,
         Error::UploadEnded { .. } => ErrorCode::UploadEnded,
         // All say: somebody else was first, begin again.
-        Error::SchemaChanged { .. } | Error::TableReplaced(_) | Error::FilesChanged { .. } => {
-            ErrorCode::SchemaChanged
-        }
+        Error::SchemaChanged { .. }
+        | Error::TableReplaced(_)
+        | Error::FilesChanged { .. }
+        | Error::RetentionChanged { .. } => ErrorCode::SchemaChanged,
         Error::Fenced { .. } | Error::WrongLog { .. } | Error::RolledBack { .. } => {
             ErrorCode::WalFailed
         }

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::choose::choose;
 use crate::error::{Error, chain};
-use crate::expire::believed_nanos;
+use crate::expire::{believed_nanos, retention};
 use crate::rounds::{LEASE, Upkeep};
 
 /// Small files looked at together. A table with more gets its next groups from the same call.
@@ -138,6 +138,7 @@ impl Upkeep {
             removed_rows: rewritten.removed_rows,
             cause: ReplaceCause::Compaction,
             valid_until_millis: Some(time.millis_after(self.commit_within)),
+            retention: keep_from.and_then(|_| retention(table)),
         };
         if !self.commit(&request).await? {
             compacted.lost += 1;
@@ -170,6 +171,7 @@ impl Upkeep {
                 Ok(_) => return Ok(true),
                 Err(
                     error @ (CatalogError::FilesChanged { .. }
+                    | CatalogError::RetentionChanged { .. }
                     | CatalogError::FileGivenUp { .. }
                     | CatalogError::TableNotFound(_)),
                 ) => {

@@ -7,7 +7,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flightcluster_catalog::{
-    CatalogTime, Error as CatalogError, File, JobKind, LiveFiles, ReplaceCause, ReplaceFiles, Table,
+    CatalogTime, Error as CatalogError, File, JobKind, LiveFiles, RETENTION, ReplaceCause,
+    ReplaceFiles, Table,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -68,7 +69,8 @@ impl Upkeep {
         self.rewriter.has_times(table).then_some(before)
     }
 
-    async fn expire_table(
+    /// `table` as it was when `before` was decided by its retention.
+    pub(crate) async fn expire_table(
         &self,
         table: &Table,
         before: i64,
@@ -112,13 +114,16 @@ impl Upkeep {
                 removed_rows: rows,
                 cause: ReplaceCause::Retention,
                 valid_until_millis: None,
+                retention: retention(table),
             };
             match self.catalog.replace_files(request).await {
                 Ok(_) => {}
                 Err(
-                    error @ (CatalogError::FilesChanged { .. } | CatalogError::TableNotFound(_)),
+                    error @ (CatalogError::FilesChanged { .. }
+                    | CatalogError::RetentionChanged { .. }
+                    | CatalogError::TableNotFound(_)),
                 ) => {
-                    info!(table = %table.name, %error, "expired files went another way");
+                    info!(table = %table.name, %error, "expired files are left to the next round");
                     return Ok(());
                 }
                 Err(source) => return Err(Error::catalog("ending expired files")(source)),
@@ -135,6 +140,12 @@ impl Upkeep {
         let files = self.catalog.live_files(which).await;
         files.map_err(Error::catalog("listing live files"))
     }
+}
+
+/// The option by which rows of the table expire. It goes with what was decided by it: the round read it some
+/// time ago, and since a longer time was answered no row of it may go.
+pub(crate) fn retention(table: &Table) -> Option<String> {
+    table.option(RETENTION).map(str::to_owned)
 }
 
 /// The present by which rows may go, in nanoseconds since the Unix epoch: the earlier of our clock and that

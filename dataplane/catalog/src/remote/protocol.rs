@@ -88,6 +88,9 @@ pub(super) enum Refusal {
     FilesChanged {
         table: TableId,
     },
+    RetentionChanged {
+        table: TableId,
+    },
     FileGivenUp {
         path: String,
     },
@@ -140,6 +143,7 @@ impl Refusal {
             | Self::NotDrained { .. }
             | Self::TableReplaced { .. }
             | Self::FilesChanged { .. }
+            | Self::RetentionChanged { .. }
             | Self::FileGivenUp { .. }
             | Self::UploadEnded { .. }
             | Self::WrongLog { .. }
@@ -173,6 +177,7 @@ impl Refusal {
             Self::SchemaChanged { table, expected } => Error::SchemaChanged { table, expected },
             Self::TableReplaced { name } => Error::TableReplaced(name),
             Self::FilesChanged { table } => Error::FilesChanged { table },
+            Self::RetentionChanged { table } => Error::RetentionChanged { table },
             Self::FileGivenUp { path } => Error::FileGivenUp { path },
             Self::Fenced {
                 ingester,
@@ -224,6 +229,7 @@ impl From<Error> for Refusal {
             Error::SchemaChanged { table, expected } => Self::SchemaChanged { table, expected },
             Error::TableReplaced(name) => Self::TableReplaced { name },
             Error::FilesChanged { table } => Self::FilesChanged { table },
+            Error::RetentionChanged { table } => Self::RetentionChanged { table },
             Error::FileGivenUp { path } => Self::FileGivenUp { path },
             Error::Fenced {
                 ingester,

@@ -15,7 +15,8 @@ use super::dialect::{Connection, Row};
 use super::value::{stored, unsigned};
 use super::{Failure, flush, garbage, snapshot, table};
 use crate::{
-    Error, FilesReplaced, ReplaceCause, ReplaceFiles, Replacement, SnapshotId, TableId, TableName,
+    Error, FilesReplaced, RETENTION, ReplaceCause, ReplaceFiles, Replacement, SnapshotId, TableId,
+    TableName,
 };
 
 /// The request would lose or double rows, or mixes tables: a bug of the caller.
@@ -64,8 +65,11 @@ pub(super) async fn commit(
     if let Some(answer) = done_before(c, &digest, &request).await? {
         return Ok(answer);
     }
-    if table::find_by_id(c, request.table).await?.is_none() {
+    let Some(table) = table::find_by_id(c, request.table).await? else {
         return Err(Error::TableNotFound(format!("id {}", request.table)).into());
+    };
+    if request.retention.is_some() && request.retention.as_deref() != table.option(RETENTION) {
+        return Err(Error::RetentionChanged { table: table.id }.into());
     }
     if let Some(until) = request.valid_until_millis {
         flush::check_age(&request.outputs, until)?;

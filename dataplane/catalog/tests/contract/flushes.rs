@@ -132,6 +132,7 @@ pub async fn a_late_repeat_of_a_forgotten_flush_adds_nothing(catalog: Subject) {
         removed_rows: 0,
         cause: ReplaceCause::Compaction,
         valid_until_millis: None,
+        retention: None,
     };
     catalog.replace_files(replaced).await.unwrap();
     catalog.garbage_deleted(&["x".to_owned()]).await.unwrap();

@@ -154,6 +154,7 @@ macro_rules! contract {
             a_file_that_is_no_longer_live_is_not_replaced,
             two_replacements_of_one_file_do_not_both_happen,
             a_replacement_that_comes_too_late_changes_nothing,
+            rows_go_by_the_retention_that_holds_when_they_go,
             rows_that_do_not_add_up_change_nothing,
             files_of_a_dropped_table_are_not_replaced,
             live_files_are_found_by_size_and_age,

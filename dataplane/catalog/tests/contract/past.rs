@@ -40,6 +40,7 @@ async fn compact(catalog: &Subject, table: &Table, output: NewFile) {
         removed_rows: 0,
         cause: ReplaceCause::Compaction,
         valid_until_millis: None,
+        retention: None,
     };
     catalog.replace_files(request).await.unwrap();
 }

@@ -1,10 +1,12 @@
 //! Replacing files, deleting objects, leases, forgetting.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flightcluster_catalog::{
-    Error, FilesReplaced, Ingester, JobKind, Lease, LiveFiles, NewFile, ReplaceCause, ReplaceFiles,
-    SchemaVersion, SequenceNumber, SnapshotId, SnapshotStamp, Table, TableId,
+    Error, FilesReplaced, Ingester, JobKind, Lease, LiveFiles, NewFile, OptionsOf, RETENTION,
+    ReplaceCause, ReplaceFiles, SchemaVersion, SequenceNumber, SetOptions, SnapshotId,
+    SnapshotStamp, Table, TableId,
 };
 
 use super::{Subject, commit, content, create, file, flush_of, register, schema};
@@ -46,6 +48,7 @@ fn compaction(table: TableId, inputs: &[u64], outputs: Vec<NewFile>) -> ReplaceF
         removed_rows: 0,
         cause: ReplaceCause::Compaction,
         valid_until_millis: None,
+        retention: None,
     }
 }
 
@@ -215,6 +218,56 @@ pub async fn two_replacements_of_one_file_do_not_both_happen(catalog: Subject) {
         assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
         assert_eq!(content(&catalog, &table).await.0.len(), 1);
     }
+}
+
+pub async fn rows_go_by_the_retention_that_holds_when_they_go(catalog: Subject) {
+    let (table, _, ids) = table_of_files(&catalog, "t", 2).await;
+    let set = |of: &OptionsOf, value: Option<&str>| {
+        let changes = [(RETENTION.to_owned(), value.map(str::to_owned))].into();
+        let request = SetOptions {
+            of: of.clone(),
+            changes,
+        };
+        let catalog = Arc::clone(&catalog);
+        async move { catalog.set_options(request).await.unwrap() }
+    };
+    let decided_by = |retention: &str, input: u64| ReplaceFiles {
+        removed_rows: 3,
+        cause: ReplaceCause::Retention,
+        retention: Some(retention.to_owned()),
+        ..compaction(table.id, &[input], vec![])
+    };
+    let of_table = OptionsOf::Table(table.name.clone());
+    let of_database = OptionsOf::Database(table.name.database.clone());
+    let before = content(&catalog, &table).await;
+
+    // By the former value of the table, or of its database, nothing goes.
+    for (of, now) in [
+        (&of_table, Some("30d")),
+        (&of_table, Some("forever")),
+        (&of_table, None),
+        (&of_database, Some("30d")),
+    ] {
+        set(of, Some("1d")).await;
+        set(of, now).await;
+        let late = catalog.replace_files(decided_by("1d", ids[0])).await;
+        assert!(
+            matches!(late, Err(Error::RetentionChanged { table: id }) if id == table.id),
+            "{late:?}"
+        );
+        assert_eq!(content(&catalog, &table).await, before);
+    }
+    // By the value that holds, and whatever was not decided by one.
+    let first = decided_by("30d", ids[0]);
+    let ended = catalog.replace_files(first.clone()).await.unwrap();
+    let unasked = ReplaceFiles {
+        retention: None,
+        ..decided_by("", ids[1])
+    };
+    catalog.replace_files(unasked).await.unwrap();
+    // A repeat is answered, whatever holds by now.
+    set(&of_database, None).await;
+    assert_eq!(catalog.replace_files(first).await.unwrap(), ended);
 }
 
 pub async fn rows_that_do_not_add_up_change_nothing(catalog: Subject) {

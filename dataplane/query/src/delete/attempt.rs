@@ -213,6 +213,7 @@ impl<'a> Attempt<'a> {
             removed_rows: self.changed.removed,
             cause: ReplaceCause::Delete,
             valid_until_millis: self.changed.valid_until_millis,
+            retention: None,
         };
         let mut pause = COMMIT_PAUSE;
         let mut number = 1;

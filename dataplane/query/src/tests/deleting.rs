@@ -220,6 +220,7 @@ pub(super) async fn compact_those(
         removed_rows: rewritten.removed_rows + rewritten.superseded_rows,
         cause: ReplaceCause::Compaction,
         valid_until_millis: None,
+        retention: None,
     };
     catalog.replace_files(request).await.unwrap();
 }

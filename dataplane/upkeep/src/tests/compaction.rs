@@ -62,7 +62,7 @@ async fn a_table_another_process_works_on_is_left_to_it() {
 }
 
 /// Holds a compaction between its rewrite and its commit, and does `meanwhile`.
-async fn held_compaction(world: &World, meanwhile: impl AsyncFnOnce()) -> Compacted {
+pub(super) async fn held_compaction(world: &World, meanwhile: impl AsyncFnOnce()) -> Compacted {
     let goes_on = Arc::new(Notify::new());
     *world.rewriter.held.lock() = Some(Arc::clone(&goes_on));
     let upkeep = world.upkeep();

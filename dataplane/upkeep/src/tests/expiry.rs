@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use flightcluster_catalog::{OptionsOf, RETENTION, ReplaceCause, SetOptions};
 
+use super::compaction::held_compaction;
 use super::*;
 use crate::Expired;
 use std::sync::atomic::Ordering;
@@ -106,4 +107,35 @@ async fn compaction_leaves_expired_rows_out() {
     assert_eq!(compacted.groups, 1);
     let kept_from = world.rewriter.kept_from.lock().unwrap();
     assert!((before..=hours_ago(24)).contains(&kept_from));
+}
+
+#[tokio::test]
+async fn rows_stay_that_are_kept_longer_since_a_round_began() {
+    let mut world = World::new().await;
+    world.ages().await;
+    let of = OptionsOf::Table(world.table.name.clone());
+    world.keep(of.clone(), Some("24h")).await;
+    let table = world.catalog.table(&world.table.name).await.unwrap();
+    let table = table.unwrap();
+    let before = table.expired_before(hours_ago(0)).unwrap();
+
+    let compacted = held_compaction(&world, async || {
+        world.keep(of.clone(), Some("30d")).await;
+    })
+    .await;
+    assert!(world.rewriter.kept_from.lock().is_some());
+    assert_eq!((compacted.groups, compacted.lost), (0, 1));
+
+    let mut expired = Expired::default();
+    let upkeep = world.upkeep();
+    let ended = upkeep.expire_table(&table, before, &mut expired).await;
+    ended.unwrap();
+    assert_eq!(expired, Expired::default());
+    assert_eq!(world.rows().await.0, [1, 2, 3, 4, 5]);
+    assert_eq!(world.objects().await.len(), 5);
+
+    // The next round goes by what holds then.
+    assert_eq!(upkeep.expire(&never()).await.unwrap(), Expired::default());
+    world.keep(of, Some("24h")).await;
+    assert_eq!(upkeep.expire(&never()).await.unwrap().files, 2);
 }
