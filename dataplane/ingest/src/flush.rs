@@ -447,7 +447,10 @@ impl Core {
     /// Best effort: what stays is found by the scan for orphans.
     async fn remove_files(&self, files: &[NewFile]) {
         for file in files {
-            let path = object_store::path::Path::from(file.path.as_str());
+            // Encoded already, as `Path::from` would do once more.
+            let Ok(path) = object_store::path::Path::parse(&file.path) else {
+                continue;
+            };
             if let Err(error) = self.store.delete(&path).await {
                 debug!(path = %path, error = %error, "can't remove file of a refused flush");
             }

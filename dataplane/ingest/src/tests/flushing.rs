@@ -121,6 +121,20 @@ async fn a_flush_whose_object_was_given_up_is_written_anew() {
     assert_ne!(files[0].file.path, given_up[0]);
 }
 
+/// Names of databases are encoded in paths, which are taken as they are when the object is removed.
+#[tokio::test]
+async fn a_refused_flush_removes_its_object_whatever_the_name_of_its_database() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    let name = TableName::public("Größe 100%", "t");
+    write(&writer(&ingest, &name).await, [1]).await.unwrap();
+    *world.catalog.behind_millis.lock() = 25 * 3_600_000;
+    ingest.flush().await.unwrap_err();
+    let objects: Vec<_> = world.store.list(None).try_collect().await.unwrap();
+    assert_eq!(objects, []);
+    assert_eq!(world.numbers(&ingest, &name).await, [1]);
+}
+
 /// A process that slept between storing a file and committing it: the object may be gone since.
 #[tokio::test]
 async fn a_flush_that_is_sent_too_late_is_written_anew() {
