@@ -83,6 +83,10 @@ impl UpkeepConfig {
     /// has stays for [`UpkeepConfig::orphan_grace`] at least, and then its deletion is remembered for
     /// [`UpkeepConfig::history`], so a commit in time finds either the object or the memory of its end. A
     /// minute at least: graces of seconds are for tests.
+    ///
+    /// The graces may have any relation to each other. With an `orphan_grace` above three `gc_grace` a commit
+    /// may be repeated when a file of it was replaced, deleted and forgotten since; what is asked then is not
+    /// the path, but the watermarks of a flush, and the inputs of a replacement.
     #[must_use]
     pub fn commit_within(&self) -> Duration {
         self.orphan_grace.max(self.history()).max(SHORTEST_COMMIT)

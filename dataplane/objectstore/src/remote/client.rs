@@ -28,8 +28,9 @@ const PARALLEL_DELETES: usize = 10;
 
 /// The objects of another process. See the [module](super).
 ///
-/// - Retry: reads, lists and overwriting `put`s are sent up to three times when they get no answer.
-///   Uploads in parts are not: the caller has the data, or not any more.
+/// - Retry: reads and lists are sent up to three times when they get no answer. What changes something is
+///   sent once, and may have been carried out: a first attempt that comes late could undo what a second one,
+///   or another caller, did since.
 /// - Not supported: attributes, versions, conditions on times, `PutMode::Update`.
 #[derive(Debug, Clone)]
 pub struct RemoteStore {
