@@ -101,6 +101,7 @@ impl Bench {
             watermarks: vec![(table.id, SequenceNumber(self.files))],
             producers: Vec::new(),
             valid_until_millis: None,
+            without_files: vec![],
         };
         self.catalog.commit_flush(commit).await.unwrap();
     }

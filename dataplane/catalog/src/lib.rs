@@ -198,7 +198,8 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Adds the files of one flush and moves the watermarks, in one snapshot.
     ///
     /// - Errors: [`Error::Fenced`]; [`Error::FileGivenUp`], nothing was changed by this flush, now or
-    ///   when it was sent before: an object may be gone, or [`FlushCommit::valid_until_millis`] is over.
+    ///   when it was sent before: an object may be gone, or [`FlushCommit::valid_until_millis`] is over;
+    ///   [`Error::TableExists`] when one of [`FlushCommit::without_files`] is live.
     async fn commit_flush(&self, commit: FlushCommit) -> Result<FlushCommitted, Error>;
 
     /// Gives `rows` order numbers in a row and returns the first. They are higher than all that were

@@ -359,6 +359,11 @@ pub struct FlushCommit {
     /// forward: that tells one that was applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until_millis: Option<i64>,
+    /// Tables whose watermarks move over rows that are in no file, because the ingester takes them for
+    /// dropped. A flush that names a live one is refused: its rows would be lost. A catalog of an older
+    /// release does not look at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_files: Vec<TableId>,
 }
 
 /// What a flush commit did.

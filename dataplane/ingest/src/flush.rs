@@ -315,6 +315,7 @@ impl Core {
             watermarks: vec![],
             producers: vec![],
             valid_until_millis: None,
+            without_files: vec![],
         };
         for (table, prepared) in tables {
             let PreparedTable {
@@ -330,7 +331,7 @@ impl Core {
     }
 
     /// Asks the catalog about tables it no longer lists. Only its word that they were dropped lets
-    /// their rows go; a table it never had is an error, and keeps them.
+    /// their rows go; a table it never had, or that it has after all, is an error, and keeps them.
     async fn forget_dropped(
         &self,
         state: &mut FlushState,
@@ -345,6 +346,7 @@ impl Core {
             .map(|unflushed| (unflushed.table, last(&unflushed.rows)));
         let commit = FlushCommit {
             watermarks: watermarks.collect(),
+            without_files: gone.iter().map(|unflushed| unflushed.table).collect(),
             ..self.commit_of(vec![])
         };
         state.unanswered = Some(Prepared {

@@ -46,6 +46,9 @@ pub(super) async fn commit(
         return Ok(answer);
     }
     let (live, dropped) = sort_tables(c, &commit).await?;
+    if let Some(table) = { commit.without_files.iter() }.find(|table| live.contains(table)) {
+        return Err(Error::TableExists(format!("id {table}")).into());
+    }
     if let Some(until) = commit.valid_until_millis {
         if was_applied(c, &commit, &live).await? {
             return answer(c, dropped).await;

@@ -239,6 +239,29 @@ pub async fn a_flush_to_a_dropped_table_reports_it_and_keeps_the_rest(catalog: S
     assert_eq!(registration.watermarks, [(live.id, SequenceNumber(4))]);
 }
 
+pub async fn a_live_table_is_not_taken_for_dropped(catalog: Subject) {
+    let (live, gone) = (
+        create(&catalog, "live").await,
+        create(&catalog, "gone").await,
+    );
+    let ingester = register(&catalog, "ingester-0").await;
+    catalog.drop_table(&gone.name, false, None).await.unwrap();
+    let without_files = |tables: &[TableId]| FlushCommit {
+        watermarks: tables.iter().map(|id| (*id, SequenceNumber(4))).collect(),
+        without_files: tables.to_vec(),
+        ..flush_of(&ingester, vec![])
+    };
+    let refused = catalog.commit_flush(without_files(&[gone.id, live.id]));
+    let refused = refused.await;
+    assert!(
+        matches!(&refused, Err(Error::TableExists(id)) if *id == format!("id {}", live.id)),
+        "{refused:?}"
+    );
+    assert_eq!(content(&catalog, &live).await, (vec![], vec![]));
+    let forgotten = catalog.commit_flush(without_files(&[gone.id])).await;
+    assert_eq!(forgotten.unwrap().dropped_tables, [gone.id]);
+}
+
 pub async fn a_flush_to_a_table_the_catalog_never_had_changes_nothing(catalog: Subject) {
     let table = create(&catalog, "t").await;
     let ingester = register(&catalog, "ingester-0").await;

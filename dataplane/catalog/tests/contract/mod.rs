@@ -127,6 +127,7 @@ macro_rules! contract {
             a_flush_that_comes_too_late_changes_nothing,
             a_late_repeat_of_a_forgotten_flush_adds_nothing,
             a_flush_to_a_dropped_table_reports_it_and_keeps_the_rest,
+            a_live_table_is_not_taken_for_dropped,
             a_flush_to_a_table_the_catalog_never_had_changes_nothing,
             a_path_used_for_two_files_changes_nothing,
             snapshot_ids_grow_in_commit_order_of_two_flushers,
@@ -272,6 +273,7 @@ pub fn flush_of(ingester: &Ingester, files: Vec<NewFile>) -> FlushCommit {
         watermarks,
         producers: Vec::new(),
         valid_until_millis: None,
+        without_files: vec![],
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct FaultyCatalog {
     table_answers: Mutex<Option<Arc<Hold>>>,
     /// This table's schema comes back unreadable.
     spoiled: Mutex<Option<TableId>>,
+    /// This table is left out where tables are looked up by id.
+    pub(crate) unlisted: Mutex<Option<TableId>>,
     pub(crate) commit_log: Mutex<Vec<FlushCommit>>,
     opens: Mutex<VecDeque<Fault>>,
     open_answers: Mutex<Option<Arc<Hold>>>,
@@ -71,6 +73,7 @@ impl FaultyCatalog {
             away: Mutex::default(),
             table_answers: Mutex::default(),
             spoiled: Mutex::default(),
+            unlisted: Mutex::default(),
             commit_log: Mutex::default(),
             opens: Mutex::default(),
             open_answers: Mutex::default(),
@@ -216,6 +219,8 @@ impl Catalog for FaultyCatalog {
     async fn tables_by_id(&self, ids: &[TableId]) -> Result<Vec<Table>, Error> {
         let mut tables = self.inner.tables_by_id(ids).await?;
         let spoiled = *self.spoiled.lock();
+        let unlisted = *self.unlisted.lock();
+        tables.retain(|table| Some(table.id) != unlisted);
         for table in tables.iter_mut().filter(|table| Some(table.id) == spoiled) {
             table.schema = SchemaBytes(vec![1, 2, 3, 4, 5]);
         }

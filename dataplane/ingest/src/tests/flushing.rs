@@ -135,6 +135,25 @@ async fn a_refused_flush_removes_its_object_whatever_the_name_of_its_database() 
     assert_eq!(world.numbers(&ingest, &name).await, [1]);
 }
 
+/// One answer without a table, be it of a catalog that lags behind, must not cost its rows.
+#[tokio::test]
+async fn rows_of_a_live_table_that_was_taken_for_dropped_stay() {
+    let world = World::new().await;
+    let ingest = world.open().await;
+    write(&writer(&ingest, &readings()).await, [1])
+        .await
+        .unwrap();
+    let table = world.catalog.table(&readings()).await.unwrap();
+    *world.catalog.unlisted.lock() = table.map(|table| table.id);
+    let error = ingest.flush().await.unwrap_err();
+    assert_eq!(error.category(), "catalog", "{error:?}");
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1]);
+    *world.catalog.unlisted.lock() = None;
+    ingest.flush().await.unwrap();
+    assert_eq!(world.files(&readings()).await.len(), 1);
+    assert_eq!(world.numbers(&ingest, &readings()).await, [1]);
+}
+
 /// A process that slept between storing a file and committing it: the object may be gone since.
 #[tokio::test]
 async fn a_flush_that_is_sent_too_late_is_written_anew() {

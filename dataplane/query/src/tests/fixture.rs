@@ -195,6 +195,7 @@ impl Ingesters {
             watermarks: vec![(table.id, *last)],
             producers: Vec::new(),
             valid_until_millis: None,
+            without_files: vec![],
         };
         self.catalog.commit_flush(commit).await.unwrap();
         let mut all = self.held.lock();

@@ -124,6 +124,7 @@ async fn add_files(cluster: &Cluster, table: &Table, count: i64) {
         watermarks: Vec::new(),
         producers: Vec::new(),
         valid_until_millis: None,
+        without_files: vec![],
     };
     cluster.catalog.commit_flush(commit).await.unwrap();
 }

@@ -120,6 +120,7 @@ async fn orphans_are_deleted_when_a_setting_says_so_and_never_become_files() {
         watermarks: Vec::new(),
         producers: Vec::new(),
         valid_until_millis: None,
+        without_files: vec![],
     };
     world.catalog.commit_flush(late).await.unwrap_err();
     assert_eq!(world.upkeep().collect_garbage(&never()).await.unwrap(), 1);

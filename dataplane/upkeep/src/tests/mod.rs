@@ -144,6 +144,7 @@ impl World {
             watermarks: vec![(self.table.id, SequenceNumber(n))],
             producers: Vec::new(),
             valid_until_millis: None,
+            without_files: vec![],
         };
         self.catalog.commit_flush(commit).await.unwrap();
     }

@@ -145,6 +145,7 @@ impl Line {
             watermarks: vec![],
             producers: vec![],
             valid_until_millis: None,
+            without_files: vec![],
         };
         let snapshot = self.inner.commit_flush(commit).await?.snapshot;
         Ok(FilesReplaced { snapshot })
