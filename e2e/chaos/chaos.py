@@ -2,17 +2,17 @@
 """The history checker: real processes, real clients, faults from a seed, every answer checked.
 
     chaos.py [--seed N] [--seeds COUNT] [--seconds S] [--topology standalone|cluster|postgres|both]
-             [--no-shorten] [--lies log|catalog]
+             [--no-shorten] [--lies log|directory|catalog]
 
 Each seed starts a standalone server, a cluster (a catalog, three ingesters, two queriers) or one on
 Postgres and an S3 server instead of a catalog process, on free ports of the loopback interface. It
 lets writers and readers work for S seconds while processes are killed (also in the middle of a sync
 or of storing a file), paused and ended, connections stalled and cut (also those of writers, while
 their acknowledgements are on the way, and of readers), disks full, slow or failing (of the log, of
-the files, of the catalog), power cut, which undoes what log and catalog did not sync, Postgres and
-the S3 server killed and paused, requests to the latter failed one by one, and clocks wrong, mends
-everything, and asks for all rows once more, also after a restart of every process. What counts as
-broken is in history.py.
+the files, of the catalog), power cut, which undoes what log and catalog did not sync (also names in
+their folders), Postgres and the S3 server killed and paused, requests to the latter failed one by
+one, and clocks wrong, mends everything, and asks for all rows once more, also after a restart of
+every process. What counts as broken is in history.py.
 Every fourth seed begins with a catalog (not one in Postgres) that is set back to an earlier layout,
 with all that is in it, and whose migration is killed (layouts.py); another fourth with one that is
 lost and restored from a backup, of the last moment or an older one (restores.py).
@@ -27,8 +27,10 @@ are counted when they happened; a kind that was switched on several times and ne
 counts as failed.
 
 With --lies log the disk says that the log is synced when it is not, and forgets the rest at a kill;
-with --lies catalog it does so with the database of the catalog. That breaks the first promise of
-the product, so a seed has to fail: the checker finds it.
+with --lies directory only the syncs of the log's folder are lies, as if the product left them out,
+and files that were made, renamed or removed are not; with --lies catalog those of the catalog's
+database are. That breaks the first promise of the product, so a seed has to fail: the checker finds
+it.
 """
 
 import argparse
@@ -42,7 +44,7 @@ import threading
 import time
 
 from attempts import TwiceWriter
-from faults import STOOD_STILL_SECONDS, CatalogLies, Faults, Lies, idle
+from faults import STOOD_STILL_SECONDS, CatalogLies, DirectoryLies, Faults, Lies, idle
 from history import History
 from layouts import begins_old, catalog_of, earlier_layout, kill_in_migration, set_back
 from links import Network
@@ -435,7 +437,7 @@ def kind_of(problem):
     return ":".join(problem.split(":")[:2])
 
 
-LIES = {"log": Lies, "catalog": CatalogLies}
+LIES = {"log": Lies, "directory": DirectoryLies, "catalog": CatalogLies}
 
 
 def finds_lies(seeds, topologies, seconds, of):

@@ -26,11 +26,12 @@ KINDS = (
     "kill in catalog",
     "catalog sync lies",
     "power cut",
+    "directory lies",
 )
 COUNTS_FROM = 16
-LOADED = 31
+LOADED = 32
 SLOT = struct.Struct("=q")
-BYTES = 32 * SLOT.size
+BYTES = 33 * SLOT.size
 # What a write replaced that is not synced: position, size of the file, bytes, length of the path.
 REPLACED = struct.Struct("=qqqq")
 
@@ -80,17 +81,56 @@ class Switches:
     def forget_unsynced(self):
         """What a disk does when its machine stops: what was written since the last sync is undone.
 
-        Of one that lied about syncs that is what was written since the last that did not lie.
+        Of one that lied about syncs that is what was written since the last that did not lie. The
+        same goes for what came, went or got another name in a folder.
         """
-        for path in self.path.parent.glob(f"{self.path.name}.unsynced-*"):
-            for file, position, size, before in reversed(replaced(path.read_bytes())):
-                # A segment that was not needed any more is gone.
-                if file.exists():
-                    with file.open("r+b") as written:
+        # First the names: only then a file whose bytes are put back has the one it had.
+        for path in self.beside("names-*"):
+            for what, name, other, kept in reversed(changed_names(path.read_bytes())):
+                put_back(what, name, other, kept)
+            path.unlink()
+        for path in self.beside("unsynced-*"):
+            notes, number = replaced(path.read_bytes()), int(path.name.rpartition("-")[2])
+            # It may have got another name, durably. A segment not needed any more is gone.
+            for file in with_number(number, {file.parent for file, *_ in notes}):
+                with file.open("r+b") as written:
+                    for _, position, size, before in reversed(notes):
                         written.seek(position)
                         written.write(before)
                         written.truncate(size)
             path.unlink()
+        for path in self.beside("kept-*"):
+            path.unlink()
+
+    def beside(self, pattern):
+        """What disk.c left beside the switches."""
+        return list(self.path.parent.glob(f"{self.path.name}.{pattern}"))
+
+
+def with_number(number, folders):
+    """The files with this inode; whoever wrote them has ended."""
+    files = [file for folder in folders if folder.exists() for file in folder.iterdir()]
+    return [file for file in files if file.lstat().st_ino == number]
+
+
+def changed_names(notes):
+    """The notes of disk.c: what was done, to which file, from which name, what was there before.
+
+    One that a kill cut off is left out, as a disk may do.
+    """
+    fields = [os.fsdecode(field) for field in notes.split(b"\0")[:-1]]
+    whole = len(fields) // 4 * 4
+    return [tuple(fields[at : at + 4]) for at in range(0, whole, 4)]
+
+
+def put_back(what, name, other, kept):
+    """Undoes one change of a directory."""
+    if what == "create":
+        pathlib.Path(name).unlink(missing_ok=True)
+    if what == "rename" and os.path.exists(name):
+        os.rename(name, other)
+    if kept:
+        os.rename(kept, name)
 
 
 def replaced(notes):

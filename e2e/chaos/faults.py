@@ -47,7 +47,7 @@ FAILING_REQUESTS = 0.4
 REQUEST_SECONDS = (0.5, 3.0)
 # Syncs before the power of a process is cut, which forgets what was written after the last of them:
 # all of these, if they were lies. Of the catalog so many that there are flushes among the commits.
-SYNCS = {"sync lies": 3, "catalog sync lies": 20, "power cut": 3}
+SYNCS = {"sync lies": 3, "catalog sync lies": 20, "power cut": 3, "directory lies": 4}
 # One in so many faults is a cut of the power, beside all that.
 POWER_CUTS = 1 / 10
 
@@ -464,3 +464,9 @@ class CatalogLies(Lies):
     kind, roles = "catalog sync lies", ("catalog", "standalone")
     # Batches that it has forgotten are stored again.
     finds = (*Lies.finds, "doubled")
+
+
+class DirectoryLies(Lies):
+    """The same with syncs of the log's folder: what is in its files stays, their names do not."""
+
+    kind = "directory lies"
