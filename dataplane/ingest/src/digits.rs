@@ -114,19 +114,25 @@ fn check_list_view<O: OffsetSizeTrait>(
     check_items(list.values().as_ref(), pieces, seen)
 }
 
-/// The items that lie in a list which is seen.
+/// The items that lie in a list which is seen. Views may overlap: each item is marked once, however many have it.
 fn check_items(
     items: &dyn Array,
     lists: impl Iterator<Item = (usize, usize)>,
     seen: Option<&NullBuffer>,
 ) -> Result<(), ArrowError> {
+    let lists = lists.enumerate();
+    let lists = lists.filter(|(at, _)| seen.is_none_or(|seen| seen.is_valid(*at)));
+    let mut lists: Vec<_> = lists.map(|(_, list)| list).collect();
+    lists.sort_unstable();
     let mut listed = BooleanBufferBuilder::new(items.len());
-    listed.append_n(items.len(), false);
-    for (at, (from, count)) in lists.enumerate() {
-        if seen.is_none_or(|seen| seen.is_valid(at)) {
-            (from..from + count).for_each(|item| listed.set_bit(item, true));
+    for (from, count) in lists {
+        let end = from + count;
+        if end > listed.len() {
+            listed.append_n(from.saturating_sub(listed.len()), false);
+            listed.append_n(end - listed.len(), true);
         }
     }
+    listed.append_n(items.len() - listed.len(), false);
     check(items, Some(&NullBuffer::new(listed.finish())))
 }
 
@@ -223,5 +229,50 @@ mod tests {
         };
         assert!(checked(of_lists(None)).is_err());
         checked(of_lists(Some(vec![true, false, true].into()))).unwrap();
+    }
+
+    /// Walked view by view, these would be 10^12 items and the test would not end.
+    #[test]
+    fn items_of_many_views_are_looked_at_once() {
+        const MANY: usize = 1 << 20;
+        let item = Arc::new(Field::new("item", DataType::Decimal32(2, 0), true));
+        let of_views = |values: Vec<i32>, items: usize| {
+            let values = Decimal32Array::from(values);
+            let values = values.with_precision_and_scale(2, 0).unwrap();
+            // From every second one to the same end, the widest ones last.
+            let from: Vec<i32> = (0..MANY / 2).rev().map(|at| at as i32 * 2).collect();
+            let sizes: Vec<i32> = from.iter().map(|from| items as i32 - from).collect();
+            let item = Arc::clone(&item);
+            let views = ListViewArray::new(item, from.into(), sizes.into(), Arc::new(values), None);
+            Arc::new(views) as ArrayRef
+        };
+        let mut values = vec![99; MANY + 1];
+        values[MANY] = 100;
+        checked(of_views(values.clone(), MANY)).unwrap();
+        assert!(checked(of_views(values, MANY + 1)).is_err());
+        let mut values = vec![99; MANY];
+        values[1] = 100;
+        // Only the last, widest view has it.
+        let views = of_views(values, MANY);
+        assert!(checked(Arc::clone(&views)).is_err());
+        checked(views.slice(0, MANY / 2 - 1)).unwrap();
+    }
+
+    #[test]
+    fn items_between_views_and_of_null_ones_may_be_anything() {
+        let item = Arc::new(Field::new("item", DataType::Decimal128(5, 2), true));
+        // The second item is bad: beside the views, in none, in a null one, in two.
+        let cases = [
+            (vec![2, 0, 2], vec![2, 1, 1], vec![true; 3], true),
+            (vec![1, 1, 4], vec![0, 0, 0], vec![true; 3], true),
+            (vec![0, 2, 2], vec![4, 2, 1], vec![false, true, true], true),
+            (vec![3, 1, 0], vec![1, 2, 2], vec![true; 3], false),
+        ];
+        for (from, sizes, valid, fine) in cases {
+            let (nulls, item) = (Some(valid.into()), Arc::clone(&item));
+            let values = decimals(None);
+            let views = ListViewArray::new(item, from.into(), sizes.into(), values, nulls);
+            assert_eq!(checked(Arc::new(views)).is_ok(), fine);
+        }
     }
 }
