@@ -157,12 +157,6 @@ pub fn has_same_times(target: &SchemaBytes, staging: &SchemaBytes) -> Result<boo
     Ok(written.is_none() || written == name(&target))
 }
 
-/// Whether one of the types becomes the other.
-fn one_grows(one: &DataType, other: &DataType) -> bool {
-    let becomes = |one, other| grown(one, other).is_some_and(|grown| grown == *other);
-    becomes(one, other) || becomes(other, one)
-}
-
 /// `keyed`: it is a column of the primary key. Such a one never grows: files are sorted by it.
 fn check_column(
     target: &TableName,
@@ -170,19 +164,23 @@ fn check_column(
     found: Option<&Field>,
     keyed: bool,
 ) -> Result<(), Error> {
+    let existing = field.data_type();
     let fits = |found: &DataType| {
-        found == field.data_type() || (!keyed && one_grows(found, field.data_type()))
+        // What `evolved` gives it. Either may have grown inside where the other did not.
+        let becomes = grown(existing, found).unwrap_or_else(|| existing.clone());
+        found == existing
+            || (!keyed && (*found == becomes || grown(found, &becomes).as_ref() == Some(&becomes)))
     };
     let (table, column) = (target.clone(), field.name().clone());
     match found {
         None if field.is_nullable() => Ok(()),
         None => Err(Error::MissingColumn { table, column }),
-        // Files are not written again: their columns have to be what the table's are, or were before one
-        // of them grew.
+        // Files are not written again: their columns have to be what the table's become, or what grows
+        // into that.
         Some(found) if !fits(found.data_type()) => Err(Error::TypeConflict {
             table,
             column,
-            expected: Box::new(field.data_type().clone()),
+            expected: Box::new(existing.clone()),
             found: Box::new(found.data_type().clone()),
         }),
         Some(found) if found.is_nullable() && !field.is_nullable() => {
