@@ -15,6 +15,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
 use contract::{Subject, commit, content, create, file, register};
 use flightcluster_catalog::remote::{RemoteCatalog, RemoteOptions, router};
 use flightcluster_catalog::sql::SqlCatalog;
@@ -224,6 +225,21 @@ async fn a_catalog_that_is_closing_is_unavailable() {
     assert!(
         matches!(refused, Err(Error::Unavailable { .. })),
         "{refused:?}"
+    );
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_call_that_an_older_release_does_not_know_is_a_clear_error() {
+    let knows_ping = Router::new().route("/catalog/v1/ping", post(|| async { "null" }));
+    let (address, server) = serve(knows_ping).await;
+    let catalog = remote(&format!("http://{address}"), Duration::from_secs(10));
+    let error = catalog.readmit_ingester("ingester-0").await.unwrap_err();
+    let cause = error.source().unwrap().to_string();
+    assert!(
+        cause.contains("does not know the call readmit_ingester")
+            && cause.contains("upgrade it and repeat"),
+        "{cause}"
     );
     server.abort();
 }

@@ -24,9 +24,10 @@ use super::calls::{
     SetOptionsCall, SmallFilesCall, SnapshotCall, StartUploadCall, TableCall, TablesByIdCall,
     TakeOrdersCall, TimeCall, UnknownPathsCall, UploadCall,
 };
-use super::protocol::{Call, PATH_PREFIX, PeerError, Refusal, VERSION, VERSION_HEADER};
+use super::protocol::{Call, PeerError, Refusal, VERSION, VERSION_HEADER};
 use super::repeat::{Cause, Outcome, repeat};
 use super::silence::Silence;
+use super::url::methods_url;
 use crate::{
     AsOf, BeginStatement, Catalog, CatalogTime, ClaimProducer, CloseTables, CreateTable, Database,
     Epoch, Error, File, FilesReplaced, FinishUpload, FlushCommit, FlushCommitted, Garbage,
@@ -81,25 +82,6 @@ pub struct RemoteCatalog {
     place: String,
     timeout: Duration,
     silence: Silence,
-}
-
-/// A URL that can't be that of a catalog.
-#[derive(Debug, thiserror::Error)]
-enum UrlError {
-    #[error("catalog.url {url:?} is not a URL")]
-    Parse {
-        url: String,
-        source: url_parse::Error,
-    },
-    #[error("catalog.url {url:?} must begin with https:// (or http:// for tests on one machine)")]
-    Scheme { url: String },
-    #[error("catalog.url {url:?} is https, but no certificates are configured (internal.tls)")]
-    NoTls { url: String },
-}
-
-/// The error type of URLs, which `reqwest` uses but does not name.
-mod url_parse {
-    pub(super) type Error = <reqwest::Url as std::str::FromStr>::Err;
 }
 
 impl RemoteCatalog {
@@ -208,6 +190,15 @@ impl RemoteCatalog {
         if status.is_server_error() {
             return Outcome::Unanswered(Box::new(PeerError(text)));
         }
+        // A catalog process answers so to a call that came with a later release.
+        let text = match status {
+            StatusCode::NOT_FOUND => format!(
+                "{text}: it does not know the call {}. If it is a catalog process of an older release, \
+                 upgrade it and repeat; it answers",
+                C::METHOD
+            ),
+            _ => text,
+        };
         let text = format!(
             "{text} with catalog protocol {}, this process speaks {VERSION}: check that the URL is \
              that of a catalog process of the same release",
@@ -252,32 +243,6 @@ fn version(response: &Response) -> Option<String> {
             .ok()?
             .to_owned(),
     )
-}
-
-fn methods_url(base_url: &str, has_tls: bool) -> Result<Url, UrlError> {
-    let parsed = Url::parse(base_url).map_err(|source| UrlError::Parse {
-        url: base_url.to_owned(),
-        source,
-    })?;
-    match parsed.scheme() {
-        "http" => {}
-        "https" if has_tls => {}
-        "https" => {
-            return Err(UrlError::NoTls {
-                url: base_url.to_owned(),
-            });
-        }
-        _ => {
-            return Err(UrlError::Scheme {
-                url: base_url.to_owned(),
-            });
-        }
-    }
-    let methods = format!("{}{PATH_PREFIX}", base_url.trim_end_matches('/'));
-    Url::parse(&methods).map_err(|source| UrlError::Parse {
-        url: methods,
-        source,
-    })
 }
 
 /// A client for plaintext needs some TLS configuration too: given one, it does not ask for a

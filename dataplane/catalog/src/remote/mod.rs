@@ -14,6 +14,7 @@ mod protocol;
 mod repeat;
 mod server;
 mod silence;
+mod url;
 
 pub use client::{RemoteCatalog, RemoteOptions};
 pub use server::router;
