@@ -438,6 +438,8 @@ def kind_of(problem):
 
 
 LIES = {"log": Lies, "directory": DirectoryLies, "catalog": CatalogLies}
+LOG_REFUSAL = "can't open the write-ahead log"
+REFUSALS = {"log": LOG_REFUSAL, "directory": LOG_REFUSAL, "catalog": REFUSAL}
 
 
 def finds_lies(seeds, topologies, seconds, of):
@@ -450,8 +452,8 @@ def finds_lies(seeds, topologies, seconds, of):
             lies = run.faults.counts.get(faults.kind, 0)
             said = (problem or "nothing is wrong").splitlines()[0]
             print(f"seed {seed} {topology}, {lies} kills after syncs that lied: {said}", flush=True)
-            # Or the product itself refuses to go on with what is left of the catalog.
-            refused = of == "catalog" and problem and REFUSAL in problem
+            # Or the product itself refuses to go on with what is left.
+            refused = problem and REFUSALS[of] in problem
             if lies and problem and (kind_of(problem).endswith(faults.finds) or refused):
                 return True
     return False
