@@ -79,6 +79,8 @@ UPKEEP = {
     "gc_grace": ["5s", "15s"],
     "orphan_interval": ["1s", "10s"],
     "run_in": ["ingester", "querier"],
+    # Shorter than a pause: others take up the work of a process that stands still.
+    "lease": ["2s", "6s", "2m"],
 }
 FINISH_SECONDS = 60
 # How long clients work before a catalog is set back to an earlier layout.

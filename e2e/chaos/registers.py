@@ -34,7 +34,7 @@ SCHEMA = pa.schema(COLUMNS, metadata=KEY)
 LAST_FAULTS = 8
 # A deletion has all ingesters flush: not all the time.
 BETWEEN_DELETIONS = (0.0, 0.3)
-# It waits for the lease of one whose querier was killed, longer than a run takes.
+# It may wait for the lease of one whose querier was killed, longer than a run takes.
 DELETE_SECONDS = 4
 
 

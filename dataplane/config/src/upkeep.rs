@@ -34,6 +34,12 @@ pub struct UpkeepConfig {
     pub compaction_target_bytes: ByteSize,
     /// Memory compaction and DELETE may use for sorting, in bytes; above it rows go to scratch files.
     pub compaction_memory_bytes: ByteSize,
+    /// How long a process has a table for itself while it compacts or ends files, before it asks again; when it
+    /// died, or stands still, others wait so long. A `DELETE` has a table, and waits for one, half of it.
+    /// Who goes on after its time does no harm: its commit is refused where others were faster.
+    #[serde(with = "duration")]
+    #[schemars(with = "DurationText")]
+    pub lease: Duration,
     /// Time an object stays in the store after its file was replaced or its table dropped. Queries that
     /// began before must be over by then, and backups of the catalog from before it be replaced by
     /// newer ones.
@@ -63,6 +69,7 @@ impl Default for UpkeepConfig {
             compaction_max_files: 256,
             compaction_target_bytes: ByteSize::mib(256),
             compaction_memory_bytes: ByteSize::mib(64),
+            lease: Duration::from_secs(120),
             gc_grace: Duration::from_secs(24 * 60 * 60),
             orphan_interval: Duration::from_secs(6 * 60 * 60),
             orphan_grace: Duration::from_secs(24 * 60 * 60),

@@ -473,6 +473,7 @@ impl Check<'_> {
         let Config { query, upkeep, .. } = self.config;
         for (setting, duration) in [
             ("upkeep.interval", upkeep.interval),
+            ("upkeep.lease", upkeep.lease),
             ("upkeep.gc_grace", upkeep.gc_grace),
             ("upkeep.orphan_interval", upkeep.orphan_interval),
             ("upkeep.orphan_grace", upkeep.orphan_grace),

@@ -58,6 +58,8 @@ pub struct EngineOptions {
     pub spill_bytes: u64,
     /// For how long the files `DELETE` writes may wait for the commit that names them.
     pub commit_within: Duration,
+    /// How long `DELETE` has a table for itself before it asks again, and waits for one that others have.
+    pub delete_lease: Duration,
 }
 
 /// How a plan is run.
@@ -122,6 +124,7 @@ pub(crate) struct Inner {
     pub(crate) sorter: Sorter,
     pub(crate) timeout: Option<Duration>,
     pub(crate) commit_within: Duration,
+    pub(crate) delete_lease: Duration,
     replans: AtomicU64,
 }
 
@@ -156,6 +159,7 @@ impl Engine {
             spill_dir,
             spill_bytes,
             commit_within,
+            delete_lease,
         } = options;
         create_spill_dir(&spill_dir)?;
         let kept = Arc::clone(&store);
@@ -194,6 +198,7 @@ impl Engine {
             sorter,
             timeout: config.timeout,
             commit_within,
+            delete_lease,
             replans: AtomicU64::new(0),
         };
         Ok(Self {

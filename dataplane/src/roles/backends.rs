@@ -358,6 +358,7 @@ fn open_engine(
         spill_dir: data_dir.join("scratch"),
         spill_bytes: spill_bytes.map_or(free_bytes / 2, ByteSize::as_u64),
         commit_within: config.upkeep.commit_within(),
+        delete_lease: config.upkeep.lease / 2,
     })?;
     Ok((engine, cache))
 }

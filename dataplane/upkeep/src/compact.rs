@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use crate::choose::choose;
 use crate::error::{Error, chain};
 use crate::expire::{believed_nanos, retention};
-use crate::rounds::{LEASE, Upkeep};
+use crate::rounds::Upkeep;
 
 /// Small files looked at together. A table with more gets its next groups from the same call.
 const FILES_LOOKED_AT: u32 = 10_000;
@@ -55,7 +55,7 @@ impl Upkeep {
                 break;
             }
             let job = (JobKind::Rewrite, Some(small.table.id));
-            if !self.lease(job, LEASE).await? {
+            if !self.lease(job, self.config.lease).await? {
                 continue;
             }
             let done = self.compact_table(&small.table, &mut compacted, stop).await;
@@ -101,7 +101,7 @@ impl Upkeep {
             }
             // Another life of a lease: a group may take longer than it.
             if !self
-                .lease((JobKind::Rewrite, Some(table.id)), LEASE)
+                .lease((JobKind::Rewrite, Some(table.id)), self.config.lease)
                 .await?
             {
                 return Ok(());

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::error::{Error, chain};
-use crate::rounds::{LEASE, Upkeep};
+use crate::rounds::Upkeep;
 
 const NANOS_PER_MILLI: i64 = 1_000_000;
 
@@ -87,7 +87,7 @@ impl Upkeep {
             return Ok(());
         }
         let job = (JobKind::Rewrite, Some(table.id));
-        if !self.lease(job, LEASE).await? {
+        if !self.lease(job, self.config.lease).await? {
             return Ok(());
         }
         let ended = self.end_files(table, which, expired).await;

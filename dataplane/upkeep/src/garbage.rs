@@ -23,7 +23,7 @@ impl Upkeep {
     /// [`Error::Delete`] when some could not be deleted: the others were, and these stay queued.
     pub async fn collect_garbage(&self, stop: &CancellationToken) -> Result<u64, Error> {
         let job = (JobKind::GarbageCollection, None);
-        if !self.lease(job, crate::rounds::LEASE).await? {
+        if !self.lease(job, self.config.lease).await? {
             return Ok(0);
         }
         let collected = self.delete_due(stop).await;

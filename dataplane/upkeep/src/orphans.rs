@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::error::Error;
-use crate::rounds::{LEASE, Upkeep};
+use crate::rounds::Upkeep;
 
 /// Paths asked about in one call.
 const BATCH: usize = 1_000;
@@ -44,7 +44,7 @@ impl Upkeep {
             return Ok(None);
         };
         let job = (JobKind::OrphanScan, None);
-        if !self.lease(job, LEASE).await? {
+        if !self.lease(job, self.config.lease).await? {
             return Ok(None);
         }
         let found = self.scan(now, stop).await;

@@ -13,10 +13,6 @@ use crate::choose::Policy;
 use crate::error::{Error, chain};
 use crate::ports::{Observer, Rewriter};
 
-/// How long a job is leased: longer than a group of files takes, short enough that the work of a
-/// process that died is taken up soon. A job that takes longer asks again.
-pub(crate) const LEASE: Duration = Duration::from_secs(120);
-
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -118,7 +114,7 @@ impl Upkeep {
     /// [`Error::Catalog`].
     pub async fn forget_history(&self) -> Result<(), Error> {
         let job = (JobKind::History, None);
-        if !self.lease(job, LEASE).await? {
+        if !self.lease(job, self.config.lease).await? {
             return Ok(());
         }
         let forgotten = self.catalog.forget_history(self.config.history()).await;

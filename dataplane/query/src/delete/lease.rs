@@ -12,13 +12,6 @@ use tracing::{debug, info};
 
 use crate::Error;
 
-/// How long a lease is: one that is not given back, because the process died, keeps others waiting no
-/// longer.
-const TIME: Duration = Duration::from_secs(60);
-
-/// How long another holder is waited for; then the work begins without the lease.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Pauses between two questions for the lease; they double from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -29,6 +22,9 @@ pub(super) struct TableLease {
     table: TableId,
     /// Each statement is a holder of its own.
     holder: String,
+    /// How long it is: one that is not given back, because the process died, keeps others waiting no
+    /// longer. And how long another holder is waited for; then the work begins without the lease.
+    time: Duration,
     asked: Option<Instant>,
 }
 
@@ -37,6 +33,7 @@ impl TableLease {
     pub(super) async fn take(
         catalog: Arc<dyn Catalog>,
         table: TableId,
+        time: Duration,
         stop: &CancellationToken,
     ) -> Result<Self, Error> {
         let holder = format!("delete-{}", uuid::Uuid::new_v4().simple());
@@ -44,12 +41,13 @@ impl TableLease {
             catalog,
             table,
             holder,
+            time,
             asked: None,
         };
         let began = Instant::now();
         let mut pause = PAUSES.0;
-        while !lease.ask(TIME).await? {
-            if began.elapsed() > PATIENCE {
+        while !lease.ask(time).await? {
+            if began.elapsed() > time {
                 info!(
                     table = table.0,
                     "the table is being rewritten all the time, deleting all the same"
@@ -67,10 +65,10 @@ impl TableLease {
 
     /// Makes the lease longer when a part of it is over.
     pub(super) async fn keep(&mut self) -> Result<(), Error> {
-        let Some(asked) = self.asked.filter(|asked| asked.elapsed() > TIME / 4) else {
+        let Some(asked) = self.asked.filter(|asked| asked.elapsed() > self.time / 4) else {
             return Ok(());
         };
-        let kept = self.ask(TIME).await?;
+        let kept = self.ask(self.time).await?;
         debug!(table = self.table.0, kept, held = ?asked.elapsed(), "asked for a lease again");
         self.asked = kept.then(Instant::now);
         Ok(())

@@ -188,7 +188,8 @@ async fn work(
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) -> Result<u64, Error> {
-    let mut lease = TableLease::take(Arc::clone(&inner.catalog), deletion.table, &stop).await?;
+    let catalog = Arc::clone(&inner.catalog);
+    let mut lease = TableLease::take(catalog, deletion.table, inner.delete_lease, &stop).await?;
     let mut number = 1;
     let result = loop {
         let attempt = Attempt::new(&inner, &deletion, &stop);

@@ -434,6 +434,7 @@ impl Cluster {
             spill_dir: directory.path().join("spill"),
             spill_bytes,
             commit_within,
+            delete_lease: Duration::from_secs(60),
         };
         let patience = Patience {
             total: Duration::from_millis(200),

@@ -114,6 +114,7 @@ impl Reader {
             spill_dir: spill.to_owned(),
             spill_bytes: MEMORY_BYTES,
             commit_within: DAY,
+            delete_lease: Duration::from_secs(60),
         };
         let engine = Engine::with_patience(options, PATIENCE).unwrap();
         Self {

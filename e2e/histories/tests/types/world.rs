@@ -195,6 +195,7 @@ fn engine(
         spill_dir: directory.join("spill"),
         spill_bytes: MEMORY_BYTES,
         commit_within: DAY,
+        delete_lease: Duration::from_secs(60),
     };
     Engine::new(options).unwrap()
 }
