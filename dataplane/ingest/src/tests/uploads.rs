@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow_schema::TimeUnit;
 use flightcluster_catalog::{FinishUpload, Table, Upload};
 
 use super::several::Cluster;
@@ -189,5 +190,107 @@ fn times_are_those_of_the_target_unless_it_marks_another_column() {
         (&neither, &by_name, false),
     ] {
         assert_eq!(has_same_times(target, staging).unwrap(), same);
+    }
+}
+
+#[test]
+fn an_upload_ends_in_a_table_whose_column_grew_meanwhile_and_grows_one() {
+    let merged = |target: DataType, staging: DataType| {
+        let bytes = |of| schema::encode_schema(&schema(&[("v", of, true)]));
+        let (target, staging) = (bytes(target), bytes(staging));
+        let merged = crate::upload::merged(&readings(), &target, &BTreeMap::new(), &staging);
+        merged.map(|bytes| bytes.map(|bytes| schema::decode_schema(&bytes).unwrap()))
+    };
+    let (narrow, wide) = (DataType::Int32, DataType::Int64);
+    assert_eq!(merged(wide.clone(), narrow.clone()).unwrap(), None);
+    let grown = merged(narrow.clone(), wide.clone()).unwrap().unwrap();
+    assert_eq!(grown.field(0).data_type(), &DataType::Int64);
+    let list = |of: &DataType| DataType::List(Arc::new(Field::new("item", of.clone(), true)));
+    assert_eq!(merged(list(&wide), list(&narrow)).unwrap(), None);
+    let grown = merged(list(&narrow), list(&wide)).unwrap().unwrap();
+    assert_eq!(*grown.field(0).data_type(), list(&wide));
+    let error = merged(narrow, DataType::Utf8).unwrap_err();
+    assert_eq!(error.category(), "type_conflict");
+}
+
+#[test]
+fn an_upload_ends_in_a_table_that_grew_elsewhere_inside_the_same_column() {
+    let merged = |target: &DataType, staging: &DataType| {
+        let bytes = |of: &DataType| schema::encode_schema(&schema(&[("v", of.clone(), true)]));
+        let (target, staging) = (bytes(target), bytes(staging));
+        let merged = crate::upload::merged(&readings(), &target, &BTreeMap::new(), &staging);
+        let of = |bytes| {
+            schema::decode_schema(&bytes)
+                .unwrap()
+                .field(0)
+                .data_type()
+                .clone()
+        };
+        merged
+            .map(|bytes| bytes.map(of))
+            .map_err(|error| error.category())
+    };
+    let (narrow, wide) = (DataType::Int32, DataType::Int64);
+    let list =
+        |name: &str, of: &DataType| DataType::List(Arc::new(Field::new(name, of.clone(), true)));
+    let pair = |names: [&str; 2], a: &DataType, b: &DataType| {
+        let fields = [(names[0], a), (names[1], b)];
+        let fields = fields.map(|(name, of)| Field::new(name, of.clone(), true));
+        DataType::Struct(fields.into_iter().collect())
+    };
+    let ab = |a: &DataType, b: &DataType| pair(["a", "b"], a, b);
+    assert_eq!(
+        merged(&ab(&wide, &narrow), &ab(&narrow, &wide)),
+        Ok(Some(ab(&wide, &wide)))
+    );
+    assert_eq!(merged(&ab(&wide, &wide), &ab(&narrow, &wide)), Ok(None));
+    let target = list("item", &ab(&wide, &list("item", &narrow)));
+    let staging = list("item", &ab(&narrow, &list("item", &wide)));
+    let becomes = list("item", &ab(&wide, &list("item", &wide)));
+    assert_eq!(merged(&target, &staging), Ok(Some(becomes)));
+    // No field takes the place of another, and nothing becomes narrower or what neither is.
+    let conflict = Err("type_conflict");
+    assert_eq!(
+        merged(&ab(&wide, &wide), &pair(["b", "a"], &wide, &wide)),
+        conflict
+    );
+    assert_eq!(
+        merged(&ab(&wide, &DataType::Utf8), &ab(&wide, &wide)),
+        conflict
+    );
+    assert_eq!(
+        merged(
+            &list("item", &DataType::UInt8),
+            &list("item", &DataType::Int8)
+        ),
+        conflict
+    );
+    let fixed = |name| DataType::FixedSizeList(Arc::new(Field::new(name, wide.clone(), true)), 2);
+    assert_eq!(merged(&fixed("item"), &fixed("element")), conflict);
+}
+
+/// The target was dropped and made again while the upload ran, with another type of its key.
+#[test]
+fn an_upload_widens_no_column_of_a_key() {
+    let bytes = |id: DataType, v: DataType| {
+        let time = DataType::Timestamp(TimeUnit::Nanosecond, None);
+        schema::encode_schema(&schema(&[
+            ("id", id, false),
+            ("v", v, true),
+            ("time", time, false),
+        ]))
+    };
+    let (narrow, wide) = (DataType::Int32, DataType::Int64);
+    let target = bytes(narrow.clone(), narrow.clone());
+    let fields = schema::decode_schema(&target).unwrap();
+    let declared =
+        flightcluster_keys::Key::declare(&fields, &["id", "time"].map(str::to_owned), Some(2));
+    let options = declared.unwrap().1.options();
+    let merged = |staging| crate::upload::merged(&readings(), &target, &options, &staging);
+    let grown = bytes(narrow.clone(), wide.clone());
+    assert_eq!(merged(grown.clone()).unwrap(), Some(grown));
+    for id in [wide, DataType::Int16] {
+        let error = merged(bytes(id, narrow.clone())).unwrap_err();
+        assert_eq!(error.category(), "type_conflict");
     }
 }
