@@ -92,8 +92,9 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
 
     /// Sets and removes options of a table or database, in a snapshot of its own.
     ///
-    /// - Errors: [`Error::TableNotFound`], [`Error::DatabaseNotFound`]. What an option means is not looked at.
-    /// - Retry: safe.
+    /// - Errors: [`Error::TableNotFound`], [`Error::DatabaseNotFound`]; [`Error::TableReplaced`], nothing was
+    ///   changed. What an option means is not looked at.
+    /// - Retry: safe, with what was [`Seen`] also when the name has gone to another table.
     async fn set_options(&self, request: SetOptions) -> Result<(), Error>;
 
     /// Looks a table up.
@@ -404,7 +405,8 @@ pub enum Error {
         /// The version the caller had seen.
         expected: SchemaVersion,
     },
-    /// The name has gone to another table than the one that was to be replaced. Nothing was changed.
+    /// The name has gone to another table than the one that was to be replaced, or given other options.
+    /// Nothing was changed.
     #[error("table {0} was dropped or created by somebody else meanwhile; retry")]
     TableReplaced(String),
     /// Files that were to be replaced are no longer live: somebody else replaced them, or the rows were

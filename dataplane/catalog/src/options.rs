@@ -7,7 +7,7 @@ use std::time::Duration;
 use flightcluster_config::parse_duration;
 use serde::{Deserialize, Serialize};
 
-use crate::{Table, TableName};
+use crate::{Seen, Table, TableName};
 
 /// The option that says how long rows are kept.
 pub const RETENTION: &str = "retention";
@@ -35,6 +35,10 @@ pub struct SetOptions {
     pub of: OptionsOf,
     /// The options by name.
     pub changes: BTreeMap<String, Option<String>>,
+    /// With [`OptionsOf::Table`]: what the caller saw under this name. Those of anything else that has the
+    /// name by now stay as they are ([`Error::TableReplaced`](crate::Error::TableReplaced)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
 }
 
 impl Table {

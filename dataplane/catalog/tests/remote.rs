@@ -299,6 +299,9 @@ async fn a_request_that_is_no_call_is_refused_and_named() {
     let older = r#"{"name":{"database":"default","schema":"public","table":"t"},"if_exists":true}"#;
     let response = send("drop_table", older).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
+    let older = r#"{"request":{"of":{"database":"default"},"changes":{}}}"#;
+    let response = send("set_options", older).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(
         send("no_such_method", "{}").await.unwrap().status(),
         StatusCode::NOT_FOUND

@@ -300,13 +300,14 @@ fn effect(
             options: BTreeMap::new(),
         }),
         Sql::AlterTable(alter) => match options::altered(alter)? {
-            Some((of, changes)) if label == ALTER_DATABASE => {
-                let of = OptionsOf::Database(database_name(of, label, sorter)?);
-                Ok(Effect::SetOptions(SetOptions { of, changes }))
-            }
             Some((of, changes)) => {
-                let of = OptionsOf::Table(name(of)?);
-                Ok(Effect::SetOptions(SetOptions { of, changes }))
+                let of = match label == ALTER_DATABASE {
+                    true => OptionsOf::Database(database_name(of, label, sorter)?),
+                    false => OptionsOf::Table(name(of)?),
+                };
+                // What has the name is looked up when the statement is planned.
+                let seen = None;
+                Ok(Effect::SetOptions(SetOptions { of, changes, seen }))
             }
             None => refused(
                 "write ALTER TABLE t SET (retention = '30d'); columns are added by writing them",

@@ -38,13 +38,11 @@ pub(crate) async fn planned(inner: &Inner, effect: &Effect) -> Result<Option<Act
     let action = match effect.clone() {
         Effect::DropTable { name, if_exists } => {
             // However long the drop takes to arrive, it ends this table or none.
-            let found = inner.catalog.table(&name).await;
-            let found =
-                found.map_err(|source| Error::from_catalog("looking a table up", source))?;
+            let seen = seen(inner, &name).await?;
             Action::DropTable {
                 name,
                 if_exists,
-                seen: Seen::of(found.as_ref()),
+                seen,
             }
         }
         Effect::CreateDatabase {
@@ -54,12 +52,26 @@ pub(crate) async fn planned(inner: &Inner, effect: &Effect) -> Result<Option<Act
             name,
             if_not_exists,
         },
-        Effect::SetOptions(set) => Action::SetOptions(set),
+        Effect::SetOptions(set) => {
+            // Likewise: a later table of the name would lose rows to the retention of this one.
+            let seen = match &set.of {
+                OptionsOf::Table(name) => Some(seen(inner, name).await?),
+                OptionsOf::Database(_) => None,
+            };
+            Action::SetOptions(SetOptions { seen, ..set })
+        }
         Effect::Query | Effect::CreateTable { .. } | Effect::Insert(_) | Effect::Delete(_) => {
             return Ok(None);
         }
     };
     Ok(Some(action))
+}
+
+/// What has the name of a table now.
+async fn seen(inner: &Inner, name: &TableName) -> Result<Seen, Error> {
+    let found = inner.catalog.table(name).await;
+    let found = found.map_err(|source| Error::from_catalog("looking a table up", source))?;
+    Ok(Seen::of(found.as_ref()))
 }
 
 /// Runs a statement that changes something; returns how many rows it wrote.

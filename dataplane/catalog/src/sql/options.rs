@@ -19,7 +19,10 @@ pub(super) async fn set(c: &mut Connection, request: SetOptions) -> Result<(), F
             None => return Err(Error::DatabaseNotFound(name.clone()).into()),
         },
         OptionsOf::Table(name) => match table::find(c, name).await? {
-            Some(found) => ("tables", super::value::stored(found.id.0)?),
+            Some(found) => {
+                table::check_seen(name, Some(&found), request.seen)?;
+                ("tables", super::value::stored(found.id.0)?)
+            }
             None => return table::missing(c, name.clone(), false).await.map(drop),
         },
     };

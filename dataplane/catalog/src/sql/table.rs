@@ -177,8 +177,12 @@ pub(super) async fn publish(
     }
 }
 
-/// Nothing but what was seen is replaced.
-fn check_seen(name: &TableName, found: Option<&Table>, seen: Option<Seen>) -> Result<(), Error> {
+/// Nothing but what was seen is replaced or gets other options.
+pub(super) fn check_seen(
+    name: &TableName,
+    found: Option<&Table>,
+    seen: Option<Seen>,
+) -> Result<(), Error> {
     match seen {
         Some(seen) if seen != Seen::of(found) => Err(Error::TableReplaced(name.to_string())),
         _ => Ok(()),

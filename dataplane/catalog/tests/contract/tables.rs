@@ -424,7 +424,11 @@ pub async fn options_are_set_and_removed_and_those_of_a_database_are_with_its_ta
     let table = create(&catalog, "t").await;
     let set = |of: OptionsOf, name: &str, value: Option<&str>| {
         let changes = [(name.to_owned(), value.map(str::to_owned))].into();
-        catalog.set_options(SetOptions { of, changes })
+        catalog.set_options(SetOptions {
+            of,
+            changes,
+            seen: None,
+        })
     };
     let of_table = || OptionsOf::Table(table.name.clone());
     let of_database = |name: &str| OptionsOf::Database(name.to_owned());
@@ -468,4 +472,38 @@ pub async fn options_are_set_and_removed_and_those_of_a_database_are_with_its_ta
     );
     let missing = set(of_database("no"), "a", None).await;
     assert!(matches!(missing, Err(Error::DatabaseNotFound(name)) if name == "no"));
+}
+
+pub async fn only_the_table_that_was_seen_gets_other_options(catalog: Subject) {
+    let first = create(&catalog, "t").await;
+    let set = |seen, value: &str| {
+        catalog.set_options(SetOptions {
+            of: OptionsOf::Table(first.name.clone()),
+            changes: [("retention".to_owned(), Some(value.to_owned()))].into(),
+            seen: Some(seen),
+        })
+    };
+    let seen = Seen::Table(first.id);
+    // And again, as after a lost answer.
+    for value in ["30d", "30d"] {
+        set(seen, value).await.unwrap();
+    }
+    let found = catalog.table(&first.name).await.unwrap().unwrap();
+    assert_eq!(found.options["retention"], "30d");
+
+    catalog.drop_table(&first.name, false, None).await.unwrap();
+    let gone = set(seen, "1h").await;
+    assert!(matches!(gone, Err(Error::TableNotFound(_))), "{gone:?}");
+    let next = create(&catalog, "t").await;
+    let before = catalog.snapshot(&[]).await.unwrap().id;
+    for seen in [seen, Seen::Nothing] {
+        let late = set(seen, "1h").await;
+        assert!(
+            matches!(&late, Err(Error::TableReplaced(name)) if name == "default.public.t"),
+            "{late:?}"
+        );
+    }
+    let found = catalog.table(&next.name).await.unwrap();
+    assert_eq!(found, Some(next));
+    assert_eq!(catalog.snapshot(&[]).await.unwrap().id, before);
 }

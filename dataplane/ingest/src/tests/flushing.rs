@@ -282,7 +282,11 @@ async fn a_file_has_bloom_filters_of_the_columns_that_its_table_names() {
     ingest.flush().await.unwrap();
     let changes = BTreeMap::from([(BLOOM_FILTER.to_owned(), Some(column))]);
     let of = OptionsOf::Table(readings());
-    let set = world.catalog.set_options(SetOptions { of, changes });
+    let set = world.catalog.set_options(SetOptions {
+        of,
+        changes,
+        seen: None,
+    });
     set.await.unwrap();
     write(&table, 2000..4000).await.unwrap();
     write(&table, 4000..4003).await.unwrap();

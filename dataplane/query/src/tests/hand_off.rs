@@ -357,7 +357,7 @@ fn ids_of_the_fixture_are_distinct() {
 }
 
 #[tokio::test]
-async fn a_statement_ends_the_table_it_saw_and_no_later_one() {
+async fn a_statement_ends_or_alters_the_table_it_saw_and_no_later_one() {
     let cluster = Cluster::start().await;
     let late = [
         ("DROP TABLE t", None),
@@ -368,6 +368,14 @@ async fn a_statement_ends_the_table_it_saw_and_no_later_one() {
         ),
         (
             "CREATE OR REPLACE TABLE t AS SELECT 1 AS id",
+            Some("table_replaced"),
+        ),
+        (
+            "ALTER TABLE t SET (bloom_filter = 'city')",
+            Some("table_replaced"),
+        ),
+        (
+            "ALTER TABLE t SET (retention = NULL)",
             Some("table_replaced"),
         ),
     ];

@@ -19,7 +19,11 @@ fn hours_ago(hours: i64) -> i64 {
 impl World {
     async fn keep(&self, of: OptionsOf, time: Option<&str>) {
         let changes = [(RETENTION.to_owned(), time.map(str::to_owned))].into();
-        let request = SetOptions { of, changes };
+        let request = SetOptions {
+            of,
+            changes,
+            seen: None,
+        };
         self.catalog.set_options(request).await.unwrap();
     }
 
