@@ -211,3 +211,49 @@ pub(crate) async fn check_advertised(config: &Config, bound: Option<SocketAddr>)
          (settings server.advertise_host, advertise_port)"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use flightcluster_telemetry::metrics::BuildLabels;
+
+    use super::*;
+
+    #[test]
+    fn each_count_of_the_cache_is_what_was_added_to_its_own_metric() {
+        let metrics = Metrics::new(BuildLabels {
+            version: "1",
+            revision: "1",
+        });
+        let before = CacheStats::default();
+        let between = CacheStats {
+            memory_hit_bytes: 1000,
+            disk_hit_bytes: 2000,
+            miss_bytes: 3000,
+            damaged: 4000,
+            memory_bytes: 5000,
+            disk_bytes: 6000,
+        };
+        let after = CacheStats {
+            memory_hit_bytes: 1010,
+            disk_hit_bytes: 2020,
+            miss_bytes: 3030,
+            damaged: 4040,
+            // These are what there is, and go down too.
+            memory_bytes: 50,
+            disk_bytes: 60,
+        };
+        count_cache(&metrics.query.cache, before, between);
+        count_cache(&metrics.query.cache, between, after);
+        let text = metrics.exposition().encode();
+        for sample in [
+            "flightcluster_cache_memory_hit_bytes_total 1010",
+            "flightcluster_cache_disk_hit_bytes_total 2020",
+            "flightcluster_cache_miss_bytes_total 3030",
+            "flightcluster_cache_damaged_blocks_total 4040",
+            "flightcluster_cache_memory_bytes 50",
+            "flightcluster_cache_disk_bytes 60",
+        ] {
+            assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
+        }
+    }
+}

@@ -187,6 +187,52 @@ async fn a_block_on_disk_serves_the_next_process_and_a_damaged_one_nobody() {
 }
 
 #[tokio::test]
+async fn bytes_are_counted_where_they_were_found() {
+    let world = World::new().await;
+    let folder = TempDir::new().unwrap();
+    let read = async |cache: &CachedStore, blocks: Range<u64>| {
+        let range = blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES;
+        cache.get_range(&world.path, range).await.unwrap();
+        cache.shared.disk.as_ref().unwrap().settle().await;
+        let stats = cache.stats();
+        [
+            stats.memory_hit_bytes,
+            stats.disk_hit_bytes,
+            stats.miss_bytes,
+        ]
+        .map(|bytes| bytes / BLOCK_BYTES)
+    };
+    let cache = world.cache(1 << 30, Some((&folder, 1 << 30)));
+    assert_eq!(read(&cache, 0..3).await, [0, 0, 3]);
+    assert_eq!(read(&cache, 1..3).await, [2, 0, 3]);
+    let stats = cache.stats();
+    let files: Vec<_> = std::fs::read_dir(folder.path().join("cache"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    let on_disk: u64 = files
+        .iter()
+        .map(|path| path.metadata().unwrap().len())
+        .sum();
+    assert_eq!(
+        (stats.memory_bytes, stats.disk_bytes),
+        (3 * BLOCK_BYTES, on_disk)
+    );
+    assert!(on_disk > stats.memory_bytes, "keys and checksums too");
+    assert_eq!(stats.damaged, 0);
+
+    let next = world.cache(1 << 30, Some((&folder, 1 << 30)));
+    assert_eq!(read(&next, 0..4).await, [0, 3, 1]);
+    assert_eq!(read(&next, 0..2).await, [2, 3, 1]);
+    assert_eq!(next.stats().damaged, 0);
+
+    std::fs::write(&files[0], "damaged").unwrap();
+    let last = world.cache(1 << 30, Some((&folder, 1 << 30)));
+    assert_eq!(read(&last, 0..4).await, [0, 3, 1]);
+    assert_eq!(last.stats().damaged, 1);
+}
+
+#[tokio::test]
 async fn a_block_of_another_key_is_not_served_though_its_file_has_the_name() {
     let world = World::new().await;
     let folder = TempDir::new().unwrap();
