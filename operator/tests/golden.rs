@@ -185,6 +185,26 @@ fn no_secret_leaves_its_secret() {
     }
 }
 
+/// S2-31: what a client has to set as its own limit, the largest message that the pods take.
+#[test]
+fn the_connection_secret_names_the_limit_of_messages() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clusters/everything");
+    let rendered = documents(&render(&cluster_of(&case), &defaults()).unwrap());
+    let secret = rendered.iter().find(|object| {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        object["kind"] == "Secret" && name.ends_with("-connection")
+    });
+    assert_eq!(
+        secret.unwrap()["stringData"]["max-message-bytes"],
+        (32 << 20).to_string()
+    );
+    for role in [Role::Querier, Role::Ingester] {
+        let config = find(&rendered, "ConfigMap", role);
+        let config = config["data"]["config.yaml"].as_str().unwrap();
+        assert!(config.contains("max_message_bytes: 32MiB"), "{role}");
+    }
+}
+
 /// A pod is never killed while the data plane still drains.
 #[test]
 fn pods_get_more_time_to_stop_than_the_data_plane_takes() {
