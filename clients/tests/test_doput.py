@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
 import pytest
-from harness import headers, json_ticket, put, read_info, select
+from harness import headers, json_ticket, put, read_info, running, select, wait_until
 
 BATCHES = [
     pa.record_batch({"id": [1, 2, 3], "name": ["a", None, "c"], "value": [0.5, 1.5, None]}),
@@ -240,3 +240,33 @@ def test_a_producer_that_is_half_understood_is_refused(client, database, fields)
             writer.write_with_metadata(batch, f'{{"producer": "meter-17", {fields}}}'.encode())
             writer.done_writing()
             reader.read()
+
+
+def test_a_writer_that_falls_silent_is_ended_and_its_memory_given_back(new_server):
+    """S2-34: what it has written stays; others get the room of what it keeps for the rest."""
+    server = new_server(
+        {
+            "server": {
+                "stream_idle_timeout": "1s",
+                "stream_keepalive_interval": "100ms",
+                "max_message_bytes": "2MiB",
+            },
+            "ingest": {"buffer_bytes": "2MiB", "flush_bytes": "1MiB", "flush_interval": "100ms"},
+        }
+    )
+    names = [f"{number:01024}" for number in range(1400)]
+    column = pa.DictionaryArray.from_arrays(pa.array([7], pa.int32()), pa.array(names))
+    batch = pa.record_batch({"name": column})
+    with running(server), server.client() as client, server.client() as other:
+        descriptor = flight.FlightDescriptor.for_path("d", "t")
+        writer, reader = client.do_put(descriptor, batch.schema)
+        writer.write_batch(batch)
+        assert json.loads(reader.read().to_pybytes())["durable"] is True
+        # Not as long as the dictionary of the silent one is kept: the buffer is for less than both.
+        put(other, "d", "large", [pa.record_batch({"name": names[:1200]})])
+        assert reader.read() is None
+        wait_until(lambda: server.metric("rpc_open", method="DoPut") == 0, "the call has ended")
+        with pytest.raises(flight.FlightTimedOutError, match=r"sent nothing for 1s.*STALLED"):
+            writer.close()
+        found = select(other, "d", "SELECT name FROM t")
+        assert found["name"].to_pylist() == [names[7]]
