@@ -412,3 +412,99 @@ def test_the_later_write_to_a_key_is_read_whichever_process_took_it(cluster):
     assert value() == [100]
     write(cluster.second, 102)
     assert value() == [102]
+
+
+@pytest.fixture
+def advertised(tmp_path):
+    """A cluster whose processes say where clients reach them."""
+    server = SETTINGS["server"] | {"advertise_host": "127.0.0.1"}
+    settings = SETTINGS | {"server": server}
+    with started_cluster(tmp_path, settings, ingesters=2, queriers=1) as processes:
+        yield Cluster(processes)
+        processes.stop()
+
+
+def put_locations(process, descriptor):
+    with process.connect() as client:
+        (answer,) = client.do_action(("put-location", descriptor.serialize()))
+        return json.loads(answer.body.to_pybytes())["locations"]
+
+
+def put_at(location, descriptor, *values):
+    with flight.connect(location) as client:
+        writer, reader = client.do_put(descriptor, NUMBERS)
+        with writer:
+            writer.write_batch(numbers(*values))
+            assert json.loads(reader.read().to_pybytes())["durable"] is True
+            writer.done_writing()
+
+
+def test_rows_are_put_where_the_cluster_says(advertised):
+    """S3-24: the same order from every process, and the same for the table each time."""
+    cluster = advertised
+    places = {f"grpc+tcp://127.0.0.1:{each.port()}" for each in (cluster.first, cluster.second)}
+    firsts = set()
+    for number in range(12):
+        descriptor = flight.FlightDescriptor.for_path(DATABASE, f"t{number}")
+        answers = [
+            put_locations(process, descriptor)
+            for process in (cluster.first, cluster.second, cluster.querier, cluster.querier)
+        ]
+        assert set(answers[0]) == places
+        assert answers == [answers[0]] * len(answers)
+        firsts.add(answers[0][0])
+    assert firsts == places, "tables are shared out"
+    table = "t11"
+    put_at(answers[0][0], descriptor, 1)
+    assert cluster.numbers(table) == [1]
+    # Advice: other ingesters take the rows too, and queriers pass them on.
+    put_at(answers[0][1], descriptor, 2)
+    put_at(f"grpc+tcp://127.0.0.1:{cluster.querier.port()}", descriptor, 3)
+    assert cluster.numbers(table) == [1, 2, 3]
+
+
+def test_rows_are_put_elsewhere_when_an_ingester_leaves(advertised):
+    """S3-24: one that drained, one that was killed, and none at all."""
+    cluster = advertised
+    descriptor = flight.FlightDescriptor.for_path(DATABASE, "t")
+    both = put_locations(cluster.querier, descriptor)
+    first, second = sorted(
+        (cluster.first, cluster.second),
+        key=lambda each: both.index(f"grpc+tcp://127.0.0.1:{each.port()}"),
+    )
+    first.stop()
+    (left,) = put_locations(cluster.querier, descriptor)
+    assert left == both[1]
+    put_at(left, descriptor, 1)
+    assert cluster.numbers("t") == [1]
+    second.kill()
+    with pytest.raises(flight.FlightUnavailableError, match="INGESTER_UNAVAILABLE"):
+        put_locations(cluster.querier, descriptor)
+    cluster.restart(second)
+    (left,) = put_locations(cluster.querier, descriptor)
+    put_at(left, descriptor, 2)
+    assert cluster.numbers("t") == [1, 2]
+
+
+def test_rows_go_by_the_same_connection_where_nobody_has_an_address(cluster):
+    """S3-24: without `server.advertise_host` a querier passes them on."""
+    descriptor = flight.FlightDescriptor.for_path(DATABASE, "t")
+    for process in (cluster.first, cluster.querier):
+        assert put_locations(process, descriptor) == ["arrow-flight-reuse-connection://?"]
+
+
+def test_a_question_for_a_place_tells_what_is_wrong_with_it(cluster):
+    with cluster.querier.connect() as client:
+        assert "put-location" in {action.type for action in client.list_actions()}
+    for body, problem in (
+        (b"", "descriptor .* is empty"),
+        (b'{"database": "d"}', "not the protobuf message.*ListActions"),
+        (flight.FlightDescriptor.for_path().serialize(), "path"),
+        (flight.FlightDescriptor.for_path("a", "b", "c", "d").serialize(), "path"),
+        (flight.FlightDescriptor.for_command("SELECT 1").serialize(), "CommandStatementIngest"),
+    ):
+        with (
+            cluster.querier.connect() as client,
+            pytest.raises(pa.ArrowInvalid, match=problem),
+        ):
+            list(client.do_action(("put-location", body)))

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import socket
 import ssl
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from certificates import Authority
-from conftest import ADMIN, READER, WRITER, secured_config, token_file
+from conftest import ADMIN, OTHER, READER, WRITER, secured_config, token_file
 from harness import bearer, headers, put, running, select, wait_until
 
 ROWS = pa.table({"id": [1, 2, 3]})
@@ -199,3 +200,31 @@ def test_mutual_tls_refuses_a_client_without_a_certificate(new_server, authority
         own = authority.issue(tmp_path / "client", "a client")
         with server.client(cert_chain=own.certificate_pem, private_key=own.key_pem) as client:
             select(client, "d", "SELECT 1", bearer(READER))
+
+
+def test_who_may_write_is_told_where_to_put_rows_by_tls_and_nobody_else(
+    new_server, authority, tmp_path
+):
+    """S3-24: the answer says nothing of tables, so it is the same with and without one."""
+    leaf = authority.issue(tmp_path / "tls")
+    config = secured_config(tmp_path, leaf) | {"server": {"advertise_host": "localhost"}}
+    server = new_server(config, tls=leaf)
+    server.start()
+    descriptor = flight.FlightDescriptor.for_path("d", "t")
+
+    def ask(*options):
+        with server.client() as client:
+            question = ("put-location", descriptor.serialize())
+            (answer,) = client.do_action(question, *options)
+        return json.loads(answer.body.to_pybytes())["locations"]
+
+    with pytest.raises(flight.FlightUnauthenticatedError):
+        ask()
+    for token in (READER, OTHER):
+        with pytest.raises(flight.FlightUnauthorizedError, match="write"):
+            ask(bearer(token))
+    (location,) = ask(bearer(WRITER))
+    assert location == f"grpc+tls://localhost:{server.port}"
+    with flight.connect(location, tls_root_certs=leaf.authority_pem) as direct:
+        put(direct, "d", "t", ROWS, bearer(WRITER))
+    assert ask(bearer(WRITER)) == [location]

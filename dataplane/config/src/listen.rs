@@ -20,8 +20,8 @@ pub struct ServerConfig {
     pub listen_host: String,
     /// Public port; 0 takes any free one.
     pub listen_port: u16,
-    /// Host name clients reach this process by, used in endpoint locations. Unset: locations are
-    /// left out and clients keep their connection.
+    /// Host name clients reach this process by, which `put-location` tells them. Unset: it is not
+    /// named, and clients keep their connection.
     pub advertise_host: Option<String>,
     /// Port clients reach this process by. Unset: the port it listens on.
     pub advertise_port: Option<u16>,

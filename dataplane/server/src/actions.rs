@@ -1,4 +1,4 @@
-//! DoAction and ListActions: prepared statements, session options, uploads of several streams. The list names what is here and nothing else.
+//! DoAction and ListActions: prepared statements, session options, uploads of several streams, where to upload. The list names what is here and nothing else.
 
 use arrow_flight::sql::ActionCreatePreparedStatementRequest;
 use arrow_flight::{Action, ActionType};
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flightcluster_wire::action::{
     self, ABORT_UPLOAD, ACTIONS, ActionCreatePreparedStatementResult, CLOSE_PREPARED_STATEMENT,
     CLOSE_SESSION, CREATE_PREPARED_STATEMENT, CloseSessionResult, CloseSessionStatus,
-    FINISH_UPLOAD, GET_SESSION_OPTIONS, SET_SESSION_OPTIONS, START_UPLOAD,
+    FINISH_UPLOAD, GET_SESSION_OPTIONS, PUT_LOCATION, SET_SESSION_OPTIONS, START_UPLOAD,
 };
 use flightcluster_wire::{PreparedHandle, schema_bytes, wire_schema};
 use prost::Message as _;
@@ -18,10 +18,11 @@ use crate::statement::Statement;
 use crate::status::{ErrorCode, Failure};
 
 /// Actions of the protocol that this server offers.
-const OFFERED: [&str; 8] = [
+const OFFERED: [&str; 9] = [
     START_UPLOAD,
     FINISH_UPLOAD,
     ABORT_UPLOAD,
+    PUT_LOCATION,
     CREATE_PREPARED_STATEMENT,
     CLOSE_PREPARED_STATEMENT,
     SET_SESSION_OPTIONS,
@@ -100,6 +101,9 @@ impl FlightServer {
             }
             action::Action::AbortUpload(request) => {
                 Ok(Answer::of(self.abort_upload(caller, request).await?))
+            }
+            action::Action::PutLocation(descriptor) => {
+                Ok(Answer::of(self.put_location(caller, &descriptor).await?))
             }
             action::Action::CancelFlightInfo(_) => Err(Failure::new(
                 ErrorCode::Unimplemented,

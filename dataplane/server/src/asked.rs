@@ -15,11 +15,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::pass_on_request_id;
 use crate::ingesters::FlushPeers;
+use crate::internal::InternalService;
 use crate::peers::Peers;
 use crate::status::{ErrorCode, Failure};
 
 /// Time for an answer. The owner waits for batches on their way to its disk, nothing else.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time to tell a location: a client waits for the slowest ingester.
+const LOCATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time for a flush: of all the rows an ingester may hold, into a slow store.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
@@ -27,6 +31,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
 const RELEASE_PRODUCER: &str = "release-producer";
 const FLUSH_UPLOAD: &str = "flush-upload";
 const FLUSH_TABLE: &str = "flush-table";
+const PUBLIC_LOCATION: &str = "public-location";
 
 /// Asks an ingester to take no more batches of a producer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,6 +62,18 @@ struct FlushTable {
     ingester: IngesterId,
     epoch: Epoch,
     table: TableId,
+}
+
+/// Asks an ingester where clients reach it.
+#[derive(Debug, Serialize, Deserialize)]
+struct AskLocation {
+    ingester: IngesterId,
+}
+
+/// The location of its public port, if its settings name one.
+#[derive(Debug, Serialize, Deserialize)]
+struct PublicLocation {
+    location: Option<String>,
 }
 
 /// The other ingesters of the cluster.
@@ -108,6 +125,33 @@ impl FlushPeers for PeerIngesters {
 }
 
 impl PeerIngesters {
+    /// The location of an ingester's public port; `None` when its settings name none.
+    ///
+    /// - Errors: it can't be reached, or takes no new calls.
+    pub(crate) async fn location(&self, ingester: &Ingester) -> Result<Option<String>, Failure> {
+        let question = AskLocation {
+            ingester: ingester.id,
+        };
+        let body = serde_json::to_vec(&question)
+            .map_err(|error| Failure::new(ErrorCode::Internal, format!("question: {error}")))?;
+        let call = self.ask(&ingester.url, PUBLIC_LOCATION, body);
+        let answer = match tokio::time::timeout(LOCATION_TIMEOUT, call).await {
+            Ok(Ok(answer)) => answer,
+            // It is of a release that does not know the question.
+            Ok(Err(failure)) if failure.code == ErrorCode::Unimplemented => return Ok(None),
+            Ok(Err(failure)) => return Err(failure),
+            Err(_) => {
+                let message = format!("ingester {} does not answer", ingester.name);
+                return Err(Failure::new(ErrorCode::IngesterUnavailable, message));
+            }
+        };
+        let answer: PublicLocation = serde_json::from_slice(&answer).map_err(|error| {
+            let message = format!("location of ingester {}: {error}", ingester.name);
+            Failure::new(ErrorCode::Internal, message)
+        })?;
+        Ok(answer.location)
+    }
+
     async fn flush<Q: Serialize + Sync>(
         &self,
         ingester: &Ingester,
@@ -154,12 +198,14 @@ impl PeerIngesters {
     }
 }
 
-/// Answers an action another ingester asks for.
-pub(crate) async fn answer(ingest: &Ingest, action: &Action) -> Result<Bytes, Failure> {
+/// Answers an action another pod asks for.
+pub(crate) async fn answer(asked: &InternalService, action: &Action) -> Result<Bytes, Failure> {
+    let ingest = asked.ingest.as_ref();
     let answer = match action.r#type.as_str() {
         RELEASE_PRODUCER => serde_json::to_vec(&release_producer(ingest, &action.body).await?),
         FLUSH_UPLOAD => serde_json::to_vec(&flush_upload(ingest, &action.body).await?),
         FLUSH_TABLE => serde_json::to_vec(&flush_table(ingest, &action.body).await?),
+        PUBLIC_LOCATION => serde_json::to_vec(&public_location(asked, &action.body)?),
         other => {
             let message = format!("the internal port has no action {other:?}");
             return Err(Failure::new(ErrorCode::Unimplemented, message));
@@ -189,6 +235,15 @@ async fn flush_table(ingest: &Ingest, body: &[u8]) -> Result<(), Failure> {
     let asked: FlushTable = read(body)?;
     check_name(ingest, asked.ingester)?;
     Ok(ingest.flush_table(asked.epoch, asked.table).await?)
+}
+
+fn public_location(service: &InternalService, body: &[u8]) -> Result<PublicLocation, Failure> {
+    let asked: AskLocation = read(body)?;
+    check_name(&service.ingest, asked.ingester)?;
+    // Nobody is sent to one that stops.
+    service.gate.enter()?;
+    let location = service.location.clone();
+    Ok(PublicLocation { location })
 }
 
 fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {

@@ -40,6 +40,8 @@ pub struct InternalService {
     pub writes: Arc<dyn Writes>,
     /// Closed while starting and stopping; fresh rows and answers are given out until the very end.
     pub gate: Arc<Gate>,
+    /// Where clients reach its public port, if the settings say.
+    pub location: Option<String>,
 }
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -206,9 +208,9 @@ impl FlightService for InternalService {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        // Answered until the very end, as fresh rows are.
+        // All but one are answered until the very end, as fresh rows are.
         let id = request_id(&request);
-        let body = asked::answer(&self.ingest, request.get_ref())
+        let body = asked::answer(self, request.get_ref())
             .await
             .map_err(|failure| failure.into_status(&id))?;
         let answer = futures::stream::once(std::future::ready(Ok(arrow_flight::Result { body })));

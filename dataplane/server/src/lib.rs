@@ -12,6 +12,7 @@
 //! | [`writes`], [`recent`] | adapters: uploads and fresh rows, here or at a peer |
 //! | `uploads` | uploads of several streams: begin, end |
 //! | `route` | which ingester an upload is passed on to |
+//! | `locations` | where clients reach it, to send the rows there themselves |
 //! | `asked` | what one ingester asks another |
 //! | [`internal`], [`peers`] | the internal port, and calling that of others |
 //! | [`listener`] | sockets, TLS, HTTP settings, stopping |
@@ -30,6 +31,7 @@ mod ingesters;
 mod inserted;
 pub mod internal;
 pub mod listener;
+mod locations;
 mod metadata;
 mod named;
 mod once;
@@ -62,6 +64,7 @@ pub use ingesters::{FlushPeers, Ingesters};
 pub use inserted::InsertedRows;
 pub use internal::InternalService;
 pub use listener::{Listener, Stop};
+pub use locations::PutLocations;
 pub use peers::Peers;
 pub use put::decode_limits;
 pub use receive::ReceiveBudget;

@@ -30,12 +30,17 @@ struct BatchOfStream<'a> {
 
 /// The messages of a stream with the numbers of their rows.
 pub(crate) fn numbered(messages: Messages, name: &StreamName) -> Messages {
-    // A producer may be called anything, a number may not: no two names have one text.
-    let producer = format!("stream:{}:{}", name.sequence, name.producer);
+    let producer = producer_of_stream(name);
     let mut before = 0_u64;
     messages
         .map(move |message| number(message?, &producer, &mut before))
         .boxed()
+}
+
+/// The producer that a stream is.
+pub(crate) fn producer_of_stream(name: &StreamName) -> String {
+    // A producer may be called anything, a number may not: no two names have one text.
+    format!("stream:{}:{}", name.sequence, name.producer)
 }
 
 fn number(

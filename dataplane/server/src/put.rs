@@ -192,18 +192,12 @@ impl FlightServer {
         command: Ingest,
         messages: Messages,
     ) -> Result<Vec<u8>, Failure> {
-        let database = caller.database(command.catalog.as_deref());
-        caller.authorize(Action::Write, &database)?;
+        let table = ingest_table(caller, &command);
+        caller.authorize(Action::Write, &table.database)?;
         caller.refuse_reading_options()?;
         refuse_unsupported(&command)?;
         let by_options = StreamName::from_options(&command.options)?;
         let stream = StreamName::agreed(caller.stream.clone(), by_options)?;
-        let schema = command.schema.filter(|schema| !schema.is_empty());
-        let table = TableName {
-            database,
-            schema: schema.unwrap_or_else(|| "public".to_owned()),
-            table: command.table,
-        };
         let (mode, must_exist) = put_mode(command.if_missing, command.if_exists)?;
         if must_exist && self.backends()?.catalog.table(&table).await?.is_none() {
             return Err(Failure::new(
@@ -302,8 +296,21 @@ fn update_result(rows: u64) -> Vec<u8> {
     DoPutUpdateResult { record_count }.encode_to_vec()
 }
 
+/// The table that a Flight SQL ingest is for.
+pub(crate) fn ingest_table(caller: &Caller, command: &Ingest) -> TableName {
+    let schema = command
+        .schema
+        .as_deref()
+        .filter(|schema| !schema.is_empty());
+    TableName {
+        database: caller.database(command.catalog.as_deref()),
+        schema: schema.unwrap_or("public").to_owned(),
+        table: command.table.clone(),
+    }
+}
+
 /// Tables that are being filled get no rows from others.
-fn unpublished() -> Failure {
+pub(crate) fn unpublished() -> Failure {
     let message = "tables are kept in schema `public` only";
     Failure::new(ErrorCode::InvalidArgument, message)
 }

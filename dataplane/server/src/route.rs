@@ -1,18 +1,19 @@
-//! Which ingester an upload is passed on to.
+//! Which ingester an upload is passed on to, and which one a client is told to send rows to.
 //!
 //! Uploads go to the ingesters in turn. Those of a producer go to the same one as long as it is
-//! there, from whatever querier: each move of a producer costs the ingesters a conversation.
+//! there, from whatever querier: each move of a producer costs the ingesters a conversation. A client that
+//! asks gets an order of its table, in the same way (rendezvous hashing).
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 
 use arrow_flight::FlightData;
-use flightcluster_catalog::{Ingester, TableName};
+use flightcluster_catalog::{Ingester, IngesterState, TableName};
 use flightcluster_wire::decode::is_before_batches;
 use futures::StreamExt as _;
 use futures::stream::Fuse;
 
-use crate::status::Failure;
+use crate::status::{ErrorCode, Failure};
 use crate::writes::{Messages, PutTarget, producer_of};
 
 /// Messages held back while looking for the first batch: a schema and dictionaries. What comes later
@@ -45,12 +46,25 @@ pub(crate) async fn producer(
     Ok((held, None))
 }
 
-/// Brings ingesters into the order in which a producer prefers them: each has its own, and keeps it
-/// while others come and go.
-pub(crate) fn prefer(ingesters: &mut [Ingester], table: &TableName, producer: &str) {
+/// Those that rows can be sent to; at least one.
+pub(crate) fn active(mut ingesters: Vec<Ingester>) -> Result<Vec<Ingester>, Failure> {
+    ingesters.retain(|ingester| ingester.state == IngesterState::Active);
+    if ingesters.is_empty() {
+        let message = "no ingester is running, so nothing can be written";
+        return Err(Failure::new(ErrorCode::IngesterUnavailable, message));
+    }
+    Ok(ingesters)
+}
+
+/// Brings ingesters into the order in which a producer, or else a table, prefers them: each has its own,
+/// and keeps it while ingesters come and go.
+pub(crate) fn prefer(ingesters: &mut [Ingester], table: &TableName, producer: Option<&str>) {
     ingesters.sort_by_cached_key(|ingester| {
         let mut hasher = DefaultHasher::new();
-        (table, producer, &ingester.name).hash(&mut hasher);
+        match producer {
+            Some(producer) => (table, producer, &ingester.name).hash(&mut hasher),
+            None => (table, &ingester.name).hash(&mut hasher),
+        }
         hasher.finish()
     });
 }
@@ -58,7 +72,7 @@ pub(crate) fn prefer(ingesters: &mut [Ingester], table: &TableName, producer: &s
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-    use flightcluster_catalog::{Epoch, IngesterId, IngesterState};
+    use flightcluster_catalog::{Epoch, IngesterId};
 
     use super::*;
 
@@ -75,27 +89,55 @@ mod tests {
         names.iter().map(ingester).collect()
     }
 
-    fn preferred(names: &[&str], producer: &str) -> Vec<String> {
+    fn preferred(names: &[&str], table: &str, producer: Option<&str>) -> Vec<String> {
         let mut ingesters = ingesters(names);
-        let table = TableName::public("d", "t");
+        let table = TableName::public("d", table);
         prefer(&mut ingesters, &table, producer);
         ingesters.into_iter().map(|i| i.name).collect()
     }
 
-    #[test]
-    fn a_producer_keeps_its_ingester_while_others_come_and_go() {
+    /// Each of 100 has an order of its own, keeps it, and is as likely as others to begin with a name.
+    fn check(preferred: impl Fn(&[&str], &str) -> Vec<String>) {
         let mut first = Vec::new();
         for number in 0..100 {
-            let producer = format!("producer-{number}");
-            let all = preferred(&["a", "b", "c"], &producer);
-            assert_eq!(preferred(&["c", "a", "b"], &producer), all);
-            let without: Vec<&str> = all[1..].iter().map(String::as_str).collect();
-            assert_eq!(preferred(&without, &producer), without);
+            let who = format!("number-{number}");
+            let all = preferred(&["a", "b", "c"], &who);
+            assert_eq!(preferred(&["c", "a", "b"], &who), all);
+            // Only those move whose first one went.
+            for gone in 0..3 {
+                let mut left: Vec<&str> = all.iter().map(String::as_str).collect();
+                left.remove(gone);
+                let others: Vec<&str> = left.iter().rev().copied().collect();
+                assert_eq!(preferred(&others, &who), left);
+            }
             first.push(all[0].clone());
         }
         for name in ["a", "b", "c"] {
             let share = first.iter().filter(|first| *first == name).count();
             assert!((15..=55).contains(&share), "{name} has {share} of 100");
         }
+    }
+
+    #[test]
+    fn a_producer_keeps_its_ingester_while_others_come_and_go() {
+        check(|names, producer| preferred(names, "t", Some(producer)));
+    }
+
+    #[test]
+    fn rows_are_sent_to_none_that_has_left() {
+        let mut all = ingesters(&["a", "b", "c"]);
+        all[0].state = IngesterState::Drained;
+        all[2].state = IngesterState::Retired;
+        let left = active(all.clone()).unwrap();
+        assert_eq!(left, all[1..2]);
+        all.remove(1);
+        let refused = active(all).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::IngesterUnavailable);
+    }
+
+    /// S3-24
+    #[test]
+    fn a_table_keeps_its_ingester_while_others_come_and_go() {
+        check(|names, table| preferred(names, table, None));
     }
 }

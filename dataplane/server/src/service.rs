@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::caller::{Caller, request_id};
 use crate::gate::Gate;
+use crate::locations::PutLocations;
 use crate::once::OnceEach;
 use crate::receive::Inbox;
 use crate::status::{ErrorCode, Failure};
@@ -42,6 +43,8 @@ pub struct Backends {
     pub writes: Option<Arc<dyn Writes>>,
     /// Uploads of several streams.
     pub uploads: Uploads,
+    /// Where clients reach the ingesters.
+    pub put_locations: PutLocations,
 }
 
 impl Backends {

@@ -21,7 +21,7 @@ use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
-use flightcluster_catalog::{Catalog, IngesterState, TableName};
+use flightcluster_catalog::{Catalog, TableName};
 use flightcluster_ingest::{Ingest, Producer, Room, TableMode, TableWriter};
 use flightcluster_wire::decode::DecodedBatch;
 use flightcluster_wire::{DecodeLimits, Decoded, StreamDecoder, decoding_bytes, plain_batch_bytes};
@@ -170,13 +170,18 @@ pub(crate) fn producer_of(
             Failure::new(ErrorCode::InvalidArgument, message)
         })?),
     };
-    // The first slash ends the owner, so that nobody meets the producers of somebody else.
-    let owner = target.owner.replace('%', "%25").replace('/', "%2F");
     Ok(Some(Producer {
-        id: format!("{owner}/{id}"),
+        id: of_owner(&target.owner, id),
         sequence,
         after,
     }))
+}
+
+/// A producer as the ingesters know it.
+pub(crate) fn of_owner(owner: &str, producer: &str) -> String {
+    // The first slash ends the owner, so that nobody meets the producers of somebody else.
+    let owner = owner.replace('%', "%25").replace('/', "%2F");
+    format!("{owner}/{producer}")
 }
 
 /// Uploads into the ingester of this process.
@@ -474,14 +479,9 @@ impl ForwardedWrites {
         table: &TableName,
         producer: Option<&str>,
     ) -> Result<Vec<String>, Failure> {
-        let mut ingesters = self.catalog.list_ingesters().await?;
-        ingesters.retain(|ingester| ingester.state == IngesterState::Active);
-        if ingesters.is_empty() {
-            let message = "no ingester is running, so nothing can be written";
-            return Err(Failure::new(ErrorCode::IngesterUnavailable, message));
-        }
+        let mut ingesters = route::active(self.catalog.list_ingesters().await?)?;
         match producer {
-            Some(producer) => route::prefer(&mut ingesters, table, producer),
+            Some(_) => route::prefer(&mut ingesters, table, producer),
             None => {
                 let turn = self.next.fetch_add(1, Ordering::Relaxed);
                 let count = ingesters.len();

@@ -1,6 +1,5 @@
 //! What each role works with: catalog, object store, ingester, query engine, internal port.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +11,13 @@ use flightcluster_catalog::sql::{PostgresOptions, SqlCatalog};
 use flightcluster_catalog::{Catalog, Error as CatalogError};
 use flightcluster_config::{ByteSize, Config, ObjectStoreKind, Role};
 use flightcluster_ingest::{Clock, Ingest, IngestOptions, NoPeers};
-use flightcluster_objectstore::{CacheOptions, CachedStore, RemoteEndpoint};
+use flightcluster_objectstore::{CachedStore, RemoteEndpoint};
 use flightcluster_query::{Engine, EngineOptions};
 use flightcluster_server::status::chain;
 use flightcluster_server::{
     Backends, CallLayer, ForwardedWrites, FreshRows, Gate, Ingesters, InsertedRows,
-    InternalService, LocalWrites, PeerIngesters, Peers, Uploads, Writes, decode_limits,
-    internal_router,
+    InternalService, LocalWrites, PeerIngesters, Peers, PutLocations, Uploads, Writes,
+    decode_limits, internal_router,
 };
 use flightcluster_telemetry::metrics::Metrics;
 use flightcluster_upkeep::Upkeep;
@@ -26,10 +25,12 @@ use flightcluster_wal::{RealDisk, WalDirectory};
 use object_store::ObjectStore;
 use tracing::Level;
 
+use super::cache;
 use super::identity::Identities;
 use super::measured::MeasuredCatalog;
 use super::memory;
 use super::observe::IngestObserver;
+use super::ports::Addresses;
 use super::waiting::Waiting;
 
 /// Pause between attempts to reach the catalog or the object store while starting.
@@ -37,13 +38,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Share of the memory limit that queries may use when nothing is configured.
 const QUERY_MEMORY_PERCENT: u64 = 60;
-
-/// Share of the memory limit for blocks of stored files when nothing is configured.
-const CACHE_MEMORY_PERCENT: u64 = 10;
-
-/// Most bytes of stored files on disk when nothing is configured: the volume may have a limit that
-/// can't be seen, such as that of an `emptyDir`.
-const CACHE_DISK_MOST_BYTES: u64 = 16 << 30;
 
 /// Makes the router of the internal port, once gate and call layer are there.
 type InternalRouter = Box<dyn FnOnce(Arc<Gate>, CallLayer) -> Router + Send>;
@@ -68,11 +62,11 @@ pub(crate) struct Parts {
 
 /// Opens what `role` needs. Waits for other pods that are not there yet.
 ///
-/// - `internal`: where the internal port listens, if the role has one.
+/// - `bound`: where its ports listen.
 pub(crate) async fn open(
     role: Role,
     config: &Config,
-    internal: Option<SocketAddr>,
+    bound: Addresses,
     identities: &Identities,
     metrics: &Metrics,
 ) -> anyhow::Result<Parts> {
@@ -93,7 +87,7 @@ pub(crate) async fn open(
     let parts = open_parts(
         role,
         config,
-        internal,
+        bound,
         identities,
         metrics,
         (Arc::clone(&catalog), Arc::clone(&store)),
@@ -123,27 +117,26 @@ pub(crate) async fn open(
 async fn open_parts(
     role: Role,
     config: &Config,
-    internal: Option<SocketAddr>,
+    bound: Addresses,
     identities: &Identities,
     metrics: &Metrics,
     (catalog, store): (Arc<dyn Catalog>, Arc<dyn ObjectStore>),
     name: String,
 ) -> anyhow::Result<Parts> {
+    let (url, location) = (bound.internal_url(config), bound.public_location(config));
     match role {
         Role::Catalog => Ok(catalog_parts(config, catalog, store)),
         Role::Ingester => {
-            let url = internal_url(config, internal);
             let peers = Arc::new(Peers::new(identities.peer_tls.clone()));
             let asked = Arc::new(PeerIngesters(Arc::clone(&peers)));
             let ingest = open_ingest(config, name, url, &catalog, &store, asked, metrics).await?;
-            Ok(ingester_parts(config, catalog, ingest, peers))
+            Ok(ingester_parts(config, catalog, ingest, peers, location))
         }
         Role::Querier => querier_parts(config, catalog, store, identities),
         Role::Standalone => {
-            let url = internal_url(config, internal);
             let none = Arc::new(NoPeers);
             let ingest = open_ingest(config, name, url, &catalog, &store, none, metrics).await?;
-            standalone_parts(config, catalog, store, ingest)
+            standalone_parts(config, catalog, store, ingest, location)
         }
     }
 }
@@ -268,26 +261,6 @@ async fn open_store(
     Ok(store)
 }
 
-/// The URL queriers call an ingester by; empty where the role has no internal port.
-fn internal_url(config: &Config, internal: Option<SocketAddr>) -> String {
-    if let Some(url) = &config.internal.advertise_url {
-        return url.clone();
-    }
-    let Some(bound) = internal else {
-        return String::new();
-    };
-    // The certificate names the configured host, which may be a name.
-    let scheme = match config.internal.tls.certificate_file {
-        Some(_) => "https",
-        None => "http",
-    };
-    let host = &config.internal.listen_host;
-    match host.contains(':') {
-        true => format!("{scheme}://[{host}]:{}", bound.port()),
-        false => format!("{scheme}://{host}:{}", bound.port()),
-    }
-}
-
 async fn open_ingest(
     config: &Config,
     node_name: String,
@@ -341,7 +314,7 @@ fn open_engine(
     let free_bytes = free_bytes(data_dir)
         .with_context(|| format!("can't tell how much is free in {}", data_dir.display()))?;
     let rewriter = super::upkeep::rewriter(config, store)?;
-    let cache = open_cache(config, store, limit, free_bytes)?;
+    let cache = cache::open(config, store, limit, free_bytes)?;
     let store = match &cache {
         Some(cache) => Arc::new(cache.clone()),
         None => Arc::clone(store),
@@ -361,42 +334,6 @@ fn open_engine(
         delete_lease: config.upkeep.lease / 2,
     })?;
     Ok((engine, cache))
-}
-
-/// Keeps what queries read of the store, where that is worth it.
-fn open_cache(
-    config: &Config,
-    store: &Arc<dyn ObjectStore>,
-    memory_limit_bytes: u64,
-    free_bytes: u64,
-) -> anyhow::Result<Option<CachedStore>> {
-    let far = match config.storage.object_store.kind {
-        ObjectStoreKind::S3 | ObjectStoreKind::Gcs | ObjectStoreKind::Azure => true,
-        ObjectStoreKind::Embedded => config.catalog.url.is_some(),
-        ObjectStoreKind::Local | ObjectStoreKind::Memory => false,
-    };
-    let or = |configured: Option<ByteSize>, otherwise: u64| match (configured, far) {
-        (Some(bytes), _) => bytes.as_u64(),
-        (None, true) => otherwise,
-        (None, false) => 0,
-    };
-    let query = &config.query;
-    let of_memory = memory_limit_bytes / 100 * CACHE_MEMORY_PERCENT;
-    let memory_bytes = or(query.cache_memory_bytes, of_memory);
-    let of_disk = (free_bytes / 4).min(CACHE_DISK_MOST_BYTES);
-    let disk_bytes = or(query.cache_disk_bytes, of_disk);
-    if memory_bytes == 0 && disk_bytes == 0 {
-        return Ok(None);
-    }
-    let directory = config.storage.data_dir.join("cache");
-    let options = CacheOptions {
-        memory_bytes,
-        disk: (disk_bytes > 0).then_some((directory, disk_bytes)),
-    };
-    tracing::info!(memory_bytes, disk_bytes, "stored files are cached");
-    let cache = CachedStore::new(Arc::clone(store), options)
-        .context("can't use the directory of cached files below storage.data_dir")?;
-    Ok(Some(cache))
 }
 
 /// Bytes this process may still write to the volume of `path`.
@@ -453,12 +390,27 @@ fn uploads(config: &Config, ingesters: &Arc<Ingesters>) -> Uploads {
     }
 }
 
+/// What clients of this process are told of the ingesters.
+fn put_locations(
+    catalog: &Arc<dyn Catalog>,
+    local: Option<(&Arc<Ingest>, Option<String>)>,
+    peers: &Arc<Peers>,
+) -> PutLocations {
+    PutLocations {
+        catalog: Arc::clone(catalog),
+        local: local.map(|(ingest, location)| (ingest.ingester().id, location)),
+        peers: Arc::new(PeerIngesters(Arc::clone(peers))),
+    }
+}
+
 fn ingester_parts(
     config: &Config,
     catalog: Arc<dyn Catalog>,
     ingest: Arc<Ingest>,
     peers: Arc<Peers>,
+    location: Option<String>,
 ) -> Parts {
+    let put_locations = put_locations(&catalog, Some((&ingest, location.clone())), &peers);
     let writes = local_writes(config, &ingest);
     let limit = config.server.max_message_bytes.as_usize();
     let (own, forwarded) = (Arc::clone(&ingest), Arc::clone(&writes));
@@ -467,6 +419,7 @@ fn ingester_parts(
             ingest: own,
             writes: forwarded,
             gate,
+            location,
         };
         internal_router(Some(service), Router::new(), limit, calls)
     };
@@ -476,6 +429,7 @@ fn ingester_parts(
             catalog,
             engine: None,
             writes: Some(writes),
+            put_locations,
         }),
         ingest: Some(ingest),
         engine: None,
@@ -499,13 +453,21 @@ fn querier_parts(
     ));
     let ingesters = ingesters(&catalog, None, &peers);
     let uploads = uploads(config, &ingesters);
+    let locations = put_locations(&catalog, None, &peers);
     let recent = FreshRows { local: None, peers };
     let writer = InsertedRows {
         writes: Arc::clone(&writes),
         ingesters,
     };
     let (engine, cache) = open_engine(config, &catalog, &store, recent, writer)?;
-    Ok(public_only(catalog, engine, cache, writes, None, uploads))
+    Ok(public_only(
+        catalog,
+        engine,
+        cache,
+        writes,
+        None,
+        (uploads, locations),
+    ))
 }
 
 fn standalone_parts(
@@ -513,11 +475,13 @@ fn standalone_parts(
     catalog: Arc<dyn Catalog>,
     store: Arc<dyn ObjectStore>,
     ingest: Arc<Ingest>,
+    location: Option<String>,
 ) -> anyhow::Result<Parts> {
     let writes = local_writes(config, &ingest);
     let peers = Arc::new(Peers::new(None));
     let ingesters = ingesters(&catalog, Some(&ingest), &peers);
     let uploads = uploads(config, &ingesters);
+    let locations = put_locations(&catalog, Some((&ingest, location)), &peers);
     let recent = FreshRows {
         local: Some(Arc::clone(&ingest)),
         peers,
@@ -533,7 +497,7 @@ fn standalone_parts(
         cache,
         writes,
         Some(ingest),
-        uploads,
+        (uploads, locations),
     ))
 }
 
@@ -543,11 +507,12 @@ fn public_only(
     cache: Option<CachedStore>,
     writes: Arc<dyn Writes>,
     ingest: Option<Arc<Ingest>>,
-    uploads: Uploads,
+    (uploads, put_locations): (Uploads, PutLocations),
 ) -> Parts {
     Parts {
         backends: Some(Backends {
             uploads,
+            put_locations,
             catalog,
             engine: Some(engine.clone()),
             writes: Some(writes),
@@ -590,7 +555,18 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let opened = Box::pin(open(Role::Standalone, &config, None, &identities, &metrics));
+        let bound = Addresses {
+            public: None,
+            internal: None,
+            admin: ([127, 0, 0, 1], 0).into(),
+        };
+        let opened = Box::pin(open(
+            Role::Standalone,
+            &config,
+            bound,
+            &identities,
+            &metrics,
+        ));
         tokio::select! {
             opened = opened => assert!(opened.is_err(), "the store was used"),
             () = gone => return,

@@ -16,6 +16,7 @@
 //! 0 stopped as asked; 2 the configuration is wrong, nothing was started; 1 anything else.
 
 mod backends;
+mod cache;
 mod identity;
 mod measured;
 mod memory;
@@ -168,7 +169,7 @@ async fn run(
         tokio::spawn(listener.serve(stop.public.clone()))
     });
 
-    let opening = backends::open(role, &config, bound.internal, &identities, &metrics);
+    let opening = backends::open(role, &config, bound, &identities, &metrics);
     let Parts {
         backends,
         ingest,

@@ -79,6 +79,34 @@ async fn bind(section: &str, host: &str, port: u16) -> anyhow::Result<TcpListene
 }
 
 impl Addresses {
+    /// The location clients reach the public port by, where the settings say which host that is.
+    pub(crate) fn public_location(&self, config: &Config) -> Option<String> {
+        let server = &config.server;
+        let host = server.advertise_host.as_ref()?;
+        let port = server.advertise_port.or(self.public.map(|at| at.port()))?;
+        let scheme = match config.tls.certificate_file {
+            Some(_) => "grpc+tls",
+            None => "grpc+tcp",
+        };
+        Some(url(scheme, host, port))
+    }
+
+    /// The URL queriers call an ingester by; empty where the role has no internal port.
+    pub(crate) fn internal_url(&self, config: &Config) -> String {
+        if let Some(url) = &config.internal.advertise_url {
+            return url.clone();
+        }
+        let Some(bound) = self.internal else {
+            return String::new();
+        };
+        // The certificate names the configured host, which may be a name.
+        let scheme = match config.internal.tls.certificate_file {
+            Some(_) => "https",
+            None => "http",
+        };
+        url(scheme, &config.internal.listen_host, bound.port())
+    }
+
     /// Writes the ports as JSON, complete or not at all.
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         #[derive(Serialize)]
@@ -99,9 +127,41 @@ impl Addresses {
     }
 }
 
+fn url(scheme: &str, host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("{scheme}://[{host}]:{port}"),
+        false => format!("{scheme}://{host}:{port}"),
+    }
+}
+
 /// Serves health and metrics for as long as the process lives, also while it stops.
 pub(crate) async fn serve_admin(socket: TcpListener, router: Router) {
     if let Err(error) = axum::serve(socket, router).await {
         tracing::error!(error = %error, "the admin port failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S3-24
+    #[test]
+    fn a_location_is_what_the_settings_advertise_and_says_whether_there_is_tls() {
+        let addresses = Addresses {
+            public: Some(([0, 0, 0, 0], 5).into()),
+            internal: None,
+            admin: ([0, 0, 0, 0], 7).into(),
+        };
+        let mut config = Config::default();
+        assert_eq!(addresses.public_location(&config), None);
+        let location = |config: &Config| addresses.public_location(config).unwrap_or_default();
+        config.server.advertise_host = Some("pod-0.pods".to_owned());
+        assert_eq!(location(&config), "grpc+tcp://pod-0.pods:5");
+        config.server.advertise_port = Some(443);
+        config.tls.certificate_file = Some("tls.crt".into());
+        assert_eq!(location(&config), "grpc+tls://pod-0.pods:443");
+        config.server.advertise_host = Some("fd00::7".to_owned());
+        assert_eq!(location(&config), "grpc+tls://[fd00::7]:443");
     }
 }

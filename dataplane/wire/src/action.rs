@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use arrow_flight::sql::{
     ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, Any, ProstMessageExt,
 };
-use arrow_flight::{CancelFlightInfoRequest, CancelFlightInfoResult};
+use arrow_flight::{CancelFlightInfoRequest, CancelFlightInfoResult, FlightDescriptor};
 use bytes::Bytes;
 use prost::Message;
 
@@ -32,8 +32,11 @@ pub const FINISH_UPLOAD: &str = "finish-upload";
 /// Type of [`Action::AbortUpload`].
 pub const ABORT_UPLOAD: &str = "abort-upload";
 
+/// Type of [`Action::PutLocation`].
+pub const PUT_LOCATION: &str = "put-location";
+
 /// Every action known here with the text `ListActions` shows for it.
-pub const ACTIONS: [(&str, &str); 9] = [
+pub const ACTIONS: [(&str, &str); 10] = [
     (
         START_UPLOAD,
         "Begins an upload of several streams, whose rows appear together. Body: JSON {\"database\", \
@@ -49,6 +52,11 @@ pub const ACTIONS: [(&str, &str); 9] = [
         ABORT_UPLOAD,
         "Gives an upload up; none of its rows ever appears. Body: JSON {\"upload\"}. Result: JSON \
          {\"upload\", \"state\"}. May be repeated.",
+    ),
+    (
+        PUT_LOCATION,
+        "Tells where to send the rows of a table. Body: the FlightDescriptor of the DoPut. Result: JSON \
+         {\"locations\"}, the one to be tried first is the first.",
     ),
     (
         CREATE_PREPARED_STATEMENT,
@@ -100,6 +108,8 @@ pub enum Action {
     FinishUpload(UploadRequest),
     /// Give it up.
     AbortUpload(UploadRequest),
+    /// Tell where to send the rows of a DoPut with this descriptor.
+    PutLocation(FlightDescriptor),
 }
 
 /// Body of [`Action::StartUpload`].
@@ -130,7 +140,7 @@ pub enum Error {
         action: String,
     },
     /// The body is not the protobuf message of the action.
-    #[error("the body of action {action} is not the protobuf message it takes")]
+    #[error("the body of action {action} is not the protobuf message it takes; see ListActions")]
     Body {
         /// Type of the action.
         action: &'static str,
@@ -222,6 +232,12 @@ impl Action {
             START_UPLOAD => Ok(Self::StartUpload(json(START_UPLOAD, body)?)),
             FINISH_UPLOAD => Ok(Self::FinishUpload(json(FINISH_UPLOAD, body)?)),
             ABORT_UPLOAD => Ok(Self::AbortUpload(json(ABORT_UPLOAD, body)?)),
+            // Nothing at all is a message too.
+            PUT_LOCATION if body.is_empty() => Err(Error::EmptyField {
+                action: PUT_LOCATION,
+                field: "descriptor",
+            }),
+            PUT_LOCATION => Ok(Self::PutLocation(plain(PUT_LOCATION, body)?)),
             other => Err(Error::Unknown {
                 action: other.chars().take(100).collect(),
             }),
