@@ -8,16 +8,19 @@
 use std::collections::BTreeSet;
 
 use sha2::{Digest as _, Sha256};
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::clock::now_millis;
 use super::dialect::{Connection, Row};
 use super::value::{stored, unsigned};
 use super::{Failure, flush, garbage, snapshot, table};
 use crate::{
-    Error, FilesReplaced, RETENTION, ReplaceCause, ReplaceFiles, Replacement, SnapshotId, TableId,
-    TableName,
+    Error, FilesReplaced, NewFile, RETENTION, ReplaceCause, ReplaceFiles, Replacement, SnapshotId,
+    TableId, TableName,
 };
+
+/// Outputs asked for in one statement; both databases take many more parameters.
+const PATHS_AT_ONCE: usize = 1000;
 
 /// The request would lose or double rows, or mixes tables: a bug of the caller.
 #[derive(Debug, thiserror::Error)]
@@ -182,19 +185,33 @@ async fn done_before(
     }
     // Paths are used once, so an output that is there came from this very request. Any of them: the others may
     // have been replaced and deleted since, and the caller removes what it is told was never committed.
-    for output in &request.outputs {
-        let began: Option<i64> = sqlx::query_scalar(
-            "SELECT begin_snapshot FROM files WHERE path = $1 AND table_id = $2",
-        )
-        .bind(&output.path)
-        .bind(stored(request.table.0)?)
-        .fetch_optional(&mut *c)
-        .await?;
-        if let Some(began) = began {
+    for outputs in request.outputs.chunks(PATHS_AT_ONCE) {
+        if let Some(began) = begin_of_any(c, request.table, outputs).await? {
             return Ok(Some(answer(began)?));
         }
     }
     Ok(None)
+}
+
+/// The snapshot in which any of these files became live, if the catalog knows one.
+async fn begin_of_any(
+    c: &mut Connection,
+    table: TableId,
+    outputs: &[NewFile],
+) -> Result<Option<i64>, sqlx::Error> {
+    let places: Vec<String> = (2..outputs.len() + 2).map(|at| format!("${at}")).collect();
+    let select = format!(
+        "SELECT begin_snapshot FROM files WHERE table_id = $1 AND path IN ({}) LIMIT 1",
+        places.join(", ")
+    );
+    // Each number of paths is a statement of its own: none is worth keeping.
+    let query = sqlx::query_scalar(AssertSqlSafe(select)).persistent(false);
+    let query = query.bind(stored(table.0)?);
+    outputs
+        .iter()
+        .fold(query, |query, output| query.bind(&output.path))
+        .fetch_optional(c)
+        .await
 }
 
 async fn remember(

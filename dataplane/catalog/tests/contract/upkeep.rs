@@ -115,22 +115,30 @@ pub async fn a_repeated_replacement_gets_the_same_answer_and_changes_nothing(cat
 /// forgotten. Told that it came too late, it would remove the others, which are live.
 pub async fn a_late_repeat_is_known_by_any_output_that_is_left(catalog: Subject) {
     let now = catalog.time().await.unwrap().millis;
-    for (name, gone) in [("first", 0), ("middle", 1), ("last", 2)] {
-        let (table, _, inputs) = table_of_files(&catalog, name, 3).await;
+    // One is left. Of many, one that the catalog does not ask for together with the first.
+    for (name, count, left) in [("first", 3, 0), ("middle", 3, 1), ("many", 1001, 1000)] {
+        let (table, ingester, _) = table_of_files(&catalog, name, 0).await;
+        commit(&catalog, &ingester, file(table.id, name, 1, 3 * count)).await;
+        let inputs = ids(&catalog, table.id).await;
         let path = |n: u64| format!("{name}/out{n}");
-        let outputs = (0..3).map(|n| file(table.id, &path(n), 3 * n + 1, 3 * n + 3));
+        let outputs = (0..count).map(|n| file(table.id, &path(n), 3 * n + 1, 3 * n + 3));
         let mut request = compaction(table.id, &inputs, outputs.collect());
-        request.valid_until_millis = Some(now + 60_000);
+        request.valid_until_millis = Some(now + 600_000);
         let first = catalog.replace_files(request.clone()).await.unwrap();
 
-        let live = catalog.live_files(live_files(table.id)).await.unwrap();
-        let replaced = live.iter().find(|live| live.file.path == path(gone));
-        let (from, to) = (3 * gone + 1, 3 * gone + 3);
-        let next = vec![file(table.id, &format!("{name}/next"), from, to)];
-        let next = compaction(table.id, &[replaced.unwrap().id], next);
+        let all = LiveFiles {
+            limit: 2000,
+            ..live_files(table.id)
+        };
+        let live = catalog.live_files(all).await.unwrap();
+        let replaced = live.iter().filter(|live| live.file.path != path(left));
+        let replaced: Vec<u64> = replaced.map(|live| live.id).collect();
+        let next = file(table.id, &format!("{name}/next"), 1, 3 * (count - 1));
+        let next = compaction(table.id, &replaced, vec![next]);
         catalog.replace_files(next).await.unwrap();
-        let garbage = due(&catalog, NOW).await;
-        assert!(garbage.contains(&path(gone)), "{garbage:?}");
+        let garbage = catalog.due_garbage(NOW, 2000).await.unwrap();
+        let garbage: Vec<String> = garbage.into_iter().map(|due| due.path).collect();
+        assert_eq!(garbage.len() as u64, count);
         catalog.garbage_deleted(&garbage).await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(catalog.forget_history(NOW).await.unwrap().records > 0);
