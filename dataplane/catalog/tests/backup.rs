@@ -15,7 +15,7 @@ use causes::chain;
 use contract::{commit, content, create, file, flush_of, life, ready, register};
 use flightcluster_catalog::sql::{Backup, PostgresOptions, SqlCatalog};
 use flightcluster_catalog::{
-    AsOf, Catalog as _, ClaimProducer, Error, FlushCommit, NotReadable, ProducerClaim,
+    AsOf, Catalog as _, ClaimProducer, Error, File, FlushCommit, NotReadable, ProducerClaim,
     ProducerPosition, SequenceNumber, Snapshot, Table, TableName,
 };
 use postgres_server::Server;
@@ -335,8 +335,9 @@ async fn a_damaged_backup_is_refused_and_changes_nothing() {
     assert_eq!(to.catalog.list_tables(None).await.unwrap().len(), 1);
 }
 
-/// A backup of each layout, as the program of its time wrote it. `UPDATE_EXPECT=1` adds that of the
-/// present layout when it is missing.
+/// A backup of each layout, as the program of its time wrote it; those of layouts 2 and 11, which no program kept,
+/// are those of 1 and 12 with what the one migration between them added, or without. `UPDATE_EXPECT=1` adds that of
+/// the present layout when it is missing.
 #[tokio::test]
 async fn stored_backups_of_older_layouts_are_restored() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/backups");
@@ -349,25 +350,91 @@ async fn stored_backups_of_older_layouts_are_restored() {
             std::fs::write(file, backup.bytes).unwrap();
         }
     }
-    let mut restored = 0;
     let present = Place::sqlite().await.catalog.back_up().await.unwrap();
-    for stored in std::fs::read_dir(folder).unwrap() {
-        let bytes = std::fs::read(stored.unwrap().path()).unwrap();
+    let stored = std::fs::read_dir(folder).unwrap().count() as u64;
+    assert_eq!(stored, present.header.layout, "one of each layout");
+    for layout in 1..=present.header.layout {
+        let bytes = std::fs::read(format!("{folder}/layout-{layout}.jsonl.zst")).unwrap();
+        assert_eq!(header_of(&bytes)["layout"], layout);
         for place in [Place::sqlite().await, Place::postgres().await] {
             place.catalog.restore(bytes.clone()).await.unwrap();
-            let name = TableName::public("default", "kept");
-            let snapshot = place.catalog.snapshot(&[name]).await.unwrap();
-            let files = snapshot.tables[0].files.iter();
-            let paths: Vec<_> = files.map(|file| &*file.file.path).collect();
-            assert_eq!(paths, ["a", "b"]);
+            holds_what_was_stored(&place, layout).await;
             // Programs find the same layout as in a new catalog.
             let again = place.catalog.back_up().await.unwrap();
             assert_eq!(again.header.layout, present.header.layout);
             assert_eq!(rows_of(&again, "layouts"), rows_of(&present, "layouts"));
-            restored += 1;
         }
     }
-    assert!(restored > 0);
+}
+
+/// What [`fill`] put into the catalogs that were backed up, as far as their layouts had places for it.
+async fn holds_what_was_stored(place: &Place, layout: u64) {
+    let databases = place.catalog.list_databases().await.unwrap();
+    let names: Vec<&str> = databases.iter().map(|of| &*of.name).collect();
+    assert_eq!(names, ["default", "Ünïcode 日本"], "layout {layout}");
+    // The dropped one is not there.
+    let tables = place.catalog.list_tables(None).await.unwrap();
+    let [table] = &tables[..] else {
+        panic!("layout {layout}: {tables:?}");
+    };
+    assert_eq!(table.name, TableName::public("default", "kept"));
+    assert_eq!(table.schema.0, *b"first schema");
+    let snapshot = place.snapshot(table).await;
+    // Whether a file is sorted came with layout 13.
+    let range = Some((i64::MIN, i64::MAX));
+    let files: Vec<_> = snapshot.tables[0]
+        .files
+        .iter()
+        .map(|File { file, ingester, .. }| {
+            let path = &*file.path;
+            assert!(ingester.is_some(), "layout {layout}: {path}");
+            assert_eq!(file.schema_version, table.schema_version);
+            assert_eq!(file.table, table.id);
+            let sequences = (file.first_sequence.0, file.last_sequence.0);
+            (
+                path,
+                file.size_bytes,
+                file.rows,
+                sequences,
+                file.time_range_nanos,
+                file.sorted,
+            )
+        })
+        .collect();
+    let expected = [
+        ("a", 1003, 2, (2, 3), range, layout >= 13),
+        ("b", 1003, 2, (2, 3), None, false),
+    ];
+    assert_eq!(files, expected, "layout {layout}");
+    let catalog: contract::Subject = Arc::new(place.catalog.clone());
+    let watermarks: Vec<u64> = content(&catalog, table)
+        .await
+        .1
+        .iter()
+        .map(|of| of.1)
+        .collect();
+    assert_eq!(watermarks, [3], "layout {layout}");
+    let registered = catalog.register_ingester(life("ingester-0", "u")).await;
+    let ingester = registered.unwrap().ingester;
+    let claim = ClaimProducer {
+        ingester: ingester.id,
+        epoch: ingester.epoch,
+        table: table.id,
+        producer: "p\"1\"\n".to_owned(),
+        released: None,
+    };
+    let held = ProducerClaim::Held {
+        position: Some(u64::MAX),
+    };
+    let claimed = catalog.claim_producer(claim).await;
+    assert_eq!(claimed.unwrap(), held, "layout {layout}");
+    assert_eq!(place.catalog.examine().await.unwrap().problems, [""; 0]);
+}
+
+/// The first line of a backup.
+fn header_of(backup: &[u8]) -> serde_json::Value {
+    let text = String::from_utf8(zstd::decode_all(backup).unwrap()).unwrap();
+    serde_json::from_str(text.lines().next().unwrap()).unwrap()
 }
 
 #[tokio::test]
