@@ -91,7 +91,8 @@ fn numbered_records() -> Vec<Record> {
     records
 }
 
-async fn write_sample(directory: &Path, records: Vec<Record>) {
+/// A log with segments of about one record.
+fn open(directory: &Path) -> Wal {
     let locked = WalDirectory::lock(directory, Arc::new(RealDisk)).unwrap();
     let options = WalOptions {
         segment_bytes: 250,
@@ -102,7 +103,10 @@ async fn write_sample(directory: &Path, records: Vec<Record>) {
         mark_after: Duration::MAX,
     };
     let recovery = locked.recover(identity()).unwrap();
-    let wal = recovery.finish(options, Arc::new(NoObserver)).unwrap();
+    recovery.finish(options, Arc::new(NoObserver)).unwrap()
+}
+
+async fn append(wal: &Wal, records: Vec<Record>) {
     for Record {
         sequence,
         table,
@@ -124,6 +128,11 @@ async fn write_sample(directory: &Path, records: Vec<Record>) {
             sequence
         );
     }
+}
+
+async fn write_sample(directory: &Path, records: Vec<Record>) {
+    let wal = open(directory);
+    append(&wal, records).await;
     drop(wal);
     std::fs::remove_file(directory.join("lock")).unwrap();
 }
@@ -138,13 +147,18 @@ fn read(directory: &Path) -> Vec<Record> {
     records
 }
 
-fn copy_of(version: &str) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(samples(version)).unwrap() {
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
-    copy
+}
+
+fn copy_of(version: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    copy(&samples(version), directory.path());
+    directory
 }
 
 fn check(version: &str, records: &[Record]) {
@@ -215,6 +229,43 @@ async fn a_span_is_read_and_tells_of_every_segment() {
         };
         assert_eq!(error.category(), expected);
     }
+}
+
+/// What a segment has that was written over an older one: a record, and behind it what was there before.
+fn record_over_older_ones() -> Record {
+    let mut record = sample_records().remove(0);
+    record.sequence = SequenceNumber(45);
+    record.schema = Arc::new(SchemaDefinition {
+        version: 3,
+        ipc: Bytes::from_static(b"new"),
+    });
+    record.messages.truncate(0);
+    record
+}
+
+/// Segments are written over since a release that left their format as it was.
+#[tokio::test]
+async fn a_segment_over_an_older_one_is_read_up_to_its_end() {
+    let directory = samples("over-older");
+    if std::env::var_os("UPDATE_EXPECT").is_some() && !directory.exists() {
+        let alive = tempfile::tempdir().unwrap();
+        let wal = open(alive.path());
+        // What is written is filled up to the end of its page: the older segment has to be longer.
+        let mut older = sample_records();
+        older[1].messages[0].body = Bytes::from("older ".repeat(900));
+        append(&wal, older).await;
+        wal.truncate_up_to(SequenceNumber(43)).unwrap();
+        append(&wal, vec![record_over_older_ones()]).await;
+        // As a crash leaves it: at its end a log cuts what is behind its last record.
+        copy(alive.path(), &directory);
+        drop(wal);
+        std::fs::remove_file(directory.join("lock")).unwrap();
+    }
+    let last = std::fs::read(directory.join("00000000000000000004.wal")).unwrap();
+    let older = b"older older";
+    assert!(last.windows(older.len()).any(|bytes| bytes == older));
+    let expected = [sample_records().remove(2), record_over_older_ones()];
+    check("over-older", &expected);
 }
 
 #[tokio::test]
