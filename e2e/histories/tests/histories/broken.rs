@@ -30,6 +30,8 @@ pub(crate) enum Broken {
     MarkIncomplete,
     /// Fresh rows are cast to the types that the asker knows.
     CastsBack,
+    /// Of fresh rows what is in lists is cast to a narrower type.
+    LosesNested,
     /// Files and watermarks of a flush are committed one after the other.
     TwoCommits,
     /// A file counts as stored before the object store has it.
@@ -82,7 +84,7 @@ impl Broken {
     ];
 
     /// Those that histories of rows catch.
-    pub(crate) const OF_ROWS: [Self; 21] = [
+    pub(crate) const OF_ROWS: [Self; 22] = [
         Self::AcknowledgesBeforeSync,
         Self::TruncatesBeforeCommit,
         Self::WatermarkTooHigh,
@@ -92,6 +94,7 @@ impl Broken {
         Self::ReplayOffByOne,
         Self::TooOldIsEmpty,
         Self::CastsBack,
+        Self::LosesNested,
         Self::MarkIncomplete,
         Self::TwoCommits,
         Self::FileNotDurable,

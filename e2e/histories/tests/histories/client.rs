@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    Array, ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray,
-    new_null_array,
+    Array, ArrayRef, Decimal128Array, Float64Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray, new_null_array,
 };
+use arrow_buffer::OffsetBuffer;
 use arrow_cast::cast;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Field};
 use flightcluster_catalog::TableId;
 use flightcluster_ingest::Error;
 
@@ -91,17 +92,28 @@ pub(crate) fn encode(batch: &Batch) -> RecordBatch {
         .rows
         .iter()
         .map(|row| Some(format!("row {}", row.key)));
+    let numbers = integers(|row| row.nested);
     let mut columns = vec![
         integers(|row| Some(row.key)),
         of_type(&integers(|row| row.value), &width.value_type()),
         of_type(&measures, &width.measure_type()),
         of_type(&amounts, &width.amount_type()),
+        of_type(&nest(numbers), &width.nest_type()),
         Arc::new(texts.collect::<StringArray>()) as ArrayRef,
     ];
     if batch.shape.extra {
         columns.push(integers(|row| row.extra));
     }
     RecordBatch::try_new(schema(batch.shape), columns).unwrap()
+}
+
+/// Each number in a struct in a list of its own.
+fn nest(numbers: ArrayRef) -> ListArray {
+    let number = Arc::new(Field::new("n", DataType::Int64, true));
+    let structs = StructArray::new(vec![number].into(), vec![numbers], None);
+    let item = Field::new("item", structs.data_type().clone(), true);
+    let offsets = OffsetBuffer::from_repeated_length(1, structs.len());
+    ListArray::new(Arc::new(item), offsets, Arc::new(structs), None)
 }
 
 /// Values that fit a type, which may be that of no values.

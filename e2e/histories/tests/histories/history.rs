@@ -35,6 +35,8 @@ pub(crate) struct Row {
     pub(crate) measure: Option<u64>,
     /// A decimal without its point.
     pub(crate) amount: Option<i128>,
+    /// The number in the only struct of a list.
+    pub(crate) nested: Option<i64>,
     pub(crate) extra: Option<i64>,
 }
 
@@ -47,6 +49,7 @@ impl Row {
             value: shape.width.value(mixed),
             measure: shape.width.measure(mixed).map(f64::to_bits),
             amount: shape.width.amount(mixed),
+            nested: shape.width.value(-mixed),
             extra: shape.extra.then_some(mixed ^ key),
         }
     }
@@ -59,7 +62,7 @@ pub(crate) struct Answer {
     /// The answer has the column that the table gets later.
     pub(crate) has_extra: bool,
     /// The types of the columns that grow; `None` without a row.
-    pub(crate) types: Option<[DataType; 3]>,
+    pub(crate) types: Option<[DataType; 4]>,
 }
 
 /// Which promise was broken.

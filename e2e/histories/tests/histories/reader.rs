@@ -34,7 +34,7 @@ use crate::history::{Answer, Row};
 use crate::life::{Life, Port};
 use crate::peers::OtherIngesters;
 use crate::program::MOST_NODES;
-use crate::shape::AMOUNT_SCALE;
+use crate::shape::{AMOUNT_SCALE, nest_of};
 use crate::store::{self, LossyStore};
 use crate::upkeep::Workshop;
 use crate::world::DAY;
@@ -292,7 +292,7 @@ fn answer(batches: &[RecordBatch]) -> Answer {
         has_extra: batches.iter().all(has),
         types: { batches.iter() }
             .find(|batch| batch.num_rows() > 0)
-            .map(|batch| ["value", "measure", "amount"].map(|name| type_of(batch, name))),
+            .map(|batch| ["value", "measure", "amount", "nest"].map(|name| type_of(batch, name))),
         rows: batches.iter().flat_map(rows_of).collect(),
     }
 }
@@ -310,6 +310,7 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     let amounts = DataType::Decimal128(38, AMOUNT_SCALE);
     let amounts = cast(batch.column_by_name("amount").unwrap(), &amounts).unwrap();
     let amounts = amounts.as_primitive::<Decimal128Type>();
+    let nested = numbers_in_lists(batch);
     let extra = { batch.column_by_name("extra") }.map(|_| integers(batch, "extra"));
     let integer = |of: &Int64Array, at| of.is_valid(at).then(|| of.value(at));
     let row = |at: usize| Row {
@@ -317,9 +318,43 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
         value: integer(&values, at),
         measure: { measures.is_valid(at) }.then(|| measures.value(at).to_bits()),
         amount: { amounts.is_valid(at) }.then(|| amounts.value(at)),
+        nested: nested[at],
         extra: extra.as_ref().and_then(|extra| integer(extra, at)),
     };
     (0..batch.num_rows()).map(row).collect()
+}
+
+/// The numbers in the lists of a batch, which have one or are null; their types may be any of those that grow.
+fn numbers_in_lists(batch: &RecordBatch) -> Vec<Option<i64>> {
+    let lists = cast(
+        batch.column_by_name("nest").unwrap(),
+        &nest_of(DataType::Int64),
+    )
+    .unwrap();
+    let lists = lists.as_list::<i32>();
+    let numbers = lists.values().as_struct().column(0);
+    let numbers = numbers.as_primitive::<Int64Type>();
+    let number = |at: usize| {
+        let first = lists.value_offsets()[at] as usize;
+        assert!(
+            lists.is_null(at) || lists.value_length(at) == 1,
+            "{lists:?}"
+        );
+        (lists.is_valid(at) && numbers.is_valid(first)).then(|| numbers.value(first))
+    };
+    (0..lists.len()).map(number).collect()
+}
+
+/// What [`Broken::LosesNested`] makes of fresh rows: what is in lists is cast to a type it does not fit, and back.
+fn without_wide_items(batch: RecordBatch) -> RecordBatch {
+    let mut columns = batch.columns().to_vec();
+    if let Some((at, field)) = batch.schema().column_with_name("nest")
+        && *field.data_type() == nest_of(DataType::Int64)
+    {
+        let narrow = cast(&columns[at], &nest_of(DataType::Int32)).unwrap();
+        columns[at] = cast(&narrow, field.data_type()).unwrap();
+    }
+    RecordBatch::try_new(batch.schema(), columns).unwrap()
 }
 
 /// What [`Broken::CastsBack`] makes of fresh rows.
@@ -405,6 +440,9 @@ impl RecentRows for Tails {
                     if broken == Some(Broken::CastsBack) && of_the_life_asked =>
                 {
                     cast_back().ok_or_else(unreachable)
+                }
+                Ok(rows) if broken == Some(Broken::LosesNested) => {
+                    Ok(rows.into_iter().map(without_wide_items).collect())
                 }
                 answer => answer,
             }

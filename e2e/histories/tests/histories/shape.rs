@@ -57,6 +57,14 @@ impl Width {
         }
     }
 
+    /// Lists of structs with a whole number, which grows where it is.
+    pub(crate) fn nest_type(self) -> DataType {
+        match self {
+            Self::Nulls => DataType::Null,
+            _ => nest_of(self.value_type()),
+        }
+    }
+
     /// A whole number of this type and of none before.
     pub(crate) fn value(self, mixed: i64) -> Option<i64> {
         match self {
@@ -89,6 +97,13 @@ impl Width {
     }
 }
 
+/// Lists of structs with one field of a type.
+pub(crate) fn nest_of(data_type: DataType) -> DataType {
+    let number = Field::new("n", data_type, true);
+    let item = Field::new("item", DataType::Struct(vec![number].into()), true);
+    DataType::List(Arc::new(item))
+}
+
 /// What a batch has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Shape {
@@ -103,6 +118,7 @@ pub(crate) fn schema(shape: Shape) -> SchemaRef {
         Field::new("value", shape.width.value_type(), true),
         Field::new("measure", shape.width.measure_type(), true),
         Field::new("amount", shape.width.amount_type(), true),
+        Field::new("nest", shape.width.nest_type(), true),
         Field::new("text", DataType::Utf8, true),
     ];
     if shape.extra {
