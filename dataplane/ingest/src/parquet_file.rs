@@ -2,13 +2,15 @@
 //!
 //! ZSTD, rows in sequence order or, of a table with a primary key, sorted by it, row groups of bounded
 //! size, the Arrow schema embedded. The key-value metadata says whose rows they are, so that a file
-//! explains itself without the catalog.
+//! explains itself without the catalog (`docs/reference/data-files.md`).
 
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use bytes::Bytes;
 use flightcluster_catalog::{IngesterId, SchemaVersion, SequenceNumber, Table, TableId};
-use flightcluster_keys::{Key, NewestSorted, storage_schema, time_column, widen_range};
+use flightcluster_keys::{
+    FORMAT, FORMAT_KEY, Key, NewestSorted, TABLE_KEY, storage_schema, time_column, widen_range,
+};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -19,9 +21,6 @@ use crate::adapt::complete;
 use crate::buffer::Row;
 use crate::error::Error;
 use crate::parts::Parts;
-
-/// Version of the key-value metadata and of what they promise.
-const FORMAT: &str = "1";
 
 /// Sorted rows are put together so many at a time.
 const SORTED_ROWS: usize = 8192;
@@ -64,8 +63,8 @@ pub(crate) fn encode(
     let first_sequence = sequences.clone().min().unwrap_or_default();
     let last_sequence = sequences.max().unwrap_or_default();
     let metadata = [
-        ("flightcluster.format", FORMAT.to_owned()),
-        ("flightcluster.table_id", table.id.to_string()),
+        (FORMAT_KEY, FORMAT.to_string()),
+        (TABLE_KEY, table.id.to_string()),
         (
             "flightcluster.schema_version",
             table.schema_version.to_string(),

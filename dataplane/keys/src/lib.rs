@@ -1,5 +1,6 @@
 //! Primary keys of tables: what one is, how rows are numbered, and which row of a key is the newest;
-//! which column is the time, which is part of every key; and in which types columns are stored.
+//! which column is the time, which is part of every key; in which types columns are stored, and the version of
+//! the files they are in.
 //!
 //! A table with a primary key shows one row of each key, the newest. Newest is the one with the
 //! highest *order*, a number that every row of such a table gets before it becomes durable. Buffers
@@ -9,6 +10,7 @@
 //! Pure: batches in, batches out. Who gives the numbers is `catalog`, who asks for them `ingest`, who
 //! reads by them `query`.
 
+mod data_file;
 mod key;
 mod merge;
 mod newest;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 
+pub use data_file::{FORMAT, FORMAT_KEY, NewerFormat, TABLE_KEY, check_format};
 pub use key::{Key, KeyError, check_names};
 pub use merge::{Merge, Repeats};
 pub use newest::{KeySet, Newest, NewestSorted};

@@ -6,7 +6,7 @@ use std::fmt;
 use arrow_schema::ArrowError;
 use datafusion::error::DataFusionError;
 use flightcluster_catalog::{AsOf, NotReadable, SnapshotId, SnapshotStamp};
-use flightcluster_keys::KeyError;
+use flightcluster_keys::{KeyError, NewerFormat};
 
 use crate::AccessKind;
 use crate::past::time_text;
@@ -297,6 +297,9 @@ pub enum Error {
         #[source]
         source: Box<DataFusionError>,
     },
+    /// A stored file is of a newer release.
+    #[error(transparent)]
+    NewerFile(NewerFormat),
     /// A schema in the catalog is damaged.
     #[error("{doing} a schema of the catalog failed")]
     StoredSchema {
@@ -404,6 +407,7 @@ impl Error {
             Self::Catalog { .. } => "catalog",
             Self::ObjectStore { .. } => "object_store",
             Self::StoredFile { .. } => "stored_file",
+            Self::NewerFile(_) => "newer_file",
             Self::StoredSchema { .. } => "stored_schema",
             Self::Write { .. } => "write",
             Self::Rewrite { .. } => "rewrite",

@@ -5,7 +5,8 @@
 //! list that may not be null itself the reader takes down no nulls. Such an array is not valid: casts of
 //! it fail, and so may clients. Arrow allows nulls in what may have none exactly where the parent is null.
 //!
-//! It is done to the column as it lies in the file, before it is cast to the type of the table.
+//! It is done to the column as it lies in the file, before it is cast to the type of the table. There it is
+//! also seen whether this release can read the file at all.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,15 +17,17 @@ use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::arrow::array::ArrayData;
 use datafusion::arrow::buffer::NullBuffer;
 use datafusion::common::tree_node::{Transformed, TransformedResult as _, TreeNode as _};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::{
     DefaultPhysicalExprAdapterFactory, PhysicalExprAdapter, PhysicalExprAdapterFactory,
 };
+use flightcluster_keys::check_format;
 
-/// How columns of files become columns of a table. Of files without such a column, as ever.
+/// How columns of files become columns of a table. Of files without such a column, as ever. Files of a
+/// format that came later are refused: it is asked once for each file that is opened, with what the footer says.
 ///
 /// Filters must not be evaluated while a file is read (`pushdown_filters`, off unless it is switched on): the mask hides
 /// what they ask of fields of such a column.
@@ -36,6 +39,8 @@ pub(crate) struct Masking;
 
 impl PhysicalExprAdapterFactory for Masking {
     fn create(&self, table: SchemaRef, file: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
+        let known = check_format(file.metadata());
+        known.map_err(|newer| DataFusionError::External(Box::new(newer)))?;
         let usual = DefaultPhysicalExprAdapterFactory.create(table, Arc::clone(&file))?;
         let needed = file.fields().iter().any(|field| lacks_nulls(field, false));
         Ok(match needed {

@@ -8,6 +8,7 @@ use datafusion::common::Diagnostic;
 use datafusion::error::DataFusionError;
 use datafusion::parquet::errors::ParquetError;
 use datafusion::sql::sqlparser::parser::ParserError;
+use flightcluster_keys::NewerFormat;
 use tokio::task::JoinError;
 
 use crate::{Error, Location};
@@ -90,6 +91,9 @@ fn task_ended(join: &JoinError) -> Error {
 
 /// Object store and Parquet errors hide at any depth; what is neither is ours.
 fn by_chain(doing: &'static str, error: DataFusionError) -> Error {
+    if let Some(newer) = newer_file(&error) {
+        return Error::NewerFile(newer);
+    }
     let store = in_chain(&error, |cause| {
         cause.is::<object_store::Error>()
             || cause
@@ -118,6 +122,14 @@ fn by_chain(doing: &'static str, error: DataFusionError) -> Error {
             doing,
             source: Box::new(error),
         },
+    }
+}
+
+/// The file of a newer release that an error is about.
+fn newer_file(error: &DataFusionError) -> Option<NewerFormat> {
+    match root_cause(error).0 {
+        DataFusionError::External(cause) => cause.downcast_ref().cloned(),
+        _ => None,
     }
 }
 

@@ -82,7 +82,7 @@ impl From<flightcluster_query::Error> for Failure {
             | Error::ParameterMissing { .. } => ErrorCode::InvalidArgument,
             Error::UnstorableType { .. } => ErrorCode::UnsupportedType,
             Error::Key(error) if error.is_callers() => ErrorCode::InvalidArgument,
-            Error::Key(_) => ErrorCode::Unimplemented,
+            Error::Key(_) | Error::NewerFile(_) => ErrorCode::Unimplemented,
             Error::Unsupported { .. } | Error::NotImplemented { .. } => ErrorCode::Unimplemented,
             Error::NoWriter => ErrorCode::WrongRole,
             Error::TableNotFound { .. } | Error::NotInSnapshot { .. } => ErrorCode::TableNotFound,

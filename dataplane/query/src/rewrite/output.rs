@@ -10,7 +10,7 @@ use arrow_select::filter::filter_record_batch;
 use bytes::Bytes;
 use datafusion::physical_expr::PhysicalExpr;
 use flightcluster_catalog::{NewFile, SequenceNumber, Table};
-use flightcluster_keys::{time_column, timestamps, widen_range};
+use flightcluster_keys::{FORMAT, FORMAT_KEY, TABLE_KEY, time_column, timestamps, widen_range};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
 use parquet::arrow::ArrowWriter;
@@ -23,9 +23,6 @@ use crate::times::rows_from;
 
 /// Size of a part: object stores take parts from 5 MiB, and want them all of one size.
 const PART_BYTES: usize = 8 << 20;
-
-/// Version of the key-value metadata, as flushes write it.
-const FORMAT: &str = "1";
 
 /// The outputs of one rewrite.
 pub(super) struct Outputs<'a> {
@@ -152,9 +149,10 @@ impl<'a> Outputs<'a> {
             &name,
         ]);
         let (first, last) = self.sequences;
+        // As flushes write them; which ingester they came from is not known of all.
         let metadata = [
-            ("flightcluster.format", FORMAT.to_owned()),
-            ("flightcluster.table_id", self.table.id.to_string()),
+            (FORMAT_KEY, FORMAT.to_string()),
+            (TABLE_KEY, self.table.id.to_string()),
             (
                 "flightcluster.schema_version",
                 self.table.schema_version.to_string(),

@@ -7,12 +7,15 @@
 //! written for this test, not by the code. Values are built into arrays in odd layouts ([`values`]): with
 //! offsets, with items nobody refers to, with words twice.
 //!
+//! Data files that earlier releases wrote are read as well ([`stored`]).
+//!
 //! A case that fails is made smaller as long as it fails, and printed with its seed. `SEED=n SEEDS=count`
 //! runs those seeds and no others.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod case;
 mod kinds;
+mod stored;
 mod values;
 mod world;
 

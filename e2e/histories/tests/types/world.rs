@@ -1,12 +1,12 @@
 //! An ingester with its log, a catalog, a store, and the query engine, in one process.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
+use bytes::Bytes;
 use flightcluster_catalog::sql::SqlCatalog;
 use flightcluster_catalog::*;
 use flightcluster_config::{IngestConfig, QueryConfig};
@@ -19,8 +19,9 @@ use flightcluster_query::{
 use flightcluster_server::{FreshRows, Peers};
 use flightcluster_wal::RealDisk;
 use futures::TryStreamExt as _;
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use parking_lot::Mutex;
 
 const MEMORY_BYTES: u64 = 256 << 20;
@@ -161,6 +162,40 @@ impl World {
         done.await.map_err(|error| format!("{error:?}"))
     }
 
+    /// The live files of a table.
+    pub(crate) async fn files(&self, name: &str) -> (Table, Vec<NewFile>) {
+        let snapshot = self.catalog.snapshot(&[Self::table(name)]).await.unwrap();
+        let of = snapshot.tables.into_iter().next().unwrap();
+        (
+            of.table,
+            of.files.into_iter().map(|file| file.file).collect(),
+        )
+    }
+
+    pub(crate) async fn object(&self, file: &NewFile) -> Bytes {
+        let path = Path::parse(&file.path).unwrap();
+        self.store.get(&path).await.unwrap().bytes().await.unwrap()
+    }
+
+    /// Puts the bytes of a file of another world into the store, and the file into the catalog.
+    pub(crate) async fn add_file(&self, file: NewFile, bytes: Bytes) {
+        let path = Path::parse(&file.path).unwrap();
+        self.store.put(&path, bytes.into()).await.unwrap();
+        let ingest = self.ingest();
+        let commit = FlushCommit {
+            seen: None,
+            durable: SequenceNumber(0),
+            ingester: ingest.ingester().id,
+            epoch: ingest.ingester().epoch,
+            files: vec![file],
+            watermarks: vec![],
+            producers: vec![],
+            valid_until_millis: None,
+            without_files: vec![],
+        };
+        self.catalog.commit_flush(commit).await.unwrap();
+    }
+
     pub(crate) async fn drop_table(&self, name: &str) {
         let _gone = self.update(format!("DROP TABLE {name}")).await;
     }
@@ -170,7 +205,7 @@ fn engine(
     catalog: &Arc<dyn Catalog>,
     store: &Arc<dyn ObjectStore>,
     running: &Arc<Running>,
-    directory: &Path,
+    directory: &std::path::Path,
 ) -> Engine {
     let rewriter = Rewriter::new(RewriterOptions {
         store: Arc::clone(store),
