@@ -79,6 +79,7 @@ pub use engine::{Engine, EngineOptions, EngineStats, ExecuteOptions};
 pub use error::{Error, Location};
 pub use footers::FooterStats;
 pub use functions::{Functions, sql_keywords};
+pub use masks::with_masks;
 pub use parameters::parameters_from_json;
 pub use partial::Missing;
 pub use past::{AsOf, Past, time_text};

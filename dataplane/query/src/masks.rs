@@ -92,6 +92,26 @@ fn lacks_nulls(field: &Field, below_null: bool) -> bool {
     }
 }
 
+/// A batch of a Parquet file as its reader gave it, with the nulls that its columns lack.
+///
+/// # Errors
+/// When the reader gave what can't be mended this way.
+pub fn with_masks(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema();
+    if !schema
+        .fields()
+        .iter()
+        .any(|field| lacks_nulls(field, false))
+    {
+        return Ok(batch);
+    }
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns
+        .map(|(column, field)| masked(column.to_data(), field, None).map(make_array))
+        .collect::<Result<_, _>>()?;
+    RecordBatch::try_new(schema, columns)
+}
+
 /// A column of a file with the nulls it lacks.
 #[derive(Debug, Eq)]
 struct Masked {
@@ -184,7 +204,7 @@ fn masked(
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use arrow_array::{ArrayRef, FixedSizeListArray, Int32Array, ListArray, StructArray};
     use bytes::Bytes;
@@ -193,7 +213,7 @@ mod tests {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     /// Two structs over pairs, the first one null.
-    fn column() -> ArrayRef {
+    pub(crate) fn column() -> ArrayRef {
         let item = Arc::new(Field::new("item", DataType::Int32, false));
         let items = Arc::new(Int32Array::from(vec![0, 0, 3, 4]));
         let pairs: ArrayRef = Arc::new(FixedSizeListArray::new(item, 2, items, None));

@@ -11,6 +11,7 @@ use arrow::ipc::reader::{FileReader, StreamReader};
 use arrow::json;
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
+use flightcluster_query::with_masks;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 /// Rows a message: big enough to be fast, small enough for a smooth progress bar.
@@ -58,7 +59,8 @@ fn open_parquet(file: File) -> anyhow::Result<Rows> {
     let reader = builder.with_batch_size(BATCH_ROWS).build()?;
     Ok(Rows {
         schema: arrow_array::RecordBatchReader::schema(&reader),
-        batches: Box::new(reader),
+        // The reader leaves out nulls of lists of a fixed size, which a server would refuse.
+        batches: Box::new(reader.map(|batch| batch.and_then(with_masks))),
         total_rows,
     })
 }
@@ -119,7 +121,9 @@ fn open_arrow(mut file: File) -> anyhow::Result<Rows> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-    use arrow_array::{Int64Array, StringArray};
+    use arrow_array::{
+        Array as _, ArrayRef, FixedSizeListArray, Int64Array, StringArray, StructArray,
+    };
     use arrow_schema::{DataType, Field, Schema};
 
     use super::*;
@@ -174,6 +178,29 @@ mod tests {
         for name in ["a.csv", "a.ndjson", "a.arrow", "b.arrows", "a.parquet"] {
             assert_eq!(rows_of(&path(name)), batch, "{name}");
         }
+    }
+
+    /// The Parquet reader leaves such a list without the nulls that its items have. No server takes that.
+    #[test]
+    fn a_list_of_a_fixed_size_below_a_null_struct_is_a_valid_array() {
+        let folder = tempfile::tempdir().unwrap();
+        let item = Arc::new(Field::new("item", DataType::Int64, false));
+        let items = Arc::new(Int64Array::from(vec![0, 0, 3, 4]));
+        let pairs = FixedSizeListArray::new(item, 2, items, None);
+        let fields = vec![Field::new("pair", pairs.data_type().clone(), false)];
+        let nulls = Some(vec![false, true].into());
+        let structs = StructArray::new(fields.into(), vec![Arc::new(pairs)], nulls);
+        let column: ArrayRef = Arc::new(structs);
+        let batch = RecordBatch::try_from_iter_with_nullable([("c", column, true)]).unwrap();
+        let path = folder.path().join("a.parquet");
+        let file = File::create(&path).unwrap();
+        let mut parquet = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+        parquet.write(&batch).unwrap();
+        parquet.close().unwrap();
+
+        let found = rows_of(&path);
+        found.column(0).to_data().validate_full().unwrap();
+        assert_eq!(found, batch);
     }
 
     #[test]

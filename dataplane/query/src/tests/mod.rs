@@ -11,6 +11,7 @@ mod footers;
 mod hand_off;
 mod keyed_deleting;
 mod limits;
+mod masked;
 mod parameters;
 mod partial;
 mod past;
