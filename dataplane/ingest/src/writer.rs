@@ -414,8 +414,8 @@ impl TableWriter {
         Box::new(move |result| {
             let producer = row.producer.clone();
             match result {
-                Ok(sequence) => {
-                    row.sequence = SequenceNumber(sequence.0);
+                Ok(stored) => {
+                    row.sequence = SequenceNumber(stored.sequence.0);
                     let at = row.sequence;
                     let unflushed = buffer.push(table, row);
                     if let Some(producer) = &producer {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 /// What the kernel reads at once to write a part of it.
@@ -25,6 +26,15 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
 
     /// The whole content of a file.
     fn read(&self, file: &Path) -> io::Result<Vec<u8>>;
+
+    /// A part of a file, whole.
+    fn read_at(&self, file: &Path, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        let content = self.read(file)?;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let part = content.get(start..start.saturating_add(bytes));
+        part.map(<[u8]>::to_vec)
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
 
     /// Creates a file that must not exist. Durable only after [`SegmentFile::sync`] and
     /// [`Disk::sync_directory`].
@@ -141,6 +151,12 @@ impl Disk for RealDisk {
 
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
         std::fs::read(file)
+    }
+
+    fn read_at(&self, file: &Path, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        let mut part = vec![0; bytes];
+        File::open(file)?.read_exact_at(&mut part, offset)?;
+        Ok(part)
     }
 
     fn create(&self, file: &Path) -> io::Result<Box<dyn SegmentFile>> {

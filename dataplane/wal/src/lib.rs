@@ -18,6 +18,8 @@
 //! - One chance: after a failed write or sync the log is poisoned. What the disk holds is then
 //!   unknown, and a second `fsync` may report success for pages the first one lost. The process must
 //!   restart and replay.
+//! - By place: a record that is durable can be read again for as long as its segment is not truncated
+//!   ([`Wal::read`]), also from the segment that is written to. Such a read is checked as replay is.
 //!
 //! # Crash
 //! A record that was not synced when the machine stopped may be there, partly there or absent. The
@@ -51,6 +53,7 @@ mod disk;
 mod error;
 mod format;
 mod label;
+mod read;
 mod record;
 mod recover;
 mod small_file;
@@ -66,7 +69,9 @@ pub use directory::WalDirectory;
 pub use disk::{DirectoryLock, Disk, RealDisk, SegmentFile, Space};
 pub use error::{Error, is_full};
 pub use label::{CatalogState, Label, LogId};
-pub use record::{Append, Message, Producer, Record, SchemaDefinition, SequenceNumber};
+pub use record::{
+    Append, Contents, Message, Place, Producer, Record, SchemaDefinition, SequenceNumber, Stored,
+};
 pub use recover::{Identity, Recovery};
 pub use wal::{NoObserver, Observer, Pending, Reservation, Truncated, Wal, WalOptions};
 pub use writer::Completion;

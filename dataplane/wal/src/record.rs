@@ -32,6 +32,46 @@ impl fmt::Display for SequenceNumber {
     }
 }
 
+/// Where the log holds a record, for as long as it is not truncated and this process has it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) segment: u64,
+    /// Of the record's frame.
+    pub(crate) offset: u64,
+    /// From there to the end of its body.
+    pub(crate) bytes: u32,
+}
+
+impl Place {
+    /// Bytes the record takes in the log.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.bytes.into()
+    }
+}
+
+/// A durable record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Its number.
+    pub sequence: SequenceNumber,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// What is read of a record by its place. The schema is not with it: who kept the place has to know that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// The table it belongs to.
+    pub table: u64,
+    /// Who sent it.
+    pub producer: Option<Producer>,
+    /// See [`Record::order`].
+    pub order: Option<i64>,
+    /// Its dictionaries, then the batch.
+    pub messages: Vec<Message>,
+}
+
 /// One Arrow IPC message as it came in: flatbuffer header and body, without framing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -133,7 +173,7 @@ impl Append {
 /// A record read back from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its place.
+    /// Its number.
     pub sequence: SequenceNumber,
     /// The table it belongs to.
     pub table: u64,

@@ -18,7 +18,7 @@ use crate::format::header::{self, Header};
 use crate::format::records::{self, Content, Unusable};
 use crate::format::{self, MAGIC};
 use crate::label::CatalogState;
-use crate::record::{Record, SchemaDefinition, SequenceNumber};
+use crate::record::{Place, Record, SchemaDefinition, SequenceNumber};
 use crate::wal::{Observer, SealedSegment, Wal, WalOptions};
 
 /// What is logged when the last segment is removed.
@@ -102,6 +102,16 @@ impl Recovery {
     /// Damage, gaps and unknown versions; see [`Error`]. Nothing was changed; the same error comes
     /// again on the next start.
     pub fn next_record(&mut self) -> Result<Option<Record>, Error> {
+        let placed = self.next_placed()?;
+        Ok(placed.map(|(record, _)| record))
+    }
+
+    /// The next record and where it is, as [`Recovery::next_record`]. Places are of use to the [`Wal`] that
+    /// this replay becomes.
+    ///
+    /// # Errors
+    /// Those of [`Recovery::next_record`].
+    pub fn next_placed(&mut self) -> Result<Option<(Record, Place)>, Error> {
         loop {
             let Some(mut segment) = self.open.take() else {
                 match self.numbers.pop_front() {
@@ -242,7 +252,7 @@ impl Recovery {
     }
 
     /// The next batch of a segment; `None` at its end.
-    fn read_record(&mut self, segment: &mut OpenSegment) -> Result<Option<Record>, Error> {
+    fn read_record(&mut self, segment: &mut OpenSegment) -> Result<Option<(Record, Place)>, Error> {
         loop {
             let rest = &segment.bytes[segment.offset..];
             if rest.iter().all(|byte| *byte == 0) {
@@ -281,7 +291,12 @@ impl Recovery {
                 } => {
                     self.check_sequence(segment, offset, sequence)?;
                     let schema = segment.schema(slot, table, offset)?;
-                    return Ok(Some(Record {
+                    let place = Place {
+                        segment: segment.number,
+                        offset: offset as u64,
+                        bytes: u32::try_from(frame.bytes).unwrap_or(u32::MAX),
+                    };
+                    let record = Record {
                         sequence,
                         table,
                         schema,
@@ -290,7 +305,8 @@ impl Recovery {
                         producer,
                         order,
                         messages,
-                    }));
+                    };
+                    return Ok(Some((record, place)));
                 }
             }
         }
@@ -379,6 +395,7 @@ impl Recovery {
         let bytes = segment.offset as u64;
         self.sealed.push(SealedSegment {
             number: segment.number,
+            salt: segment.salt,
             last_sequence,
             bytes,
         });

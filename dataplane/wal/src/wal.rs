@@ -106,6 +106,8 @@ pub struct Truncated {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SealedSegment {
     pub(crate) number: u64,
+    /// See [`ActiveSegment::salt`](crate::active::ActiveSegment).
+    pub(crate) salt: u64,
     /// The highest sequence number in this segment and all before it.
     pub(crate) last_sequence: SequenceNumber,
     pub(crate) bytes: u64,
@@ -125,6 +127,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Segments {
     sealed: VecDeque<SealedSegment>,
+    /// Number and salt of the segment that is written to.
+    active: (u64, u64),
     active_bytes: u64,
     spares: Spares,
 }
@@ -132,7 +136,7 @@ struct Segments {
 /// An open log. Dropping it waits for what is queued, marks the end and releases the directory.
 #[derive(Debug)]
 pub struct Wal {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     sender: Option<mpsc::Sender<Request>>,
     thread: Option<JoinHandle<()>>,
     queue: Arc<Semaphore>,
@@ -197,6 +201,7 @@ impl Wal {
         observer.limited(budget.limit_bytes);
         let segments = Mutex::new(Segments {
             sealed: sealed.into(),
+            active: (0, 0),
             active_bytes: 0,
             spares: Spares::new(budget.limit_bytes, options.segment_bytes),
         });
@@ -460,6 +465,24 @@ impl Shared {
 
     pub(crate) fn spare_bytes(&self) -> u64 {
         self.segments().spares.bytes()
+    }
+
+    /// Another segment is written to now; the one before was sealed.
+    pub(crate) fn begin_active(&self, number: u64, salt: u64) {
+        self.segments().active = (number, salt);
+    }
+
+    /// The salt of a segment that is part of the log.
+    pub(crate) fn salt(&self, number: u64) -> Option<u64> {
+        let segments = self.segments();
+        let (active, salt) = segments.active;
+        if number == active {
+            return Some(salt);
+        }
+        let at = segments.sealed.partition_point(|each| each.number < number);
+        let found = segments.sealed.get(at);
+        let found = found.filter(|each| each.number == number);
+        found.map(|each| each.salt)
     }
 
     pub(crate) fn set_active(&self, bytes: u64) {

@@ -34,13 +34,13 @@ use crate::budget::Budget;
 use crate::disk::remove_if_there;
 use crate::error::{Error, out_of_space};
 use crate::format::records;
-use crate::record::{Append, SchemaDefinition, SequenceNumber};
+use crate::record::{Append, Place, SchemaDefinition, SequenceNumber, Stored};
 use crate::spares::remove_spare;
 use crate::wal::{NOTING, SealedSegment, Shared, WalOptions};
 
-/// Called on the writer thread, in sequence order, with the number of the durable record or the
+/// Called on the writer thread, in sequence order, with number and place of the durable record or the
 /// reason of its refusal, before the caller's future completes. Must be quick and must not block.
-pub type Completion = Box<dyn FnOnce(Result<SequenceNumber, &Error>) + Send>;
+pub type Completion = Box<dyn FnOnce(Result<Stored, &Error>) + Send>;
 
 /// An append on its way to the writer thread.
 pub(crate) struct Request {
@@ -58,7 +58,7 @@ struct Settled {
 }
 
 impl Request {
-    fn settle(self, result: Result<SequenceNumber, &Error>) -> Settled {
+    fn settle(self, result: Result<Stored, &Error>) -> Settled {
         (self.completion)(result);
         Settled {
             reply: self.reply,
@@ -100,6 +100,8 @@ struct Encoded {
     parts: Vec<Part>,
     bytes: u64,
     new_slots: Vec<((u64, Arc<SchemaDefinition>), u32)>,
+    /// Of its batches.
+    places: Vec<Place>,
 }
 
 impl Writer {
@@ -118,6 +120,7 @@ impl Writer {
                 source: Arc::new(source),
             }
         })?;
+        shared.begin_active(active.number, active.salt);
         shared.set_active(active.bytes());
         let mut writer = Self {
             shared,
@@ -144,7 +147,7 @@ impl Writer {
             let group = self.collect(first, requests);
             self.last_group = group.len();
             match self.write(&group) {
-                Ok(()) => self.acknowledge(group),
+                Ok(places) => self.acknowledge(group, places),
                 Err(error) => refuse(group, requests, &error),
             }
         }
@@ -186,16 +189,17 @@ impl Writer {
         group
     }
 
-    fn acknowledge(&mut self, group: VecDeque<Request>) {
-        for request in group {
+    fn acknowledge(&mut self, group: VecDeque<Request>, places: Vec<Place>) {
+        for (request, place) in group.into_iter().zip(places) {
             let sequence = self.next;
             self.next = sequence.next();
-            request.settle(Ok(sequence)).reply(Ok(sequence));
+            let stored = Stored { sequence, place };
+            request.settle(Ok(stored)).reply(Ok(sequence));
         }
     }
 
-    /// Makes a group durable, whole or not at all.
-    fn write(&mut self, group: &VecDeque<Request>) -> Result<(), Error> {
+    /// Makes a group durable, whole or not at all; says where each record is.
+    fn write(&mut self, group: &VecDeque<Request>) -> Result<Vec<Place>, Error> {
         if let Some(error) = self.shared.poison() {
             return Err(error);
         }
@@ -227,7 +231,7 @@ impl Writer {
         self.shared
             .observer
             .synced(self.last_sync, encoded.bytes, group.len() as u64);
-        Ok(())
+        Ok(encoded.places)
     }
 
     fn note_active(&mut self) -> io::Result<()> {
@@ -293,11 +297,18 @@ impl Writer {
                 fresh.insert(key, slot);
                 slot
             });
+            let start = encoded.bytes;
             encoded.own(|own| records::encode_batch(own, salt, synced, slot, sequence, append));
             for message in &append.messages {
                 encoded.theirs(&message.header);
                 encoded.theirs(&message.body);
             }
+            encoded.places.push(Place {
+                segment: self.active.number,
+                offset: self.active.length + start,
+                // Records are far smaller.
+                bytes: u32::try_from(encoded.bytes - start).unwrap_or(u32::MAX),
+            });
             sequence = sequence.next();
         }
         encoded.new_slots.extend(fresh);
@@ -360,9 +371,12 @@ impl Writer {
                 let old = std::mem::replace(&mut self.active, created);
                 self.shared.seal(SealedSegment {
                     number: old.number,
+                    salt: old.salt,
                     last_sequence: SequenceNumber(self.next.0 - 1),
                     bytes: old.length,
                 });
+                self.shared
+                    .begin_active(self.active.number, self.active.salt);
                 self.shared.set_active(self.active.bytes());
                 Ok(())
             }

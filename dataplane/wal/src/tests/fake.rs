@@ -189,6 +189,12 @@ impl FakeDisk {
         copy
     }
 
+    /// Replaces what is in a file, behind the back of who has it open.
+    pub(crate) fn overwrite(&self, file: &Path, data: Vec<u8>) {
+        let mut state = self.0.state.lock().unwrap();
+        state.files.get_mut(file).unwrap().data = data;
+    }
+
     pub(crate) fn without(&self, file: &Path) -> Self {
         let copy = self.copy();
         copy.0.state.lock().unwrap().files.remove(file);

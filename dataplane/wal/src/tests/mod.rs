@@ -8,6 +8,7 @@ mod fake;
 mod identity;
 mod marks;
 mod messages;
+mod places;
 mod segments;
 mod span;
 mod spares;
@@ -186,7 +187,9 @@ impl Outcomes {
     fn completion(&self) -> Completion {
         let outcomes = Arc::clone(&self.0);
         Box::new(move |result| {
-            let outcome = result.map(|sequence| sequence.0).map_err(Error::category);
+            let outcome = result
+                .map(|stored| stored.sequence.0)
+                .map_err(Error::category);
             outcomes.lock().unwrap().push(outcome);
         })
     }
