@@ -37,7 +37,8 @@ pub struct IngestConfig {
     #[schemars(with = "DurationText")]
     pub persist_lag: Duration,
     /// Bytes of all tables that are in memory and in no file yet, with the batches on their way in, at
-    /// which writers are told to come back later. 0 takes a fifth of the memory limit of the container
+    /// which writers wait for flushes. While flushes fail the oldest rows leave memory instead and are read
+    /// from the write-ahead log, until that is full. 0 takes a fifth of the memory limit of the container
     /// or machine, at most 512 MiB.
     pub buffer_bytes: ByteSize,
     /// Time flushed rows stay in memory, for queries that began before the flush. One that asks for them

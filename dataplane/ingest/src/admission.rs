@@ -2,7 +2,8 @@
 //! is refused when that takes too long.
 //!
 //! Waiting slows a stream down to the speed of flushing, which is what a bulk load wants: it ends later
-//! instead of failing half-way. While flushes fail there is nothing to wait for.
+//! instead of failing half-way. While flushes fail there is nothing to wait for: the oldest rows leave memory
+//! ([`crate::spill`]), and only what has no such rows left is refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::error::Error;
 const WAIT_WHILE_FLUSHING: Duration = Duration::from_secs(20);
 /// How long while they fail: somebody has to help first, and the client should learn it.
 const WAIT_WHILE_FAILING: Duration = Duration::from_millis(500);
+/// How long a write waits before it spills rows although no flush failed: a store that hangs does not fail.
+const SPILL_AFTER: Duration = Duration::from_secs(5);
 /// When a refused client should come back: a large flush takes about this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -90,6 +93,15 @@ pub(crate) async fn admit(
             Err(held) => held,
         };
         pressed.notify_one();
+        // Otherwise the flusher will make room; to read rows again that it is about to write slows it down.
+        let waited = started.elapsed() >= SPILL_AFTER;
+        if waited {
+            buffer.set_stuck();
+        }
+        let may_spill = waited || buffer.is_stuck() || failing();
+        if may_spill && buffer.spill(buffer.limit_bytes().saturating_sub(bytes)) {
+            continue;
+        }
         let patience = match failing() {
             true => WAIT_WHILE_FAILING,
             false => WAIT_WHILE_FLUSHING,
@@ -144,7 +156,31 @@ impl Drop for Admission {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use arrow_array::RecordBatch;
+    use arrow_schema::Schema;
+    use flightcluster_catalog::{SequenceNumber, TableId};
+    use flightcluster_wal::Place;
+
     use super::*;
+    use crate::buffer::Row;
+    use crate::spill::Logged;
+
+    /// A row that the log is said to have.
+    fn logged_row(sequence: u64, bytes: u64) -> Row {
+        let schema = Arc::new(Schema::empty());
+        Row {
+            sequence: SequenceNumber(sequence),
+            batch: RecordBatch::new_empty(Arc::clone(&schema)),
+            bytes,
+            stamp_nanos: 0,
+            since: std::time::Instant::now(),
+            producer: None,
+            logged: Some(Logged {
+                place: Place::default(),
+                schema,
+            }),
+        }
+    }
 
     /// Asks for a byte where all are taken and given back after `flush`.
     async fn admit_during(flush: Duration, failing: bool) -> Result<Duration, Error> {
@@ -169,6 +205,29 @@ mod tests {
     async fn a_write_waits_for_a_slow_flush() {
         let flush = Duration::from_secs(15);
         assert_eq!(admit_during(flush, false).await.unwrap(), flush);
+    }
+
+    /// A store that hangs is not known to fail. Who comes later need not wait as well.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_waits_for_long_makes_rows_leave_memory() {
+        let buffer = Arc::new(Buffer::new(100_000, Duration::ZERO));
+        let table = TableId(1);
+        for sequence in 1..=10 {
+            buffer.push(table, logged_row(sequence, 10_000));
+        }
+        let (due, freed) = (Notify::new(), Arc::new(Notify::new()));
+        let started = Instant::now();
+        let admit = |bytes| admit(&buffer, &due, &freed, || false, 0, bytes);
+        let first = admit(50_000).await.unwrap();
+        assert_eq!(started.elapsed(), SPILL_AFTER);
+        assert!(buffer.held().spilled_bytes >= 50_000);
+        let second = admit(40_000).await.unwrap();
+        assert_eq!(started.elapsed(), SPILL_AFTER);
+        drop((first, second));
+        // It is worth waiting for the next flush when one has ended.
+        assert!(buffer.is_stuck());
+        buffer.mark_flushed(table, SequenceNumber(1), started.into_std());
+        assert!(!buffer.is_stuck());
     }
 
     #[tokio::test(start_paused = true)]

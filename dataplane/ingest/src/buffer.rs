@@ -1,9 +1,13 @@
-//! Rows in memory: those that are in no file yet, and for a grace those that are.
+//! The rows that are in no file yet, and for a grace those that are.
 //!
 //! Rows enter in sequence order, on the thread of the write-ahead log. Per table they leave in the
 //! same order, so what is held is always "everything above a sequence number" (`floor`).
+//!
+//! Of unflushed rows the oldest may be spilled ([`crate::spill`]): then the buffer has only a handle, and the log the
+//! rows. In the order of their numbers those of a table are flushed, spilled, and unflushed in memory.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
@@ -11,9 +15,12 @@ use flightcluster_catalog::{SequenceNumber, TableId};
 use parking_lot::Mutex;
 
 use crate::producer::Producer;
+use crate::spill::{HANDLE_BYTES, Logged, Reading, Spilled};
 
 /// Dropped tables that are remembered, so that queries planned before the drop are told.
 const MAX_DROPPED: usize = 65_536;
+/// Rows are spilled by this part of the limit at least: looking for the oldest takes a look at every table.
+const SPILLED_AT_LEAST: u64 = 16;
 
 /// The asked rows have left memory: they are in files of a newer snapshot (or their table was
 /// dropped). Plan again with a new snapshot.
@@ -40,13 +47,41 @@ pub(crate) struct Row {
     /// Since when it is acknowledged, by the clock of this process.
     pub(crate) since: Instant,
     pub(crate) producer: Option<Producer>,
+    /// Where the log has it; rows without it stay in memory.
+    pub(crate) logged: Option<Logged>,
 }
 
-/// Unflushed rows of one table, in sequence order, never empty.
+/// Rows of one batch, wherever they are.
+#[derive(Debug, Clone)]
+pub(crate) enum Kept {
+    Memory(Row),
+    Log(Spilled),
+}
+
+impl Kept {
+    pub(crate) fn sequence(&self) -> SequenceNumber {
+        match self {
+            Self::Memory(row) => row.sequence,
+            Self::Log(spilled) => spilled.sequence,
+        }
+    }
+}
+
+/// Which unflushed rows of one table a round takes, in sequence order, never empty.
 #[derive(Debug)]
 pub(crate) struct Unflushed {
     pub(crate) table: TableId,
-    pub(crate) rows: Vec<Row>,
+    /// Numbers and bytes in memory of its batches.
+    pub(crate) batches: Vec<(SequenceNumber, u64)>,
+    /// There are more that could be taken.
+    pub(crate) has_more: bool,
+}
+
+/// What a reader finds: rows in order, and what keeps the segments of those that are spilled.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) rows: Vec<Kept>,
+    pub(crate) reading: Option<Reading>,
 }
 
 #[derive(Debug)]
@@ -54,6 +89,8 @@ struct TableRows {
     /// Rows up to here are not held.
     floor: SequenceNumber,
     flushed: VecDeque<(Row, Instant)>,
+    spilled: VecDeque<Spilled>,
+    spilled_bytes: u64,
     unflushed: VecDeque<Row>,
     unflushed_bytes: u64,
     /// Since when the oldest unflushed row waits. Not always the first: of rows of a former life the clock of
@@ -63,14 +100,38 @@ struct TableRows {
 
 impl TableRows {
     fn new(floor: SequenceNumber) -> Self {
-        let (flushed, unflushed) = (VecDeque::new(), VecDeque::new());
         Self {
             floor,
-            flushed,
-            unflushed,
+            flushed: VecDeque::new(),
+            spilled: VecDeque::new(),
+            spilled_bytes: 0,
+            unflushed: VecDeque::new(),
             unflushed_bytes: 0,
             oldest: None,
         }
+    }
+
+    /// Number and stamp of the first row that is in no file.
+    fn first_unflushed(&self) -> Option<(SequenceNumber, i64)> {
+        let spilled = self
+            .spilled
+            .front()
+            .map(|each| (each.sequence, each.stamp_nanos));
+        spilled.or_else(|| {
+            self.unflushed
+                .front()
+                .map(|row| (row.sequence, row.stamp_nanos))
+        })
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.spilled.is_empty() && self.unflushed.is_empty()
+    }
+
+    /// Numbers and bytes of what is in no file.
+    fn batches(&self) -> impl Iterator<Item = (SequenceNumber, u64)> {
+        let spilled = self.spilled.iter().map(|each| (each.sequence, each.bytes));
+        spilled.chain(self.unflushed.iter().map(|row| (row.sequence, row.bytes)))
     }
 }
 
@@ -81,9 +142,25 @@ struct State {
     durable: SequenceNumber,
     /// Bytes of writes that were let in and are not in the buffer yet.
     reserved_bytes: u64,
+    /// In memory.
     unflushed_bytes: u64,
+    /// Spilled or not.
     unflushed_rows: u64,
+    /// What spilled rows took in memory, and will again when they are flushed.
+    spilled_bytes: u64,
+    spilled_batches: u64,
     retained_bytes: u64,
+    /// Rows were spilled because a flush takes long, and none ended since.
+    is_stuck: bool,
+    /// The first spilled row each reader may still read, and how many begin with it.
+    readers: BTreeMap<SequenceNumber, u64>,
+}
+
+impl State {
+    /// Bytes in memory that can't be given back at once.
+    fn used_bytes(&self) -> u64 {
+        self.unflushed_bytes + self.reserved_bytes + self.spilled_batches * HANDLE_BYTES
+    }
 }
 
 /// What is held, for metrics.
@@ -92,6 +169,9 @@ pub(crate) struct Held {
     pub(crate) durable: SequenceNumber,
     pub(crate) unflushed_bytes: u64,
     pub(crate) unflushed_rows: u64,
+    pub(crate) spilled_bytes: u64,
+    /// What remembering spilled rows takes.
+    pub(crate) handle_bytes: u64,
     pub(crate) retained_bytes: u64,
     pub(crate) tables: u64,
     /// Since when the oldest unflushed row waits.
@@ -141,11 +221,13 @@ impl Buffer {
     }
 
     /// Lets a write of `bytes` in, or says how much is held. A write larger than the limit is let in
-    /// alone. It has `own` bytes of what is held already.
+    /// alone, or beside handles alone. It has `own` bytes of what is held already.
     pub(crate) fn reserve_more(&self, own: u64, bytes: u64) -> Result<(), u64> {
         let mut state = self.state.lock();
-        let held = state.unflushed_bytes + state.reserved_bytes;
-        if held > own && held + bytes > self.limit_bytes {
+        let held = state.used_bytes();
+        let is_alone = state.unflushed_bytes + state.reserved_bytes <= own
+            && state.spilled_batches * HANDLE_BYTES <= self.limit_bytes / 2;
+        if !is_alone && held + bytes > self.limit_bytes {
             return Err(held);
         }
         state.reserved_bytes += bytes;
@@ -188,12 +270,64 @@ impl Buffer {
         self.state.lock().durable = sequence;
     }
 
+    /// Lets the oldest rows go that the log has too, until no more than `most_bytes` are in use and a little besides:
+    /// it is not to be done again for each write. Returns whether any went.
+    pub(crate) fn spill(&self, most_bytes: u64) -> bool {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.used_bytes() <= most_bytes {
+            return false;
+        }
+        let enough = most_bytes.saturating_sub(self.limit_bytes / SPILLED_AT_LEAST);
+        let can_go = |rows: &TableRows| {
+            let row = rows.unflushed.front()?;
+            row.logged.as_ref().map(|_| row.sequence)
+        };
+        let tables = state.tables.iter();
+        let mut oldest: BTreeSet<(SequenceNumber, TableId)> = tables
+            .filter_map(|(id, rows)| Some((can_go(rows)?, *id)))
+            .collect();
+        let mut has_spilled = false;
+        while state.used_bytes() > enough {
+            let Some((_, id)) = oldest.pop_first() else {
+                break;
+            };
+            let Some(rows) = state.tables.get_mut(&id) else {
+                continue;
+            };
+            let Some(Ok(spilled)) = rows.unflushed.pop_front().map(Spilled::of) else {
+                continue;
+            };
+            rows.unflushed_bytes -= spilled.bytes;
+            rows.spilled_bytes += spilled.bytes;
+            state.unflushed_bytes -= spilled.bytes;
+            state.spilled_bytes += spilled.bytes;
+            state.spilled_batches += 1;
+            rows.spilled.push_back(spilled);
+            has_spilled = true;
+            oldest.extend(can_go(rows).map(|next| (next, id)));
+        }
+        has_spilled
+    }
+
+    /// Whether writes need not wait for a flush that others waited for in vain.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.state.lock().is_stuck
+    }
+
+    /// Says that a write waited for a flush in vain; until the next one ends.
+    pub(crate) fn set_stuck(&self) {
+        self.state.lock().is_stuck = true;
+    }
+
+    /// The rows of a table above a number. Those that are spilled stay in the log for as long as the answer has
+    /// them.
     pub(crate) fn recent(
-        &self,
+        self: &Arc<Self>,
         table: TableId,
         after: SequenceNumber,
-    ) -> Result<Vec<(SequenceNumber, RecordBatch)>, TooOld> {
-        let state = self.state.lock();
+    ) -> Result<Found, TooOld> {
+        let mut state = self.state.lock();
         if state.dropped.contains(&table) {
             let held_after = SequenceNumber(u64::MAX);
             return Err(TooOld {
@@ -203,7 +337,8 @@ impl Buffer {
             });
         }
         let Some(rows) = state.tables.get(&table) else {
-            return Ok(vec![]);
+            let (rows, reading) = (Vec::new(), None);
+            return Ok(Found { rows, reading });
         };
         if after < rows.floor {
             return Err(TooOld {
@@ -212,18 +347,53 @@ impl Buffer {
                 held_after: rows.floor,
             });
         }
-        let all = rows
-            .flushed
-            .iter()
-            .map(|(row, _)| row)
-            .chain(&rows.unflushed);
-        let wanted = all.filter(|row| row.sequence > after);
-        Ok(wanted
-            .map(|row| (row.sequence, row.batch.clone()))
-            .collect())
+        let flushed = rows.flushed.iter().map(|(row, _)| row);
+        let flushed = flushed.cloned().map(Kept::Memory);
+        let spilled = rows.spilled.iter().cloned().map(Kept::Log);
+        let unflushed = rows.unflushed.iter().cloned().map(Kept::Memory);
+        let all = flushed.chain(spilled).chain(unflushed);
+        let rows: Vec<Kept> = all.filter(|kept| kept.sequence() > after).collect();
+        let first = rows.iter().find(|kept| matches!(kept, Kept::Log(_)));
+        let first = first.map(Kept::sequence);
+        let reading = first.map(|first| {
+            *state.readers.entry(first).or_default() += 1;
+            Reading::new(self, first)
+        });
+        Ok(Found { rows, reading })
     }
 
-    /// The unflushed rows of all tables that are `due`, or of all tables.
+    /// Ends what [`Buffer::recent`] began.
+    pub(crate) fn has_read(&self, first: SequenceNumber) {
+        let mut state = self.state.lock();
+        if let Some(readers) = state.readers.get_mut(&first) {
+            *readers -= 1;
+            if *readers == 0 {
+                state.readers.remove(&first);
+            }
+        }
+    }
+
+    /// The unflushed rows of a table with these numbers.
+    pub(crate) fn take_unflushed(&self, table: TableId, numbers: &[SequenceNumber]) -> Vec<Kept> {
+        let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else {
+            return Vec::new();
+        };
+        let state = self.state.lock();
+        let Some(rows) = state.tables.get(&table) else {
+            return Vec::new();
+        };
+        // Each is sorted, and there may be very many.
+        let from = rows.spilled.partition_point(|each| each.sequence < *first);
+        let to = rows.spilled.partition_point(|each| each.sequence <= *last);
+        let spilled = rows.spilled.range(from..to).cloned().map(Kept::Log);
+        let from = rows.unflushed.partition_point(|row| row.sequence < *first);
+        let to = rows.unflushed.partition_point(|row| row.sequence <= *last);
+        let unflushed = rows.unflushed.range(from..to).cloned();
+        spilled.chain(unflushed.map(Kept::Memory)).collect()
+    }
+
+    /// The unflushed rows of all tables that are `due`, or of all tables; of each no more than the buffer may hold,
+    /// from the oldest on.
     ///
     /// When half of the limit is used, the largest tables that make up half of what is held are due
     /// as well.
@@ -232,26 +402,35 @@ impl Buffer {
         let mut tables: Vec<_> = state
             .tables
             .iter()
-            .filter(|(_, rows)| !rows.unflushed.is_empty())
+            .filter(|(_, rows)| !rows.is_flushed())
             .collect();
         tables.sort_unstable_by_key(|(id, rows)| (std::cmp::Reverse(rows.unflushed_bytes), **id));
-        let pressed = (state.unflushed_bytes + state.reserved_bytes) * 2 >= self.limit_bytes;
+        let pressed = state.used_bytes() * 2 >= self.limit_bytes;
         let mut taken_bytes = 0;
         let is_due = |(_, rows): &(&TableId, &TableRows)| {
             let Some(due) = due else { return true };
             let relieves = pressed && taken_bytes * 2 < state.unflushed_bytes;
             taken_bytes += rows.unflushed_bytes;
-            let oldest = rows
-                .unflushed
-                .front()
-                .map_or(i64::MAX, |row| row.stamp_nanos);
+            let oldest = rows.first_unflushed().map_or(i64::MAX, |(_, stamp)| stamp);
             let old = oldest <= due.before_nanos || oldest > due.now_nanos;
-            relieves || old || rows.unflushed_bytes >= due.bytes
+            // Memory is short, or was.
+            let is_spilled = !rows.spilled.is_empty();
+            relieves || old || is_spilled || rows.unflushed_bytes >= due.bytes
         };
         let tables = tables.into_iter().filter(is_due);
-        let take = |(table, rows): (&TableId, &TableRows)| Unflushed {
-            table: *table,
-            rows: rows.unflushed.iter().cloned().collect(),
+        let take = |(table, rows): (&TableId, &TableRows)| {
+            let mut taken_bytes = 0_u64;
+            let mut all = rows.batches().peekable();
+            let batches = std::iter::from_fn(|| {
+                let next = all.next_if(|_| taken_bytes < self.limit_bytes)?;
+                taken_bytes = taken_bytes.saturating_add(next.1);
+                Some(next)
+            });
+            Unflushed {
+                table: *table,
+                batches: batches.collect(),
+                has_more: all.peek().is_some(),
+            }
         };
         tables.map(take).collect()
     }
@@ -259,17 +438,35 @@ impl Buffer {
     /// Notes that rows of a table up to `up_to` are in committed files.
     pub(crate) fn mark_flushed(&self, table: TableId, up_to: SequenceNumber, now: Instant) {
         let mut state = self.state.lock();
+        let state = &mut *state;
+        state.is_stuck = false;
         let Some(rows) = state.tables.get_mut(&table) else {
             return;
         };
         let (mut bytes, mut count) = (0, 0);
+        while let Some(spilled) = rows.spilled.pop_front_if(|each| each.sequence <= up_to) {
+            // No grace: it would keep segments when the log is short of them.
+            rows.floor = spilled.sequence;
+            rows.spilled_bytes -= spilled.bytes;
+            state.spilled_bytes -= spilled.bytes;
+            state.spilled_batches -= 1;
+            state.unflushed_rows -= spilled.rows;
+        }
+        while let Some((row, _)) = rows
+            .flushed
+            .pop_front_if(|(row, _)| row.sequence <= rows.floor)
+        {
+            state.retained_bytes -= row.bytes;
+        }
         while let Some(row) = rows.unflushed.pop_front_if(|row| row.sequence <= up_to) {
             bytes += row.bytes;
             count += row.batch.num_rows() as u64;
             rows.flushed.push_back((row, now));
         }
         rows.unflushed_bytes -= bytes;
-        rows.oldest = rows.unflushed.iter().map(|row| row.since).min();
+        let spilled = rows.spilled.iter().map(|each| each.since);
+        let unflushed = rows.unflushed.iter().map(|row| row.since);
+        rows.oldest = spilled.chain(unflushed).min();
         state.unflushed_bytes -= bytes;
         state.unflushed_rows -= count;
         state.retained_bytes += bytes;
@@ -295,8 +492,7 @@ impl Buffer {
     /// Lets go of flushed rows, oldest first, until the limit is kept.
     fn let_go(&self, state: &mut State) {
         while state.retained_bytes > 0
-            && state.retained_bytes + state.unflushed_bytes + state.reserved_bytes
-                > self.limit_bytes
+            && state.retained_bytes + state.used_bytes() > self.limit_bytes
         {
             let oldest = |rows: &&mut TableRows| rows.flushed.front().map(|(_, at)| *at);
             let rows = state
@@ -325,11 +521,12 @@ impl Buffer {
             return;
         };
         let retained: u64 = rows.flushed.iter().map(|(row, _)| row.bytes).sum();
-        let count: u64 = rows
-            .unflushed
-            .iter()
-            .map(|row| row.batch.num_rows() as u64)
-            .sum();
+        let in_memory = rows.unflushed.iter();
+        let in_memory = in_memory.map(|row| row.batch.num_rows() as u64);
+        let spilled = rows.spilled.iter().map(|each| each.rows);
+        let count: u64 = in_memory.chain(spilled).sum();
+        state.spilled_bytes -= rows.spilled_bytes;
+        state.spilled_batches -= rows.spilled.len() as u64;
         state.retained_bytes -= retained;
         state.unflushed_bytes -= rows.unflushed_bytes;
         state.unflushed_rows -= count;
@@ -339,18 +536,24 @@ impl Buffer {
         self.state.lock().dropped.contains(&table)
     }
 
-    /// Whether rows of a table are in memory, in files or not.
+    /// Whether rows of a table are held, in files or not.
     pub(crate) fn has_rows(&self, table: TableId) -> bool {
         let state = self.state.lock();
         let rows = state.tables.get(&table);
-        rows.is_some_and(|rows| !rows.flushed.is_empty() || !rows.unflushed.is_empty())
+        rows.is_some_and(|rows| !rows.flushed.is_empty() || !rows.is_flushed())
+    }
+
+    pub(crate) fn has_unflushed(&self, table: TableId) -> bool {
+        let state = self.state.lock();
+        let rows = state.tables.get(&table);
+        rows.is_some_and(|rows| !rows.is_flushed())
     }
 
     /// The tables with rows that are in no file.
     pub(crate) fn tables_with_unflushed(&self) -> Vec<TableId> {
         let state = self.state.lock();
         let tables = state.tables.iter();
-        let tables = tables.filter(|(_, rows)| !rows.unflushed.is_empty());
+        let tables = tables.filter(|(_, rows)| !rows.is_flushed());
         tables.map(|(table, _)| *table).collect()
     }
 
@@ -362,21 +565,25 @@ impl Buffer {
         waiting.filter(|(_, since)| *since < before).collect()
     }
 
-    /// Every row up to here is in a file (or its table was dropped).
+    /// Every row up to here is in a file (or its table was dropped), and nobody reads it from the log.
     pub(crate) fn flushed_up_to(&self) -> SequenceNumber {
         let state = self.state.lock();
-        let first = |rows: &TableRows| rows.unflushed.front().map(|row| row.sequence.0 - 1);
-        let lowest = state.tables.values().filter_map(first).min();
-        lowest.map_or(state.durable, SequenceNumber)
+        let first = |rows: &TableRows| Some(rows.first_unflushed()?.0);
+        let unflushed = state.tables.values().filter_map(first).min();
+        let read = state.readers.keys().next().copied();
+        let needed = unflushed.into_iter().chain(read).min();
+        needed.map_or(state.durable, |needed| SequenceNumber(needed.0 - 1))
     }
 
     pub(crate) fn held(&self) -> Held {
         let state = self.state.lock();
-        let in_use = |rows: &&TableRows| !rows.flushed.is_empty() || !rows.unflushed.is_empty();
+        let in_use = |rows: &&TableRows| !rows.flushed.is_empty() || !rows.is_flushed();
         Held {
             durable: state.durable,
             unflushed_bytes: state.unflushed_bytes,
             unflushed_rows: state.unflushed_rows,
+            spilled_bytes: state.spilled_bytes,
+            handle_bytes: state.spilled_batches * HANDLE_BYTES,
             retained_bytes: state.retained_bytes,
             tables: state.tables.values().filter(in_use).count() as u64,
             oldest: state.tables.values().filter_map(|rows| rows.oldest).min(),
@@ -391,8 +598,6 @@ impl Buffer {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::sync::Arc;
-
     use arrow_array::{ArrayRef, Int64Array};
 
     use super::*;
@@ -414,19 +619,20 @@ mod tests {
                 stamp_nanos,
                 since: Instant::now(),
                 producer: None,
+                logged: None,
             },
         );
     }
 
-    fn recent(buffer: &Buffer, table: TableId, after: u64) -> Result<Vec<u64>, u64> {
+    fn recent(buffer: &Arc<Buffer>, table: TableId, after: u64) -> Result<Vec<u64>, u64> {
         let rows = buffer.recent(table, SequenceNumber(after));
-        let rows = rows.map(|rows| rows.into_iter().map(|(sequence, _)| sequence.0).collect());
+        let rows = rows.map(|found| found.rows.iter().map(|kept| kept.sequence().0).collect());
         rows.map_err(|too_old| too_old.held_after.0)
     }
 
     #[test]
     fn flushed_rows_stay_for_the_grace_and_are_then_too_old() {
-        let buffer = Buffer::new(1000, Duration::from_secs(60));
+        let buffer = Arc::new(Buffer::new(1000, Duration::from_secs(60)));
         let start = Instant::now();
         for sequence in [1, 3, 5] {
             push(&buffer, A, sequence, 10);
@@ -447,7 +653,7 @@ mod tests {
 
     #[test]
     fn retained_rows_leave_early_when_memory_is_short() {
-        let buffer = Buffer::new(100, Duration::from_secs(60));
+        let buffer = Arc::new(Buffer::new(100, Duration::from_secs(60)));
         let start = Instant::now();
         push(&buffer, A, 1, 40);
         buffer.mark_flushed(A, SequenceNumber(1), start);
@@ -466,7 +672,7 @@ mod tests {
 
     #[test]
     fn the_log_may_forget_what_no_table_needs() {
-        let buffer = Buffer::new(1000, Duration::from_secs(60));
+        let buffer = Arc::new(Buffer::new(1000, Duration::from_secs(60)));
         push(&buffer, A, 1, 10);
         push(&buffer, B, 2, 10);
         push(&buffer, A, 3, 10);
@@ -489,7 +695,7 @@ mod tests {
 
     #[test]
     fn tables_are_due_by_size_age_and_pressure() {
-        let buffer = Buffer::new(1000, Duration::from_secs(60));
+        let buffer = Arc::new(Buffer::new(1000, Duration::from_secs(60)));
         push(&buffer, A, 100, 50);
         push(&buffer, B, 200, 60);
         let due = |bytes, before_nanos| -> Vec<u64> {

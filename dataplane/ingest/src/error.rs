@@ -256,6 +256,16 @@ pub enum Error {
     /// The write-ahead log refused.
     #[error("can't make the batch durable")]
     Wal(#[source] wal::Error),
+    /// Rows that are only in the write-ahead log can't be read from it. They are not lost: what its message says
+    /// can be done about it.
+    #[error("can't read rows from the write-ahead log")]
+    ReadLog(#[source] wal::Error),
+    /// A place of the write-ahead log has other rows than were put there: a bug.
+    #[error("record {sequence} of the write-ahead log has other rows than it was written with")]
+    OtherRecord {
+        /// Its sequence number.
+        sequence: u64,
+    },
     /// The write-ahead log can't be opened.
     #[error("can't open the write-ahead log")]
     OpenWal(#[source] wal::Error),
@@ -381,6 +391,8 @@ impl Error {
             Self::OutOfService(_) => "out_of_service",
             Self::Unconfirmed(_) => "unconfirmed",
             Self::Wal(_) => "wal",
+            Self::ReadLog(_) => "read_log",
+            Self::OtherRecord { .. } => "other_record",
             Self::OpenWal(_) => "open_wal",
             Self::UnreadableRecord { .. } => "unreadable_record",
             Self::UnreadableSchema { .. } => "unreadable_schema",
@@ -425,9 +437,10 @@ impl Error {
             | Self::Unconfirmed(_)
             | Self::Store { .. }
             | Self::Cancelled => Fault::Unavailable,
-            Self::Wal(source) | Self::OpenWal(source) => wal_fault(source),
+            Self::Wal(source) | Self::OpenWal(source) | Self::ReadLog(source) => wal_fault(source),
             Self::Catalog { source, .. } => catalog_fault(source),
-            Self::UnreadableRecord { .. }
+            Self::OtherRecord { .. }
+            | Self::UnreadableRecord { .. }
             | Self::UnreadableSchema { .. }
             | Self::UnknownColumn { .. }
             | Self::NarrowColumn { .. }

@@ -10,7 +10,7 @@
 //! # Cancellation
 //! A commit is noted before it is sent, so a dropped round is taken up by the next one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use flightcluster_catalog::{
@@ -24,7 +24,7 @@ use object_store::{MultipartUpload as _, ObjectStoreExt as _, PutPayload};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
-use crate::buffer::{Due, Row, Unflushed};
+use crate::buffer::{Due, Kept, Row, Unflushed};
 use crate::current::catalog_state;
 use crate::error::Error;
 use crate::flusher::{Backoff, chain};
@@ -65,6 +65,13 @@ struct Prepared {
     took: Duration,
 }
 
+/// What went wrong in the rounds of one call.
+#[derive(Debug, Default)]
+struct Failures {
+    first: Option<Error>,
+    tables: HashSet<TableId>,
+}
+
 /// The part of a commit that concerns one table.
 #[derive(Debug)]
 struct PreparedTable {
@@ -77,14 +84,20 @@ impl Core {
     /// Flushes what `scope` says. The first failure is returned after everything was tried.
     pub(crate) async fn flush_round(&self, scope: Scope) -> Result<(), Error> {
         let mut state = self.flush.lock().await;
-        let result = self.flush_tables(&mut state, scope).await;
+        let result = self.flush_pieces(&mut state, scope).await;
         if result.is_ok() {
             self.close_unused().await;
         }
         self.lag
             .judge(&self.buffer, result.as_ref().err(), self.clock.now());
+        // What failed and is not due again yet has not succeeded.
+        state
+            .failing
+            .retain(|table, _| self.buffer.has_unflushed(*table));
         let mut counters = self.counters.lock();
-        counters.last_error = result.as_ref().err().map(chain);
+        if state.failing.is_empty() || result.is_err() {
+            counters.last_error = result.as_ref().err().map(chain);
+        }
         if let Err(error) = &result {
             counters.flush_failures += 1;
             self.observer.flush_failed(error.category());
@@ -92,20 +105,51 @@ impl Core {
         result
     }
 
-    async fn flush_tables(&self, state: &mut FlushState, scope: Scope) -> Result<(), Error> {
+    /// A round takes a limited part of each table. All that was durable when this began is taken by as many as it
+    /// needs, but for tables that fail; who only wants what is due comes again.
+    async fn flush_pieces(&self, state: &mut FlushState, scope: Scope) -> Result<(), Error> {
+        let goal = self.buffer.held().durable;
+        let mut failures = Failures::default();
+        while self.flush_tables(state, scope, goal, &mut failures).await? {
+            if scope == Scope::Due {
+                self.due.notify_one();
+                break;
+            }
+        }
+        failures.first.map_or(Ok(()), Err)
+    }
+
+    /// One round; whether there is more up to `goal` in tables that did not fail.
+    async fn flush_tables(
+        &self,
+        state: &mut FlushState,
+        scope: Scope,
+        goal: SequenceNumber,
+        failures: &mut Failures,
+    ) -> Result<bool, Error> {
         if let Some(fatal) = self.fatal.get() {
             return Err(Error::OutOfService(fatal));
         }
         self.settle(state).await?;
         self.buffer.evict(self.clock.now());
-        let work = self.select(state, scope);
+        let mut work = self.select(state, scope);
+        work.retain(|unflushed| !failures.tables.contains(&unflushed.table));
         if work.is_empty() {
             // Segments may have been closed after everything in them was flushed.
             if self.can_truncate() {
                 self.truncate().await;
             }
-            return Ok(());
+            return Ok(false);
         }
+        let has_more = |unflushed: &Unflushed| {
+            let last = unflushed.batches.last();
+            unflushed.has_more && last.is_some_and(|(last, _)| *last < goal)
+        };
+        let unfinished: Vec<TableId> = work
+            .iter()
+            .filter(|unflushed| has_more(unflushed))
+            .map(|unflushed| unflushed.table)
+            .collect();
         let started = Instant::now();
         let ids: Vec<TableId> = work.iter().map(|unflushed| unflushed.table).collect();
         let tables = self
@@ -135,7 +179,7 @@ impl Core {
             .map(prepare)
             .buffer_unordered(TABLES_AT_ONCE);
         let prepared: Vec<_> = prepared.collect().await;
-        let (prepared, failure) = self.sort_out(state, prepared);
+        let prepared = self.sort_out(state, prepared, failures);
         if !prepared.is_empty() {
             let commit = FlushCommit {
                 valid_until_millis: Some(valid_until_millis),
@@ -150,7 +194,9 @@ impl Core {
         let ids: Vec<TableId> = gone.iter().map(|unflushed| unflushed.table).collect();
         let forgotten = self.forget_dropped(state, gone).await;
         forgotten.inspect_err(|error| ids.iter().for_each(|id| self.lag.failed(*id, error)))?;
-        failure.map_or(Ok(()), Err)
+        Ok(unfinished
+            .iter()
+            .any(|table| !failures.tables.contains(table)))
     }
 
     /// Until when what is stored from now on may be committed, by the time of the catalog: before it can be
@@ -183,14 +229,14 @@ impl Core {
         work
     }
 
-    /// Keeps the tables that could be prepared and notes the others; the first failure is returned.
+    /// Keeps the tables that could be prepared and notes the others.
     fn sort_out(
         &self,
         state: &mut FlushState,
         prepared: Vec<(TableId, Result<PreparedTable, Error>)>,
-    ) -> (Vec<(TableId, PreparedTable)>, Option<Error>) {
+        failures: &mut Failures,
+    ) -> Vec<(TableId, PreparedTable)> {
         let mut done = Vec::new();
-        let mut failure = None;
         for (table, result) in prepared {
             match result {
                 Ok(prepared) => {
@@ -205,35 +251,60 @@ impl Core {
                     let (backoff, until) =
                         failing.or_insert_with(|| (Backoff::default(), self.clock.now()));
                     *until = self.clock.now() + backoff.next();
-                    failure.get_or_insert(error);
+                    failures.tables.insert(table);
+                    failures.first.get_or_insert(error);
                 }
             }
         }
-        (done, failure)
+        done
     }
 
     /// Encodes and stores the rows of one table.
     async fn prepare(&self, table: &Table, unflushed: Unflushed) -> Result<PreparedTable, Error> {
-        let watermark = unflushed
-            .rows
-            .last()
-            .map_or(SequenceNumber(0), |row| row.sequence);
-        let producers = positions(table.id, &unflushed.rows);
+        let watermark = last(&unflushed);
+        let mut producers = BTreeMap::new();
         let mut bytes = self.config.flush_bytes.as_u64();
         if Key::of(&table.options).map_err(Error::Key)?.is_some() {
             bytes = bytes.min(SORTED_BYTES);
         }
         let mut files = Vec::new();
-        for rows in split(unflushed.rows, bytes) {
-            let _memory = self.persist.take(&rows).await;
+        for (numbers, bytes) in split(unflushed.batches, bytes) {
+            // Rows that are read from the log are not in the buffer's memory.
+            let read = match self.buffer.held().spilled_bytes {
+                0 => bytes,
+                _ => bytes.saturating_add(bytes / 3),
+            };
+            let _memory = self.persist.take(read).await;
+            let rows = self.read_rows(table.id, numbers).await?;
+            note_positions(&mut producers, &rows);
             let encoded = self.encode(table, rows).await?;
             files.push(self.store_file(table, encoded).await?);
         }
         Ok(PreparedTable {
             files,
             watermark,
-            producers,
+            producers: positions(table.id, producers),
         })
+    }
+
+    /// The rows with these numbers, from memory or from the log.
+    async fn read_rows(
+        &self,
+        table: TableId,
+        numbers: Vec<SequenceNumber>,
+    ) -> Result<Vec<Row>, Error> {
+        let kept = self.buffer.take_unflushed(table, &numbers);
+        let found = kept.iter().map(Kept::sequence);
+        if !found.eq(numbers.iter().copied()) {
+            // Its rows went with the table, or are in files: another round knows.
+            return Err(Error::Cancelled);
+        }
+        let wal = self.wal()?;
+        let read = move || {
+            let rows = kept.into_iter().map(|kept| kept.read(&wal, table));
+            rows.collect()
+        };
+        spawn_blocking(read).await.map_err(|_| Error::Cancelled)?
     }
 
     async fn encode(&self, table: &Table, rows: Vec<Row>) -> Result<EncodedFile, Error> {
@@ -340,10 +411,9 @@ impl Core {
         if gone.is_empty() {
             return Ok(());
         }
-        let last = |rows: &[Row]| rows.last().map_or(SequenceNumber(0), |row| row.sequence);
         let watermarks = gone
             .iter()
-            .map(|unflushed| (unflushed.table, last(&unflushed.rows)));
+            .map(|unflushed| (unflushed.table, last(unflushed)));
         let commit = FlushCommit {
             watermarks: watermarks.collect(),
             without_files: gone.iter().map(|unflushed| unflushed.table).collect(),
@@ -477,33 +547,43 @@ fn forget(
     noted.or_else(|_| wal.remember(state))
 }
 
-/// The newest batch of each producer.
-fn positions(table: TableId, rows: &[Row]) -> Vec<ProducerPosition> {
-    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+/// The last number a round takes of a table.
+fn last(unflushed: &Unflushed) -> SequenceNumber {
+    let last = unflushed.batches.last();
+    last.map_or(SequenceNumber(0), |(last, _)| *last)
+}
+
+/// Notes the newest batch of each producer.
+fn note_positions(newest: &mut BTreeMap<String, u64>, rows: &[Row]) {
     for producer in rows.iter().filter_map(|row| row.producer.as_ref()) {
-        let known = newest.entry(&producer.id).or_default();
-        *known = (*known).max(producer.sequence);
+        match newest.get_mut(&producer.id) {
+            Some(known) => *known = (*known).max(producer.sequence),
+            None => {
+                newest.insert(producer.id.clone(), producer.sequence);
+            }
+        }
     }
-    let position = |(producer, sequence): (&str, u64)| ProducerPosition {
+}
+
+fn positions(table: TableId, newest: BTreeMap<String, u64>) -> Vec<ProducerPosition> {
+    let position = |(producer, sequence)| ProducerPosition {
         table,
-        producer: producer.to_owned(),
+        producer,
         sequence,
     };
     newest.into_iter().map(position).collect()
 }
 
-/// Cuts rows into files of about `bytes` of memory each.
-fn split(rows: Vec<Row>, bytes: u64) -> Vec<Vec<Row>> {
-    let mut files: Vec<Vec<Row>> = Vec::new();
-    let mut used = u64::MAX;
-    for row in rows {
-        if used >= bytes {
-            files.push(Vec::new());
-            used = 0;
-        }
-        used = used.saturating_add(row.bytes);
-        if let Some(file) = files.last_mut() {
-            file.push(row);
+/// Cuts rows into files of about `bytes` of memory each: their numbers, and their bytes.
+fn split(batches: Vec<(SequenceNumber, u64)>, bytes: u64) -> Vec<(Vec<SequenceNumber>, u64)> {
+    let mut files: Vec<(Vec<SequenceNumber>, u64)> = Vec::new();
+    for (sequence, size) in batches {
+        match files.last_mut() {
+            Some((numbers, used)) if *used < bytes => {
+                numbers.push(sequence);
+                *used = used.saturating_add(size);
+            }
+            _ => files.push((vec![sequence], size)),
         }
     }
     files

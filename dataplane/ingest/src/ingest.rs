@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use flightcluster_catalog::{
     Catalog, Epoch, Ingester, LogId, LogState, RegisterIngester, SequenceNumber, SnapshotId,
@@ -15,7 +14,7 @@ use flightcluster_config::{ByteSize, IngestConfig};
 use flightcluster_wal::{Disk, Wal, WalDirectory};
 use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -35,6 +34,7 @@ use crate::open::OpenTables;
 use crate::order::Orders;
 use crate::persist::PersistMemory;
 use crate::producer::Producers;
+use crate::recent::{READS_AT_ONCE, Recent};
 use crate::replay;
 use crate::table::{TableMode, failed};
 use crate::upload::Staging;
@@ -110,6 +110,8 @@ pub(crate) struct Core {
     pub(crate) lag: Lag,
     /// What flushing may hold beside the rows.
     pub(crate) persist: PersistMemory,
+    /// Reads of spilled rows for queries.
+    pub(crate) log_reads: Semaphore,
     pub(crate) counters: Mutex<Counters>,
     /// Wakes the flusher: something is due.
     pub(crate) due: Arc<Notify>,
@@ -216,6 +218,7 @@ impl Ingest {
             flush: tokio::sync::Mutex::default(),
             lag,
             persist: PersistMemory::of_buffer(limit_bytes),
+            log_reads: Semaphore::new(READS_AT_ONCE),
             counters: Mutex::default(),
             due: Arc::default(),
             disk_pressed: Arc::default(),
@@ -290,14 +293,17 @@ impl Ingest {
     /// was written with. Those of a table this ingester has none of are none.
     ///
     /// # Errors
-    /// [`TooOld`] when some of them have left memory; the answer is never short.
-    pub fn recent(
-        &self,
-        table: TableId,
-        after: SequenceNumber,
-    ) -> Result<Vec<(SequenceNumber, RecordBatch)>, TooOld> {
+    /// [`TooOld`] when some of them are in files and were let go of; the answer is never short.
+    pub fn recent(&self, table: TableId, after: SequenceNumber) -> Result<Recent, TooOld> {
         self.core.buffer.evict(self.core.clock.now());
-        self.core.buffer.recent(table, after)
+        let found = self.core.buffer.recent(table, after)?;
+        Ok(Recent::new(&self.core, table, found))
+    }
+
+    /// Lets all rows that are in no file leave memory, as if that were short; for tests.
+    #[doc(hidden)]
+    pub fn spill_all(&self) {
+        self.core.buffer.spill(0);
     }
 
     /// Puts everything that is durable now into files and commits them.
@@ -372,8 +378,9 @@ impl Ingest {
         let age = |since| core.clock.now().saturating_duration_since(since);
         let counters = core.counters.lock();
         Statistics {
-            buffered_bytes: held.unflushed_bytes,
+            buffered_bytes: held.unflushed_bytes + held.handle_bytes,
             buffered_rows: held.unflushed_rows,
+            spilled_bytes: held.spilled_bytes,
             retained_bytes: held.retained_bytes,
             oldest_age: held.oldest.map(age),
             tables: held.tables,

@@ -196,6 +196,7 @@ mod tests {
             stamp_nanos: 0,
             since,
             producer: None,
+            logged: None,
         };
         buffer.push(table, row);
     }

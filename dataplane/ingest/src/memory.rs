@@ -42,7 +42,16 @@ pub(crate) fn held_bytes(batch: &RecordBatch) -> usize {
 /// Copies a small piece of something large, such as one row of a large batch, so that the buffer's
 /// limit counts what is really held.
 pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
-    if held_bytes(&batch) <= 2 * needed_bytes(&batch) + SLACK_BYTES {
+    compact_beyond(batch, SLACK_BYTES)
+}
+
+/// The same without slack, for batches there may be very many of.
+pub(crate) fn compact_all(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    compact_beyond(batch, 0)
+}
+
+fn compact_beyond(batch: RecordBatch, slack_bytes: usize) -> Result<RecordBatch, ArrowError> {
+    if held_bytes(&batch) <= 2 * needed_bytes(&batch) + slack_bytes {
         return Ok(batch);
     }
     let rows = u32::try_from(batch.num_rows()).map_err(|_| {

@@ -69,10 +69,12 @@ impl flightcluster_wal::Observer for WalEvents {
 /// Figures of an ingester at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
-    /// Bytes of durable rows that are in no file yet.
+    /// Bytes in memory of durable rows that are in no file yet, and of handles of those that left memory.
     pub buffered_bytes: u64,
-    /// Those rows.
+    /// Durable rows that are in no file yet, in memory or not.
     pub buffered_rows: u64,
+    /// Bytes that rows in no file took in memory before they left it: only the log has them.
+    pub spilled_bytes: u64,
     /// Bytes of rows that are in files and still in memory for queries that began earlier.
     pub retained_bytes: u64,
     /// Age of the oldest row that is in no file yet.

@@ -3,8 +3,6 @@
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::buffer::Row;
-
 /// What flushing may use of the limit of the buffer, beside the rows themselves.
 const SHARE: u64 = 2;
 /// Memory a file takes per byte of its rows: those of a table with a key once more, encoded pages that wait
@@ -31,9 +29,8 @@ impl PersistMemory {
         }
     }
 
-    /// Waits for the memory a file of these rows takes; one that takes more than all is alone.
-    pub(crate) async fn take(&self, rows: &[Row]) -> Option<SemaphorePermit<'_>> {
-        let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
+    /// Waits for the memory a file of rows of so many bytes takes; one that takes more than all is alone.
+    pub(crate) async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
         let units = bytes.saturating_mul(FACTOR).div_ceil(UNIT_BYTES);
         let units = u32::try_from(units).unwrap_or(u32::MAX).min(self.units);
         // It is never closed.
@@ -44,31 +41,14 @@ impl PersistMemory {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::sync::Arc;
-    use std::time::Instant;
-
-    use arrow_array::RecordBatch;
-    use arrow_schema::Schema;
-    use flightcluster_catalog::SequenceNumber;
     use futures::FutureExt as _;
 
     use super::*;
 
-    fn rows(mebibytes: u64) -> Vec<Row> {
-        vec![Row {
-            sequence: SequenceNumber(1),
-            batch: RecordBatch::new_empty(Arc::new(Schema::empty())),
-            bytes: mebibytes << 20,
-            stamp_nanos: 0,
-            since: Instant::now(),
-            producer: None,
-        }]
-    }
-
     #[test]
     fn files_share_half_of_the_buffer_and_a_larger_one_waits_to_be_alone() {
         let memory = PersistMemory::of_buffer(120 << 20);
-        let take = |mebibytes| memory.take(&rows(mebibytes)).now_or_never().flatten();
+        let take = |mebibytes: u64| memory.take(mebibytes << 20).now_or_never().flatten();
         let first = take(10).unwrap();
         let second = take(10).unwrap();
         assert!(take(1).is_none(), "60 MiB are given");

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow_schema::SchemaRef;
 use flightcluster_catalog::{ProducerPosition, Registration, SchemaBytes, SequenceNumber, TableId};
 use flightcluster_keys::with_order;
-use flightcluster_wal::{self as wal, Identity, Record, SchemaDefinition, Wal, WalDirectory};
+use flightcluster_wal::{
+    self as wal, Identity, Place, Record, SchemaDefinition, Wal, WalDirectory,
+};
 use tracing::info;
 
 use crate::buffer::{Buffer, Row};
@@ -18,6 +20,7 @@ use crate::message::decode_batch;
 use crate::observe::{Observer, WalEvents};
 use crate::producer::{Producer, Producers};
 use crate::schema::decode_schema;
+use crate::spill::Logged;
 
 /// Everything a replay needs; blocking.
 pub(crate) struct Replay {
@@ -31,7 +34,8 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    /// Puts the rows that are in no file into the buffer and opens the log for writing.
+    /// Puts the rows that are in no file into the buffer and opens the log for writing. What is more than half of the
+    /// buffer is spilled again at once.
     ///
     /// Rows of tables dropped meanwhile come back too: the first flush learns from the catalog that
     /// they can go. The catalog alone can tell a dropped table from one it never had.
@@ -58,7 +62,7 @@ impl Replay {
         let mut recovery = directory.recover(identity).map_err(Error::OpenWal)?;
         let mut schemas = Schemas::default();
         let (mut replayed, mut in_files) = (0_u64, 0_u64);
-        while let Some(record) = recovery.next_record().map_err(Error::OpenWal)? {
+        while let Some((record, place)) = recovery.next_placed().map_err(Error::OpenWal)? {
             let (table, sequence) = (TableId(record.table), SequenceNumber(record.sequence.0));
             let producer = record.producer.clone();
             let producer = producer.map(|p| Producer {
@@ -83,7 +87,9 @@ impl Replay {
                 buffer.skip(sequence);
                 in_files += 1;
             } else {
-                buffer.push(table, row(&mut schemas, record, producer, ages)?);
+                buffer.push(table, row(&mut schemas, (record, place), producer, ages)?);
+                // So that writes have room before the first flush.
+                buffer.spill(buffer.limit_bytes() / 2);
                 replayed += 1;
             }
         }
@@ -99,7 +105,7 @@ impl Replay {
 
 fn row(
     schemas: &mut Schemas,
-    record: Record,
+    (record, place): (Record, Place),
     producer: Option<Producer>,
     ages: Ages,
 ) -> Result<Row, Error> {
@@ -125,6 +131,7 @@ fn row(
         stamp_nanos: record.stamp_nanos,
         since: ages.since(record.stamp_nanos),
         producer,
+        logged: Some(Logged { place, schema }),
     })
 }
 

@@ -28,6 +28,7 @@ use crate::open::OpenTable;
 use crate::order::Ordered;
 use crate::producer::{Decision, Outcome, Producer};
 use crate::schema::has_dictionary;
+use crate::spill::Logged;
 use crate::table::{TableMode, resolve};
 
 /// Answer to a durable write.
@@ -359,6 +360,7 @@ impl TableWriter {
             stamp_nanos,
             since: core.clock.now(),
             producer: producer_of_row,
+            logged: None,
         };
         let completion = self.completion(row, admission, under_way);
         let enqueue = || {
@@ -411,11 +413,16 @@ impl TableWriter {
         let (due, fatal) = (Arc::clone(&core.due), core.fatal.clone());
         let pressed = Arc::clone(&core.disk_pressed);
         let (table, flush_bytes) = (self.table.id, core.config.flush_bytes.as_u64());
+        let schema = SchemaRef::clone(&self.plan.schema);
         Box::new(move |result| {
             let producer = row.producer.clone();
             match result {
                 Ok(stored) => {
                     row.sequence = SequenceNumber(stored.sequence.0);
+                    row.logged = Some(Logged {
+                        place: stored.place,
+                        schema,
+                    });
                     let at = row.sequence;
                     let unflushed = buffer.push(table, row);
                     if let Some(producer) = &producer {

@@ -176,7 +176,7 @@ fn of_ingest(error: &flightcluster_ingest::Error) -> ErrorCode {
             ErrorCode::WalFailed
         }
         Error::Unconfirmed(cause) => of_ingest(cause),
-        Error::Wal(_) | Error::OpenWal(_) => match error.fault() {
+        Error::Wal(_) | Error::OpenWal(_) | Error::ReadLog(_) => match error.fault() {
             Fault::InvalidArgument => ErrorCode::InvalidArgument,
             Fault::ResourceExhausted => ErrorCode::DiskFull,
             Fault::Unavailable => ErrorCode::WalFailed,
@@ -190,6 +190,7 @@ fn of_ingest(error: &flightcluster_ingest::Error) -> ErrorCode {
         Error::UnknownColumn { .. }
         | Error::NarrowColumn { .. }
         | Error::UnreadableRecord { .. }
+        | Error::OtherRecord { .. }
         | Error::UnreadableSchema { .. }
         | Error::EncodeBatch { .. }
         | Error::EncodeFile { .. }

@@ -13,9 +13,10 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
+use arrow_schema::SchemaRef;
 use flightcluster_ingest::Ingest;
 use flightcluster_query::ports::RecentRowsError;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::asked;
@@ -23,12 +24,12 @@ use crate::call::RequestId;
 use crate::gate::Gate;
 use crate::put::read_inbox;
 use crate::receive::Inbox;
-use crate::recent::{RecentRequest, local_rows};
+use crate::recent::{LocalRows, RecentRequest};
 use crate::status::{ErrorCode, Failure, chain};
 use crate::stream::respond;
 use crate::writes::{PutTarget, Writes};
 
-/// Fresh rows are in memory: a longer silence is never the query's doing.
+/// Fresh rows are in memory, or read from the log a mebibyte at a time: a longer silence is never the query's doing.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// What an ingester offers its peers.
@@ -83,11 +84,11 @@ impl FlightService for InternalService {
         if asked.ingester != self.ingest.ingester().id {
             return Err(Status::out_of_range("another ingester answers here now"));
         }
-        let rows = local_rows(
+        let rows = LocalRows::of(
             &self.ingest,
             asked.epoch,
             asked.table,
-            &schema,
+            SchemaRef::clone(&schema),
             asked.after,
             asked.projection.as_deref(),
         )
@@ -105,7 +106,17 @@ impl FlightService for InternalService {
             ),
             None => schema,
         };
-        let batches = futures::stream::iter(rows.into_iter().map(Ok));
+        // One that was let go of meanwhile is asked for again, as one that can't be read.
+        let failed =
+            |error: RecentRowsError| Failure::new(ErrorCode::IngesterUnavailable, chain(&error));
+        let pieces = futures::stream::try_unfold(rows, move |mut rows| async move {
+            let piece = rows.next().await.map_err(failed)?;
+            Ok::<_, Failure>(piece.map(|(batches, _)| (batches, rows)))
+        });
+        let batches = pieces
+            .map_ok(|batches| futures::stream::iter(batches.into_iter().map(Ok)))
+            .try_flatten()
+            .boxed();
         let messages =
             respond(schema, batches, KEEPALIVE).map_err(|failure| failure.into_status(&id))?;
         Ok(Response::new(

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use flightcluster_catalog::{
     Epoch, Ingester, IngesterId, SchemaBytes, SequenceNumber, Table, TableId,
 };
-use flightcluster_ingest::Ingest;
+use flightcluster_ingest::{Ingest, Piece, Recent, compact_read};
 use flightcluster_query::ports::{Budget, RecentRows, RecentRowsError, Silence, Silent};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,11 @@ impl RecentRows for FreshRows {
             .as_ref()
             .filter(|local| local.ingester().id == ingester.id);
         match local {
-            Some(local) => local_rows(local, ingester.epoch, table.id, &schema, after, projection),
+            Some(local) => {
+                let rows =
+                    LocalRows::of(local, ingester.epoch, table.id, schema, after, projection)?;
+                rows.all(budget).await
+            }
             None => {
                 self.remote_rows(ingester, table, &schema, after, projection, budget)
                     .await
@@ -74,49 +78,108 @@ impl RecentRows for FreshRows {
     }
 }
 
-/// Rows of the ingester in this process, adapted to `schema`.
-pub(crate) fn local_rows(
-    ingest: &Ingest,
-    epoch: Epoch,
-    table: TableId,
-    schema: &SchemaRef,
+/// Rows of the ingester in this process, adapted to a schema.
+pub(crate) struct LocalRows {
+    recent: Recent,
+    schema: SchemaRef,
+    projection: Option<Vec<usize>>,
+    ingester: Ingester,
     after: SequenceNumber,
-    projection: Option<&[usize]>,
-) -> Result<Vec<RecordBatch>, RecentRowsError> {
-    let too_old = || RecentRowsError::TooOld {
-        ingester: ingest.ingester().name.clone(),
-        after,
-    };
-    // Asked by someone who knows another life of this ingester: its snapshot and our rows don't
-    // belong together.
-    if ingest.ingester().epoch != epoch {
-        return Err(too_old());
-    }
-    let rows = ingest.recent(table, after).map_err(|_| too_old())?;
-    // The asker's snapshot is of before a column grew that it wants: its next one tells it.
-    let mut held = schemas(rows.iter().map(|(_, batch)| batch));
-    if held.any(|held| holds_more(held, schema, projection)) {
-        return Err(too_old());
-    }
-    rows.iter()
-        .map(|(_, batch)| adapt(batch, schema, projection))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| RecentRowsError::BadAnswer {
-            ingester: ingest.ingester().name.clone(),
-            source: source.into(),
-        })
 }
 
-/// The schemas of batches, the same one not twice in a row: batches of one writer share theirs.
-fn schemas<'a>(
-    batches: impl Iterator<Item = &'a RecordBatch>,
+impl LocalRows {
+    /// The rows of now; those that are in memory are not copied, the others are read from the log one by one.
+    pub(crate) fn of(
+        ingest: &Ingest,
+        epoch: Epoch,
+        table: TableId,
+        schema: SchemaRef,
+        after: SequenceNumber,
+        projection: Option<&[usize]>,
+    ) -> Result<Self, RecentRowsError> {
+        let too_old = || RecentRowsError::TooOld {
+            ingester: ingest.ingester().name.clone(),
+            after,
+        };
+        // Asked by someone who knows another life of this ingester: its snapshot and our rows don't
+        // belong together.
+        if ingest.ingester().epoch != epoch {
+            return Err(too_old());
+        }
+        let recent = ingest.recent(table, after).map_err(|_| too_old())?;
+        // The asker's snapshot is of before a column grew that it wants: its next one tells it.
+        let mut held = each_once(recent.schemas());
+        if held.any(|held| holds_more(held, &schema, projection)) {
+            return Err(too_old());
+        }
+        drop(held);
+        Ok(Self {
+            recent,
+            schema,
+            projection: projection.map(<[usize]>::to_vec),
+            ingester: ingest.ingester().clone(),
+            after,
+        })
+    }
+
+    /// The next batches, and whether they are the ingester's own no more; `None` after the last.
+    pub(crate) async fn next(
+        &mut self,
+    ) -> Result<Option<(Vec<RecordBatch>, bool)>, RecentRowsError> {
+        let piece = self.recent.next().await;
+        let Some(Piece { rows, from_log }) = piece.map_err(|error| self.unreadable(error))? else {
+            return Ok(None);
+        };
+        let adapted = rows.iter().map(|(_, batch)| {
+            let batch = adapt(batch, &self.schema, self.projection.as_deref());
+            let batch = batch.map_err(|source| RecentRowsError::BadAnswer {
+                ingester: self.ingester.name.clone(),
+                source: source.into(),
+            })?;
+            match from_log {
+                true => compact_read(batch).map_err(|error| self.unreadable(error)),
+                false => Ok(batch),
+            }
+        });
+        let adapted = adapted.collect::<Result<Vec<_>, _>>()?;
+        Ok(Some((adapted, from_log)))
+    }
+
+    async fn all(mut self, budget: &Budget) -> Result<Vec<RecordBatch>, RecentRowsError> {
+        let mut all = Vec::new();
+        while let Some((batches, from_log)) = self.next().await? {
+            if from_log {
+                batches.iter().try_for_each(|batch| budget.take(batch))?;
+            }
+            all.extend(batches);
+        }
+        Ok(all)
+    }
+
+    fn unreadable(&self, error: flightcluster_ingest::Error) -> RecentRowsError {
+        match error {
+            // The log was closed: its rows are in files now.
+            flightcluster_ingest::Error::Draining => RecentRowsError::TooOld {
+                ingester: self.ingester.name.clone(),
+                after: self.after,
+            },
+            error => RecentRowsError::Unreachable {
+                ingester: self.ingester.name.clone(),
+                url: self.ingester.url.clone(),
+                source: error.into(),
+            },
+        }
+    }
+}
+
+/// Schemas of batches, the same one not twice in a row: batches of one writer share theirs.
+fn each_once<'a>(
+    schemas: impl Iterator<Item = &'a SchemaRef>,
 ) -> impl Iterator<Item = &'a SchemaRef> {
     let mut before: Option<&SchemaRef> = None;
-    batches.filter_map(move |batch| {
-        let schema = batch.schema_ref();
+    schemas.filter(move |schema| {
         let same = before.replace(schema);
-        let same = same.is_some_and(|before| Arc::ptr_eq(before, schema));
-        (!same).then_some(schema)
+        !same.is_some_and(|before| Arc::ptr_eq(before, schema))
     })
 }
 
@@ -358,7 +421,9 @@ mod tests {
         let (narrow, wide) = (schema(DataType::Int32), schema(DataType::Int64));
         let order = [&narrow, &narrow, &wide, &wide, &narrow];
         let batches = order.map(|schema| RecordBatch::new_empty(Arc::clone(schema)));
-        let seen: Vec<_> = schemas(batches.iter()).cloned().collect();
+        let seen: Vec<_> = each_once(batches.iter().map(RecordBatch::schema_ref))
+            .cloned()
+            .collect();
         assert_eq!(seen, [Arc::clone(&narrow), wide, narrow]);
     }
 }

@@ -223,10 +223,10 @@ error_codes! {
     Draining = "DRAINING", Unavailable, Other,
         client: "Retry after the delay on a new connection.",
         owner: "Nothing.";
-    /// An ingester that may have rows of the table in no file can't be reached, or is silent for thirty seconds.
+    /// An ingester that may have rows of the table in no file can't be reached, is silent for thirty seconds, or can't read them from its log: the message names the segment.
     IngesterUnavailable = "INGESTER_UNAVAILABLE", Unavailable, Any,
         client: "Retry after the delay. A query can ask for the rows that can be reached, with `x-fc-partial`.",
-        owner: "Bring the named ingester back; the answer would miss its rows.";
+        owner: "Bring the named ingester back; the answer would miss its rows. A damaged segment: see [the log](reference/wal-format.md).";
     /// The catalog can't be reached.
     CatalogUnavailable = "CATALOG_UNAVAILABLE", Unavailable, Any,
         client: "Retry after the delay.",

@@ -124,6 +124,10 @@ pub(crate) fn sample(
                     .ingest
                     .buffer_rows
                     .set(gauge(statistics.buffered_rows));
+                metrics
+                    .ingest
+                    .spilled_bytes
+                    .set(gauge(statistics.spilled_bytes));
                 let age = statistics.oldest_age.unwrap_or_default();
                 metrics.ingest.unflushed_age.set(gauge(age.as_secs()));
             }

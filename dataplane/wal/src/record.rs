@@ -32,8 +32,9 @@ impl fmt::Display for SequenceNumber {
     }
 }
 
-/// Where the log holds a record, for as long as it is not truncated and this process has it open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the log holds a record, for as long as it is not truncated and this process has it open. By default
+/// nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
     pub(crate) segment: u64,
     /// Of the record's frame.

@@ -27,7 +27,11 @@ async fn a_restart_brings_back_what_is_in_no_file() {
 
     let ingest = world.open().await;
     let id = world.catalog.table(&readings()).await.unwrap().unwrap().id;
-    let recent = ingest.recent(id, SequenceNumber(1)).unwrap();
+    let recent = ingest
+        .recent(id, SequenceNumber(1))
+        .unwrap()
+        .read_all()
+        .unwrap();
     assert_eq!(recent, [(SequenceNumber(2), numbers(3..6))]);
     let too_old = ingest.recent(id, SequenceNumber(0)).unwrap_err();
     assert_eq!(

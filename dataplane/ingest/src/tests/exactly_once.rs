@@ -177,14 +177,16 @@ async fn a_batch_behind_a_refused_one_is_refused_too() {
     let ingest = world.open().await;
     let table = writer(&ingest, &readings()).await;
     world.store.refuse_puts(true);
-    table.write(numbers(0..100), None, None).await.unwrap();
+    table.write(numbers(0..10), None, None).await.unwrap();
+    let on_its_way = ingest.room(0, 900).await.unwrap();
+    ingest.core_for_tests().counters.lock().last_error = Some("so that it is refused soon".into());
     let refused = table
         .write(numbers(0..50), None, producer(5))
         .await
         .unwrap_err();
     assert_eq!(refused.category(), "overloaded");
     world.store.refuse_puts(false);
-    ingest.flush().await.unwrap();
+    drop(on_its_way);
     // There is room now, but batch 5 is missing: storing 6 would make 5 look like a repeat.
     let error = table
         .write(numbers([6]), None, producer(6))

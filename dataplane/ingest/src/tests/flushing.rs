@@ -8,7 +8,6 @@ use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::buffer::Row;
 
 #[derive(Debug, Default)]
 pub(super) struct Flushed(pub(super) Notify);
@@ -65,12 +64,7 @@ async fn a_flush_waits_for_memory_of_its_own_while_writes_go_on() {
     let table = writer(&ingest, &readings()).await;
     write(&table, 0..10).await.unwrap();
     let core = ingest.core_for_tests();
-    let rows = core.buffer.unflushed(None).remove(0).rows;
-    let huge = Row {
-        bytes: u64::MAX,
-        ..rows[0].clone()
-    };
-    let memory = core.persist.take(&[huge]).await.unwrap();
+    let memory = core.persist.take(u64::MAX).await.unwrap();
     let flushing = tokio::spawn({
         let ingest = Arc::clone(&ingest);
         async move { ingest.flush().await }
@@ -187,14 +181,26 @@ async fn flushed_rows_are_too_old_after_the_grace() {
     world
         .hand
         .advance(world.config.flushed_grace - Duration::from_secs(1));
-    assert_eq!(ingest.recent(id, SequenceNumber(0)).unwrap().len(), 3);
+    assert_eq!(
+        ingest
+            .recent(id, SequenceNumber(0))
+            .unwrap()
+            .read_all()
+            .unwrap()
+            .len(),
+        3
+    );
     world.hand.advance(Duration::from_secs(1));
     let too_old = ingest.recent(id, SequenceNumber(1)).unwrap_err();
     assert_eq!(
         (too_old.after, too_old.held_after),
         (SequenceNumber(1), SequenceNumber(2))
     );
-    let recent = ingest.recent(id, SequenceNumber(2)).unwrap();
+    let recent = ingest
+        .recent(id, SequenceNumber(2))
+        .unwrap()
+        .read_all()
+        .unwrap();
     assert_eq!(recent, [(SequenceNumber(3), numbers([3]))]);
 }
 

@@ -13,6 +13,8 @@ mod open;
 mod pressure;
 mod schemas;
 mod several;
+mod spill_model;
+mod spilling;
 mod streams;
 mod types;
 mod uploads;
@@ -155,7 +157,11 @@ impl World {
         }
         let after = table.watermark(ingest.ingester().id);
         if !table.closed.contains(&ingest.ingester().id) {
-            let recent = ingest.recent(table.table.id, after).unwrap();
+            let recent = ingest
+                .recent(table.table.id, after)
+                .unwrap()
+                .read_all()
+                .unwrap();
             batches.extend(recent.into_iter().map(|(_, batch)| batch));
         }
         batches
@@ -196,6 +202,16 @@ impl World {
             .unwrap();
         snapshot.tables[0].files.clone()
     }
+}
+
+/// The rows of a table above a number, wherever they are.
+pub(crate) fn recent_rows(
+    ingest: &Ingest,
+    table: TableId,
+    after: u64,
+) -> Vec<(SequenceNumber, RecordBatch)> {
+    let recent = ingest.recent(table, SequenceNumber(after)).unwrap();
+    recent.read_all().unwrap()
 }
 
 pub(crate) fn readings() -> TableName {

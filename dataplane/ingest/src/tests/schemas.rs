@@ -112,7 +112,7 @@ async fn new_columns_are_added_to_the_table() {
         .collect();
     assert_eq!(names, ["n", "host"]);
     assert!(evolved.field(1).is_nullable());
-    let recent = ingest.recent(table.id, SequenceNumber(0)).unwrap();
+    let recent = recent_rows(&ingest, table.id, 0);
     let columns: Vec<_> = recent
         .iter()
         .map(|(_, batch)| batch.num_columns())
@@ -138,10 +138,10 @@ async fn rows_of_several_schema_versions_survive_a_restart() {
         .await
         .unwrap();
     let id = world.catalog.table(&readings()).await.unwrap().unwrap().id;
-    let before = ingest.recent(id, SequenceNumber(0)).unwrap();
+    let before = recent_rows(&ingest, id, 0);
     drop(ingest);
     let ingest = world.open().await;
-    assert_eq!(ingest.recent(id, SequenceNumber(0)).unwrap(), before);
+    assert_eq!(recent_rows(&ingest, id, 0), before);
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn a_column_becomes_wider_and_each_stream_keeps_its_schema() {
     let expected = narrow.field(0).clone().with_data_type(DataType::Int64);
     assert_eq!(grown.fields()[..], [Arc::new(expected)]);
     let types = |ingest: &Ingest| {
-        let recent = ingest.recent(table.id, SequenceNumber(0)).unwrap();
+        let recent = recent_rows(&ingest, table.id, 0);
         let types = recent.iter().map(|(_, batch)| batch.column(0).data_type());
         types.cloned().collect::<Vec<_>>()
     };

@@ -79,7 +79,11 @@ impl Cluster {
         }
         for ingest in ingests {
             let after = table.watermark(ingest.ingester().id);
-            let recent = ingest.recent(table.table.id, after).unwrap();
+            let recent = ingest
+                .recent(table.table.id, after)
+                .unwrap()
+                .read_all()
+                .unwrap();
             batches.extend(recent.into_iter().map(|(_, batch)| batch));
         }
         let values = batches.iter().flat_map(|batch| {

@@ -25,7 +25,7 @@ fn keyed_schema(key: &str) -> SchemaRef {
 const KEY: &str = r#"["id", "time"]"#;
 
 /// Rows of (id, v); the time follows from the id.
-fn rows(rows: &[(i64, i64)]) -> RecordBatch {
+pub(super) fn rows(rows: &[(i64, i64)]) -> RecordBatch {
     let ids = Int64Array::from_iter_values(rows.iter().map(|row| row.0));
     let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.0 * 10));
     let values = Int64Array::from_iter_values(rows.iter().map(|row| row.1));
@@ -38,7 +38,7 @@ async fn open_stream(ingest: &Ingest, key: &str) -> Result<TableWriter, Error> {
     ingest.writer(&name, &keyed_schema(key), mode, true).await
 }
 
-async fn stream(ingest: &Ingest) -> TableWriter {
+pub(super) async fn stream(ingest: &Ingest) -> TableWriter {
     open_stream(ingest, KEY).await.unwrap()
 }
 
@@ -47,7 +47,7 @@ async fn put(writer: &TableWriter, values: &[(i64, i64)]) -> Result<Ack, Error> 
 }
 
 /// Rows as they are stored: (id, v, order).
-fn stored(batches: &[RecordBatch]) -> Vec<(i64, i64, i64)> {
+pub(super) fn stored(batches: &[RecordBatch]) -> Vec<(i64, i64, i64)> {
     let all = batches.iter().flat_map(|batch| {
         let column = |name: &str| {
             let column = batch.column_by_name(name).unwrap();
@@ -178,7 +178,11 @@ async fn the_write_that_begins_after_an_acknowledgement_has_the_higher_order() {
     }
     let table = world.catalog.table(&readings()).await.unwrap().unwrap();
     let recent = ingests.iter().flat_map(|ingest| {
-        let recent = ingest.recent(table.id, SequenceNumber(0)).unwrap();
+        let recent = ingest
+            .recent(table.id, SequenceNumber(0))
+            .unwrap()
+            .read_all()
+            .unwrap();
         recent.into_iter().map(|(_, batch)| batch)
     });
     let all = stored(&recent.collect::<Vec<_>>());

@@ -76,7 +76,11 @@ async fn pipelined_writes_are_stored_in_the_order_of_the_calls() {
         .map(|ack| ack.unwrap().sequence.0)
         .collect();
     assert_eq!(sequences, (1..=100).collect::<Vec<_>>());
-    let recent = ingest.recent(writer.table().id, SequenceNumber(0)).unwrap();
+    let recent = ingest
+        .recent(writer.table().id, SequenceNumber(0))
+        .unwrap()
+        .read_all()
+        .unwrap();
     for (sequence, batch) in recent {
         assert_eq!(batch, numbers([sequence.0 as i64 - 1]));
     }

@@ -370,6 +370,8 @@ pub struct IngestMetrics {
     pub buffer_bytes: Gauge,
     /// Rows in the buffer.
     pub buffer_rows: Gauge,
+    /// Bytes that rows in no file took in memory before they left it.
+    pub spilled_bytes: Gauge,
     /// Seconds the oldest of the rows that are in no file waits.
     pub unflushed_age: Gauge,
     /// Seconds of a flush.
@@ -392,6 +394,10 @@ impl IngestMetrics {
             buffer_rows: declare.gauge(
                 "flightcluster_ingest_buffer_rows",
                 "Rows acknowledged and in no file yet",
+            ),
+            spilled_bytes: declare.gauge(
+                "flightcluster_ingest_spilled_bytes",
+                "Bytes of rows in no file that left memory and are read from the write-ahead log, as large as they were there",
             ),
             unflushed_age: declare.gauge(
                 "flightcluster_ingest_unflushed_age_seconds",

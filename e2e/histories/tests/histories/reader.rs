@@ -64,6 +64,8 @@ pub(crate) struct Surroundings {
     /// Trouble of the reader itself.
     pub(crate) life: Arc<Life>,
     pub(crate) broken: Option<Broken>,
+    /// Before each question memory is short: unflushed rows are read from the log, by queries and by flushes.
+    pub(crate) spills: bool,
 }
 
 /// Asks the ingesters of the world of the moment.
@@ -399,6 +401,9 @@ impl RecentRows for Tails {
                 if stale { all.next() } else { all.next_back() }.cloned()
             };
             let (life, ingest) = found.ok_or_else(unreachable)?;
+            if surroundings.spills {
+                ingest.spill_all();
+            }
             let mut asked = ingester.clone();
             if broken == Some(Broken::NoEpochCheck) {
                 asked.epoch = ingest.ingester().epoch;
@@ -415,7 +420,7 @@ impl RecentRows for Tails {
             };
             let of_the_life_asked = local.ingester().epoch == asked.epoch;
             let cast_back = || -> Option<Vec<RecordBatch>> {
-                let rows = local.recent(table.id, after).ok()?;
+                let rows = local.recent(table.id, after).ok()?.read_all().ok()?;
                 let schema = match projection {
                     Some(columns) => Arc::new(schema.project(columns).ok()?),
                     None => Arc::clone(&schema),

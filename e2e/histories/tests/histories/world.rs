@@ -116,6 +116,7 @@ impl World {
         let (postponed, away) = (Postponed::default(), Arc::<AtomicBool>::default());
         let processes = Arc::<Mutex<_>>::default();
         reader.enter(Surroundings {
+            spills: settings.luck.is_multiple_of(2),
             catalog: catalog::Line {
                 inner: Arc::clone(&truth),
                 life: Arc::clone(&reading),
