@@ -106,3 +106,39 @@ def test_a_full_volume_loses_no_acknowledged_row_through_kill_9_and_works_again(
             (data / "ballast").unlink()
             wait_until(lambda: write(client, acknowledged), "writes are taken again", 40, 0.5)
             assert ids(client) == list(range((acknowledged + 1) * ROWS))
+
+
+def test_an_outage_of_the_store_is_ridden_out_for_as_long_as_the_log_has_room(new_server):
+    small = {"buffer_bytes": "8MiB", "flush_bytes": "2MiB", "flush_interval": "1s"}
+    settings = {"ingest": {**small, "wal_bytes": "40MiB"}, "server": {"max_message_bytes": "2MiB"}}
+    server = new_server(settings)
+    server.expect_log(ANNOUNCED)
+    trailers = Trailers()
+    with running(server), server.client(middleware=[trailers]) as client:
+        assert write(client, 0)
+        wait_until(
+            lambda: server.metric("ingest_buffer_rows") == 0, "the first row is in a file", 20
+        )
+        [store] = server.data.glob("objects")
+        away = store.with_name("away")
+        store.rename(away)
+        store.touch()
+        number = 1
+        while write(client, number):
+            number += 1
+        assert trailers.last["x-fc-code"] == "DISK_FULL"
+        # Far more than the buffer: what a batch takes is half a MiB.
+        assert number > 60
+        wait_until(
+            lambda: server.metric("ingest_spilled_bytes") > 20 << 20,
+            "the figures are looked up",
+            20,
+        )
+        assert server.metric("ingest_buffer_bytes") <= 8 << 20
+        store.unlink()
+        away.rename(store)
+        assert ids(client) == list(range(number * ROWS))
+        wait_until(lambda: server.metric("ingest_buffer_rows") == 0, "all rows are in files", 60)
+        wait_until(lambda: server.metric("ingest_spilled_bytes") == 0, "no row is spilled", 20)
+        assert write(client, number)
+        assert ids(client) == list(range((number + 1) * ROWS))

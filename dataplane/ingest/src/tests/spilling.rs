@@ -116,11 +116,25 @@ async fn spilled_rows_are_what_they_were() {
         table.write(batch, raw, producer).await.unwrap();
     }
     let id = table.table().id;
-    let all = || {
-        let recent = ingest.recent(id, SequenceNumber(0)).unwrap();
-        recent.read_all().unwrap()
-    };
     let core = ingest.core_for_tests();
+    let all = || {
+        let found = core.buffer.recent(id, SequenceNumber(0)).unwrap();
+        let wal = core.wal().unwrap();
+        let rows = found.rows.into_iter().map(|kept| {
+            let row = kept.read(&wal, id).unwrap();
+            let producer = row
+                .producer
+                .map(|producer| (producer.id, producer.sequence));
+            (
+                row.sequence,
+                row.batch,
+                producer,
+                row.bytes,
+                row.stamp_nanos,
+            )
+        });
+        rows.collect::<Vec<_>>()
+    };
     let before = all();
     assert!(core.buffer.spill(0));
     assert_eq!(core.buffer.held().unflushed_bytes, 0);
