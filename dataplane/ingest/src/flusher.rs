@@ -68,9 +68,9 @@ pub(crate) async fn run(core: Arc<Core>, started: Instant) {
                 continue;
             }
             Ok(Err(error)) => {
-                warn!(error = %chain(&error), "flush failed, rows stay in memory and in the log");
+                warn!(error = %chain(&error), "flush failed, rows stay in the log");
             }
-            Err(_) => error!("flush panicked, rows stay in memory and in the log"),
+            Err(_) => error!("flush panicked, rows stay in the log"),
         }
         let delay = backoff.next();
         debug!(

@@ -1,5 +1,5 @@
 //! A property of every type: random schemas and values, sent as Arrow Flight messages or as arrays, come
-//! back with equal types, values, nulls and field metadata from the buffer, after a restart, from Parquet
+//! back with equal types, values, nulls and field metadata from the buffer, from the log, after a restart, from Parquet
 //! files, and from files that were written again; types that can't be are refused, named.
 //!
 //! A case is a table from a seed ([`case`]): its columns, and up to three batches that may lack columns,
@@ -46,7 +46,7 @@ const TOGETHER: usize = 40;
 const ATTEMPTS: usize = 300;
 
 /// Where rows are when they are read.
-const PLACES: [&str; 4] = ["buffer", "replay", "file", "rewritten file"];
+const PLACES: [&str; 5] = ["buffer", "log", "replay", "file", "rewritten file"];
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -187,6 +187,10 @@ async fn failure(world: &World, cases: &[(u64, Case)]) -> Option<(usize, String)
     }
     for place in PLACES {
         match place {
+            "log" => {
+                world.ingest().spill_all();
+                assert!(world.ingest().statistics().spilled_bytes > 0);
+            }
             "replay" => world.restart().await,
             "file" => {
                 if let Err(error) = world.ingest().flush().await {
