@@ -82,6 +82,11 @@ UPKEEP = {
     # Shorter than a pause: others take up the work of a process that stands still.
     "lease": ["2s", "6s", "2m"],
 }
+# One in so many runs has little memory: the rows that a failing store leaves go to the log.
+SHORT_OF_MEMORY = 1 / 3
+SMALL = {"buffer_bytes": "64KiB", "flush_bytes": "16KiB"}
+SMALL_MESSAGE = "64KiB"
+LEFT_MEMORY = "leave memory and are read from the log"
 FINISH_SECONDS = 60
 # How long clients work before a catalog is set back to an earlier layout.
 BEFORE_MIGRATION = (1.0, 2.5)
@@ -114,6 +119,10 @@ class Run:
         begins_of_older = topology != "postgres" and begins_older(seed, topology)
         if begins_of_older:
             self.settings["upkeep"]["gc_grace"] = GRACE_AFTER_BACKUP
+        elif random.Random(f"memory {seed}").random() < SHORT_OF_MEMORY:
+            # Not above: what is written back of orphans comes in larger messages.
+            self.settings["ingest"] |= SMALL
+            self.settings["server"]["max_message_bytes"] = SMALL_MESSAGE
         self.history = History()
         self.registers = Registers(self.history)
         self.uploads = Uploads(self.history)
@@ -354,6 +363,10 @@ class Run:
         self.processes.abandon()
         self.network.close()
 
+    def left_memory(self):
+        logs = [process.log_path for process in self.processes.all if process.log_path.exists()]
+        return sum(log.read_text(errors="replace").count(LEFT_MEMORY) for log in logs)
+
     def summary(self):
         rows = len(self.history.ask()[0])
         answers = sum(reader.answers for reader in self.readers)
@@ -367,7 +380,8 @@ class Run:
             f"{sum(worker.unclear for worker in self.uploaders[:1])} ends of them unanswered, "
             f"{sum(writer.both for writer in self.twice_writers)} pairs of attempts answered, "
             f"{sum(writer.duplicates for writer in self.twice_writers)} batches stored before, "
-            f"{self.compactions} compactions remembered{self.migrated}"
+            f"{self.compactions} compactions remembered, "
+            f"rows left memory {self.left_memory()} times{self.migrated}"
             f"{self.older.summary() if self.older else ''}, faults: {faults}"
         )
 

@@ -67,23 +67,38 @@ impl Room {
     }
 }
 
-/// Waits for room for `bytes`. `pressed` wakes the flusher, `freed` is told when room was made,
-/// `failing` says whether the last flush failed. `own` of the bytes held are the caller's already.
+/// What a write has to do with flushes.
+pub(crate) struct Flushing<'a> {
+    /// Wakes the flusher.
+    pub(crate) due: &'a Notify,
+    /// Is told when room was made.
+    pub(crate) freed: &'a Arc<Notify>,
+    /// Whether the last flush failed.
+    pub(crate) is_failing: &'a (dyn Fn() -> bool + Sync),
+    /// Whether the log is far from its limit.
+    pub(crate) log_has_room: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Waits for room for `bytes`. `own` of the bytes held are the caller's already.
 pub(crate) async fn admit(
     buffer: &Arc<Buffer>,
-    pressed: &Notify,
-    freed: &Arc<Notify>,
-    failing: impl Fn() -> bool,
+    flushing: &Flushing<'_>,
     own: u64,
     bytes: u64,
 ) -> Result<Admission, Error> {
+    let Flushing {
+        due,
+        freed,
+        is_failing,
+        log_has_room,
+    } = flushing;
     let started = Instant::now();
     loop {
         // Registered before the check, so that room made in between is not missed.
         let waiting = freed.notified();
         let held = match buffer.reserve_more(own, bytes) {
             Ok(()) => {
-                let (buffer, freed) = (Arc::clone(buffer), Arc::clone(freed));
+                let (buffer, freed) = (Arc::clone(buffer), Arc::clone(*freed));
                 return Ok(Admission {
                     buffer,
                     freed,
@@ -92,17 +107,21 @@ pub(crate) async fn admit(
             }
             Err(held) => held,
         };
-        pressed.notify_one();
+        due.notify_one();
         // Otherwise the flusher will make room; to read rows again that it is about to write slows it down.
         let waited = started.elapsed() >= SPILL_AFTER;
         if waited {
             buffer.set_stuck();
         }
-        let may_spill = waited || buffer.is_stuck() || failing();
+        let may_spill = waited
+            || buffer.is_stuck()
+            || is_failing()
+            // What is flushed now is spilled already.
+            || (buffer.has_spilled() && log_has_room());
         if may_spill && buffer.spill(buffer.limit_bytes().saturating_sub(bytes)) {
             continue;
         }
-        let patience = match failing() {
+        let patience = match is_failing() {
             true => WAIT_WHILE_FAILING,
             false => WAIT_WHILE_FLUSHING,
         };
@@ -182,6 +201,22 @@ mod tests {
         }
     }
 
+    async fn admit_beside(
+        buffer: &Arc<Buffer>,
+        due: &Notify,
+        freed: &Arc<Notify>,
+        failing: bool,
+        bytes: u64,
+    ) -> Result<Admission, Error> {
+        let flushing = Flushing {
+            due,
+            freed,
+            is_failing: &|| failing,
+            log_has_room: &|| false,
+        };
+        admit(buffer, &flushing, 0, bytes).await
+    }
+
     /// Asks for a byte where all are taken and given back after `flush`.
     async fn admit_during(flush: Duration, failing: bool) -> Result<Duration, Error> {
         let (buffer, freed) = (
@@ -196,7 +231,7 @@ mod tests {
             told.notify_waiters();
         });
         let started = Instant::now();
-        let admission = admit(&buffer, &Notify::new(), &freed, || failing, 0, 1).await?;
+        let admission = admit_beside(&buffer, &Notify::new(), &freed, failing, 1).await?;
         drop(admission);
         Ok(started.elapsed())
     }
@@ -217,7 +252,7 @@ mod tests {
         }
         let (due, freed) = (Notify::new(), Arc::new(Notify::new()));
         let started = Instant::now();
-        let admit = |bytes| admit(&buffer, &due, &freed, || false, 0, bytes);
+        let admit = |bytes| admit_beside(&buffer, &due, &freed, false, bytes);
         let first = admit(50_000).await.unwrap();
         assert_eq!(started.elapsed(), SPILL_AFTER);
         assert!(buffer.held().spilled_bytes >= 50_000);
@@ -228,6 +263,40 @@ mod tests {
         assert!(buffer.is_stuck());
         buffer.mark_flushed(table, SequenceNumber(1), started.into_std());
         assert!(!buffer.is_stuck());
+    }
+
+    /// The flushes after an outage take spilled rows, and make no room in memory.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_does_not_wait_for_flushes_of_spilled_rows() {
+        let buffer = Arc::new(Buffer::new(100_000, Duration::ZERO));
+        let table = TableId(1);
+        for sequence in 1..=15 {
+            buffer.push(table, logged_row(sequence, 10_000));
+        }
+        assert!(buffer.spill(100_000));
+        let started = Instant::now();
+        buffer.mark_flushed(table, SequenceNumber(1), started.into_std());
+        assert!(buffer.has_spilled() && !buffer.is_stuck());
+        let flushing = |log_has_room: &'static (dyn Fn() -> bool + Sync)| {
+            let (due, freed) = (Notify::new(), Arc::new(Notify::new()));
+            let buffer = Arc::clone(&buffer);
+            async move {
+                let flushing = Flushing {
+                    due: &due,
+                    freed: &freed,
+                    is_failing: &|| false,
+                    log_has_room,
+                };
+                admit(&buffer, &flushing, 0, 30_000).await.unwrap();
+                started.elapsed()
+            }
+        };
+        assert_eq!(flushing(&|| true).await, Duration::ZERO);
+        for sequence in 16..=20 {
+            buffer.push(table, logged_row(sequence, 10_000));
+        }
+        // A log that is nearly full would be full soon.
+        assert_eq!(flushing(&|| false).await, SPILL_AFTER);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use flightcluster_catalog::{SequenceNumber, TableId};
 use parking_lot::Mutex;
+use tracing::info;
 
+use crate::handles::{Handles, Shared, Taken};
 use crate::producer::Producer;
 use crate::spill::{HANDLE_BYTES, Logged, Reading, Spilled};
 
@@ -67,20 +69,30 @@ impl Kept {
     }
 }
 
+/// Which unflushed rows a round takes.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    pub(crate) tables: Vec<Unflushed>,
+    /// There are more that it was to take.
+    pub(crate) has_more: bool,
+}
+
 /// Which unflushed rows of one table a round takes, in sequence order, never empty.
 #[derive(Debug)]
 pub(crate) struct Unflushed {
     pub(crate) table: TableId,
     /// Numbers and bytes in memory of its batches.
     pub(crate) batches: Vec<(SequenceNumber, u64)>,
-    /// There are more that could be taken.
-    pub(crate) has_more: bool,
 }
 
-/// What a reader finds: rows in order, and what keeps the segments of those that are spilled.
-#[derive(Debug)]
+/// What a reader finds.
+#[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) rows: Vec<Kept>,
+    /// The rows in memory, in order.
+    pub(crate) memory: Vec<(SequenceNumber, RecordBatch)>,
+    /// Those that only the log has.
+    pub(crate) spilled: Shared,
+    /// Keeps their segments.
     pub(crate) reading: Option<Reading>,
 }
 
@@ -89,8 +101,7 @@ struct TableRows {
     /// Rows up to here are not held.
     floor: SequenceNumber,
     flushed: VecDeque<(Row, Instant)>,
-    spilled: VecDeque<Spilled>,
-    spilled_bytes: u64,
+    spilled: Handles,
     unflushed: VecDeque<Row>,
     unflushed_bytes: u64,
     /// Since when the oldest unflushed row waits. Not always the first: of rows of a former life the clock of
@@ -103,8 +114,7 @@ impl TableRows {
         Self {
             floor,
             flushed: VecDeque::new(),
-            spilled: VecDeque::new(),
-            spilled_bytes: 0,
+            spilled: Handles::default(),
             unflushed: VecDeque::new(),
             unflushed_bytes: 0,
             oldest: None,
@@ -115,7 +125,7 @@ impl TableRows {
     fn first_unflushed(&self) -> Option<(SequenceNumber, i64)> {
         let spilled = self
             .spilled
-            .front()
+            .first()
             .map(|each| (each.sequence, each.stamp_nanos));
         spilled.or_else(|| {
             self.unflushed
@@ -287,6 +297,7 @@ impl Buffer {
         let mut oldest: BTreeSet<(SequenceNumber, TableId)> = tables
             .filter_map(|(id, rows)| Some((can_go(rows)?, *id)))
             .collect();
+        let had_spilled = state.spilled_batches > 0;
         let mut has_spilled = false;
         while state.used_bytes() > enough {
             let Some((_, id)) = oldest.pop_first() else {
@@ -299,13 +310,17 @@ impl Buffer {
                 continue;
             };
             rows.unflushed_bytes -= spilled.bytes;
-            rows.spilled_bytes += spilled.bytes;
             state.unflushed_bytes -= spilled.bytes;
             state.spilled_bytes += spilled.bytes;
             state.spilled_batches += 1;
-            rows.spilled.push_back(spilled);
+            rows.spilled.push(spilled);
             has_spilled = true;
             oldest.extend(can_go(rows).map(|next| (next, id)));
+        }
+        if has_spilled && !had_spilled {
+            info!(
+                "rows that are in no file leave memory and are read from the log until they are flushed"
+            );
         }
         has_spilled
     }
@@ -313,6 +328,11 @@ impl Buffer {
     /// Whether writes need not wait for a flush that others waited for in vain.
     pub(crate) fn is_stuck(&self) -> bool {
         self.state.lock().is_stuck
+    }
+
+    /// Whether rows are spilled. The next flushes take those, which makes no room in memory.
+    pub(crate) fn has_spilled(&self) -> bool {
+        self.state.lock().spilled_batches > 0
     }
 
     /// Says that a write waited for a flush in vain; until the next one ends.
@@ -337,8 +357,7 @@ impl Buffer {
             });
         }
         let Some(rows) = state.tables.get(&table) else {
-            let (rows, reading) = (Vec::new(), None);
-            return Ok(Found { rows, reading });
+            return Ok(Found::default());
         };
         if after < rows.floor {
             return Err(TooOld {
@@ -348,18 +367,21 @@ impl Buffer {
             });
         }
         let flushed = rows.flushed.iter().map(|(row, _)| row);
-        let flushed = flushed.cloned().map(Kept::Memory);
-        let spilled = rows.spilled.iter().cloned().map(Kept::Log);
-        let unflushed = rows.unflushed.iter().cloned().map(Kept::Memory);
-        let all = flushed.chain(spilled).chain(unflushed);
-        let rows: Vec<Kept> = all.filter(|kept| kept.sequence() > after).collect();
-        let first = rows.iter().find(|kept| matches!(kept, Kept::Log(_)));
-        let first = first.map(Kept::sequence);
+        let memory = flushed.chain(&rows.unflushed);
+        let memory = memory.filter(|row| row.sequence > after);
+        let memory = memory.map(|row| (row.sequence, row.batch.clone()));
+        let memory = memory.collect();
+        let spilled = rows.spilled.share(after);
+        let first = spilled.first().map(|each| each.sequence);
         let reading = first.map(|first| {
             *state.readers.entry(first).or_default() += 1;
             Reading::new(self, first)
         });
-        Ok(Found { rows, reading })
+        Ok(Found {
+            memory,
+            spilled,
+            reading,
+        })
     }
 
     /// Ends what [`Buffer::recent`] began.
@@ -382,22 +404,26 @@ impl Buffer {
         let Some(rows) = state.tables.get(&table) else {
             return Vec::new();
         };
-        // Each is sorted, and there may be very many.
-        let from = rows.spilled.partition_point(|each| each.sequence < *first);
-        let to = rows.spilled.partition_point(|each| each.sequence <= *last);
-        let spilled = rows.spilled.range(from..to).cloned().map(Kept::Log);
+        let spilled = rows.spilled.range(*first, *last).cloned();
+        let spilled = spilled.map(Kept::Log);
+        // They are sorted, and there may be very many.
         let from = rows.unflushed.partition_point(|row| row.sequence < *first);
         let to = rows.unflushed.partition_point(|row| row.sequence <= *last);
         let unflushed = rows.unflushed.range(from..to).cloned();
         spilled.chain(unflushed.map(Kept::Memory)).collect()
     }
 
-    /// The unflushed rows of all tables that are `due`, or of all tables; of each no more than the buffer may hold,
-    /// from the oldest on.
+    /// The unflushed rows of all `wanted` tables that are `due`, or of all of them; no more than the buffer may hold,
+    /// from the oldest on, so that the log can let go of them. `has_more` is said of those up to `goal`.
     ///
     /// When half of the limit is used, the largest tables that make up half of what is held are due
     /// as well.
-    pub(crate) fn unflushed(&self, due: Option<Due>) -> Vec<Unflushed> {
+    pub(crate) fn unflushed(
+        &self,
+        due: Option<Due>,
+        goal: SequenceNumber,
+        wanted: impl Fn(TableId) -> bool,
+    ) -> Round {
         let state = self.state.lock();
         let mut tables: Vec<_> = state
             .tables
@@ -418,21 +444,26 @@ impl Buffer {
             relieves || old || is_spilled || rows.unflushed_bytes >= due.bytes
         };
         let tables = tables.into_iter().filter(is_due);
-        let take = |(table, rows): (&TableId, &TableRows)| {
-            let mut taken_bytes = 0_u64;
+        let tables = tables.filter(|(id, _)| wanted(**id));
+        let mut tables: Vec<_> = tables.collect();
+        tables.sort_unstable_by_key(|(_, rows)| rows.first_unflushed());
+        let mut round = Round::default();
+        let mut taken_bytes = 0_u64;
+        for (table, rows) in tables {
             let mut all = rows.batches().peekable();
             let batches = std::iter::from_fn(|| {
                 let next = all.next_if(|_| taken_bytes < self.limit_bytes)?;
                 taken_bytes = taken_bytes.saturating_add(next.1);
                 Some(next)
             });
-            Unflushed {
-                table: *table,
-                batches: batches.collect(),
-                has_more: all.peek().is_some(),
+            let batches: Vec<_> = batches.collect();
+            round.has_more |= all.peek().is_some_and(|(next, _)| *next <= goal);
+            if !batches.is_empty() {
+                let table = *table;
+                round.tables.push(Unflushed { table, batches });
             }
-        };
-        tables.map(take).collect()
+        }
+        round
     }
 
     /// Notes that rows of a table up to `up_to` are in committed files.
@@ -444,14 +475,12 @@ impl Buffer {
             return;
         };
         let (mut bytes, mut count) = (0, 0);
-        while let Some(spilled) = rows.spilled.pop_front_if(|each| each.sequence <= up_to) {
-            // No grace: it would keep segments when the log is short of them.
-            rows.floor = spilled.sequence;
-            rows.spilled_bytes -= spilled.bytes;
-            state.spilled_bytes -= spilled.bytes;
-            state.spilled_batches -= 1;
-            state.unflushed_rows -= spilled.rows;
-        }
+        let taken = rows.spilled.take_up_to(up_to);
+        // No grace: it would keep segments when the log is short of them.
+        rows.floor = taken.last.unwrap_or(rows.floor);
+        state.spilled_bytes -= taken.bytes;
+        state.spilled_batches -= taken.batches;
+        state.unflushed_rows -= taken.rows;
         while let Some((row, _)) = rows
             .flushed
             .pop_front_if(|(row, _)| row.sequence <= rows.floor)
@@ -464,9 +493,8 @@ impl Buffer {
             rows.flushed.push_back((row, now));
         }
         rows.unflushed_bytes -= bytes;
-        let spilled = rows.spilled.iter().map(|each| each.since);
         let unflushed = rows.unflushed.iter().map(|row| row.since);
-        rows.oldest = spilled.chain(unflushed).min();
+        rows.oldest = unflushed.chain(rows.spilled.oldest()).min();
         state.unflushed_bytes -= bytes;
         state.unflushed_rows -= count;
         state.retained_bytes += bytes;
@@ -517,16 +545,21 @@ impl Buffer {
         if state.dropped.len() > MAX_DROPPED {
             state.dropped.pop_first();
         }
-        let Some(rows) = state.tables.remove(&table) else {
+        let Some(mut rows) = state.tables.remove(&table) else {
             return;
         };
         let retained: u64 = rows.flushed.iter().map(|(row, _)| row.bytes).sum();
         let in_memory = rows.unflushed.iter();
         let in_memory = in_memory.map(|row| row.batch.num_rows() as u64);
-        let spilled = rows.spilled.iter().map(|each| each.rows);
-        let count: u64 = in_memory.chain(spilled).sum();
-        state.spilled_bytes -= rows.spilled_bytes;
-        state.spilled_batches -= rows.spilled.len() as u64;
+        let Taken {
+            batches,
+            rows: spilled,
+            bytes,
+            ..
+        } = rows.spilled.take_up_to(SequenceNumber(u64::MAX));
+        let count = in_memory.sum::<u64>() + spilled;
+        state.spilled_bytes -= bytes;
+        state.spilled_batches -= batches;
         state.retained_bytes -= retained;
         state.unflushed_bytes -= rows.unflushed_bytes;
         state.unflushed_rows -= count;
@@ -626,7 +659,7 @@ mod tests {
 
     fn recent(buffer: &Arc<Buffer>, table: TableId, after: u64) -> Result<Vec<u64>, u64> {
         let rows = buffer.recent(table, SequenceNumber(after));
-        let rows = rows.map(|found| found.rows.iter().map(|kept| kept.sequence().0).collect());
+        let rows = rows.map(|found| found.memory.iter().map(|(number, _)| number.0).collect());
         rows.map_err(|too_old| too_old.held_after.0)
     }
 
@@ -699,12 +732,13 @@ mod tests {
         push(&buffer, A, 100, 50);
         push(&buffer, B, 200, 60);
         let due = |bytes, before_nanos| -> Vec<u64> {
-            let due = buffer.unflushed(Some(Due {
+            let due = Due {
                 bytes,
                 before_nanos,
                 now_nanos: 500,
-            }));
-            due.iter().map(|table| table.table.0).collect()
+            };
+            let due = buffer.unflushed(Some(due), SequenceNumber(0), |_| true);
+            due.tables.iter().map(|table| table.table.0).collect()
         };
         assert_eq!(due(60, 0), [2]);
         assert_eq!(due(999, 100), [1]);
@@ -729,5 +763,15 @@ mod tests {
         buffer.reserve(60).unwrap();
         assert_eq!(buffer.reserve(41), Err(60));
         buffer.reserve(40).unwrap();
+    }
+
+    /// Rows that stay in memory are not its own.
+    #[test]
+    fn a_write_is_not_alone_beside_rows_of_others() {
+        let buffer = Buffer::new(100, Duration::ZERO);
+        push(&buffer, A, 1, 50);
+        assert_eq!(buffer.reserve_more(0, 500), Err(50));
+        assert_eq!(buffer.reserve_more(49, 500), Err(50));
+        assert_eq!(buffer.reserve_more(50, 500), Ok(()));
     }
 }

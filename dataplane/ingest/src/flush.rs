@@ -20,11 +20,10 @@ use flightcluster_catalog::{
 use flightcluster_keys::Key;
 use flightcluster_wal as wal;
 use futures::StreamExt as _;
-use object_store::{MultipartUpload as _, ObjectStoreExt as _, PutPayload};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
-use crate::buffer::{Due, Kept, Row, Unflushed};
+use crate::buffer::{Due, Kept, Round, Row, Unflushed};
 use crate::current::catalog_state;
 use crate::error::Error;
 use crate::flusher::{Backoff, chain};
@@ -65,13 +64,6 @@ struct Prepared {
     took: Duration,
 }
 
-/// What went wrong in the rounds of one call.
-#[derive(Debug, Default)]
-struct Failures {
-    first: Option<Error>,
-    tables: HashSet<TableId>,
-}
-
 /// The part of a commit that concerns one table.
 #[derive(Debug)]
 struct PreparedTable {
@@ -80,76 +72,93 @@ struct PreparedTable {
     producers: Vec<ProducerPosition>,
 }
 
+/// What a round left undone.
+#[derive(Debug, Default)]
+struct Left {
+    /// There is more of what it was to flush.
+    has_more: bool,
+    /// Why the first of the tables that failed did.
+    failure: Option<Error>,
+}
+
 impl Core {
-    /// Flushes what `scope` says. The first failure is returned after everything was tried.
-    pub(crate) async fn flush_round(&self, scope: Scope) -> Result<(), Error> {
+    /// Flushes what `scope` says, in as many rounds as all that is durable by now takes: a round takes a limited part.
+    /// The first failure is returned after everything was tried.
+    pub(crate) async fn flush_all(&self, scope: Scope) -> Result<(), Error> {
+        let goal = self.buffer.held().durable;
+        let (mut first, mut failed) = (None, HashSet::new());
+        loop {
+            let Left { has_more, failure } = self.flush_round(scope, goal, &mut failed).await?;
+            first = first.or(failure);
+            if !has_more {
+                return first.map_or(Ok(()), Err);
+            }
+        }
+    }
+
+    /// One round for the flusher, which comes again; whether it should at once.
+    pub(crate) async fn flush_some(&self, scope: Scope) -> Result<bool, Error> {
+        let goal = self.buffer.held().durable;
+        let left = self.flush_round(scope, goal, &mut HashSet::new()).await?;
+        left.failure.map_or(Ok(left.has_more), Err)
+    }
+
+    /// One round of what is durable up to `goal`, or somewhat more, but for the tables that `failed`, which grow. Rounds
+    /// of others may come between those of one call, so nobody waits for all that a long outage left.
+    async fn flush_round(
+        &self,
+        scope: Scope,
+        goal: SequenceNumber,
+        failed: &mut HashSet<TableId>,
+    ) -> Result<Left, Error> {
         let mut state = self.flush.lock().await;
-        let result = self.flush_pieces(&mut state, scope).await;
-        if result.is_ok() {
+        let result = self.flush_tables(&mut state, scope, goal, failed).await;
+        let failure = match &result {
+            Ok(left) => left.failure.as_ref(),
+            Err(error) => Some(error),
+        };
+        if failure.is_none() {
             self.close_unused().await;
         }
-        self.lag
-            .judge(&self.buffer, result.as_ref().err(), self.clock.now());
+        self.lag.judge(&self.buffer, failure, self.clock.now());
         // What failed and is not due again yet has not succeeded.
         state
             .failing
             .retain(|table, _| self.buffer.has_unflushed(*table));
         let mut counters = self.counters.lock();
-        if state.failing.is_empty() || result.is_err() {
-            counters.last_error = result.as_ref().err().map(chain);
+        if state.failing.is_empty() || failure.is_some() {
+            counters.last_error = failure.map(chain);
         }
-        if let Err(error) = &result {
+        if let Some(error) = failure {
             counters.flush_failures += 1;
             self.observer.flush_failed(error.category());
         }
         result
     }
 
-    /// A round takes a limited part of each table. All that was durable when this began is taken by as many as it
-    /// needs, but for tables that fail; who only wants what is due comes again.
-    async fn flush_pieces(&self, state: &mut FlushState, scope: Scope) -> Result<(), Error> {
-        let goal = self.buffer.held().durable;
-        let mut failures = Failures::default();
-        while self.flush_tables(state, scope, goal, &mut failures).await? {
-            if scope == Scope::Due {
-                self.due.notify_one();
-                break;
-            }
-        }
-        failures.first.map_or(Ok(()), Err)
-    }
-
-    /// One round; whether there is more up to `goal` in tables that did not fail.
     async fn flush_tables(
         &self,
         state: &mut FlushState,
         scope: Scope,
         goal: SequenceNumber,
-        failures: &mut Failures,
-    ) -> Result<bool, Error> {
+        failed_before: &mut HashSet<TableId>,
+    ) -> Result<Left, Error> {
         if let Some(fatal) = self.fatal.get() {
             return Err(Error::OutOfService(fatal));
         }
         self.settle(state).await?;
         self.buffer.evict(self.clock.now());
-        let mut work = self.select(state, scope);
-        work.retain(|unflushed| !failures.tables.contains(&unflushed.table));
+        let Round {
+            tables: work,
+            has_more,
+        } = self.select(state, scope, goal, failed_before);
         if work.is_empty() {
             // Segments may have been closed after everything in them was flushed.
             if self.can_truncate() {
                 self.truncate().await;
             }
-            return Ok(false);
+            return Ok(Left::default());
         }
-        let has_more = |unflushed: &Unflushed| {
-            let last = unflushed.batches.last();
-            unflushed.has_more && last.is_some_and(|(last, _)| *last < goal)
-        };
-        let unfinished: Vec<TableId> = work
-            .iter()
-            .filter(|unflushed| has_more(unflushed))
-            .map(|unflushed| unflushed.table)
-            .collect();
         let started = Instant::now();
         let ids: Vec<TableId> = work.iter().map(|unflushed| unflushed.table).collect();
         let tables = self
@@ -179,7 +188,7 @@ impl Core {
             .map(prepare)
             .buffer_unordered(TABLES_AT_ONCE);
         let prepared: Vec<_> = prepared.collect().await;
-        let prepared = self.sort_out(state, prepared, failures);
+        let (prepared, failure) = self.sort_out(state, prepared, failed_before);
         if !prepared.is_empty() {
             let commit = FlushCommit {
                 valid_until_millis: Some(valid_until_millis),
@@ -194,9 +203,7 @@ impl Core {
         let ids: Vec<TableId> = gone.iter().map(|unflushed| unflushed.table).collect();
         let forgotten = self.forget_dropped(state, gone).await;
         forgotten.inspect_err(|error| ids.iter().for_each(|id| self.lag.failed(*id, error)))?;
-        Ok(unfinished
-            .iter()
-            .any(|table| !failures.tables.contains(table)))
+        Ok(Left { has_more, failure })
     }
 
     /// Until when what is stored from now on may be committed, by the time of the catalog: before it can be
@@ -207,7 +214,13 @@ impl Core {
         Ok(now.millis_after(self.commit_within))
     }
 
-    fn select(&self, state: &FlushState, scope: Scope) -> Vec<Unflushed> {
+    fn select(
+        &self,
+        state: &FlushState,
+        scope: Scope,
+        goal: SequenceNumber,
+        failed: &HashSet<TableId>,
+    ) -> Round {
         let due = (scope == Scope::Due).then(|| {
             let interval = i64::try_from(self.config.flush_interval.as_nanos()).unwrap_or(i64::MAX);
             let now_nanos = self.clock.unix_nanos();
@@ -217,26 +230,26 @@ impl Core {
                 now_nanos,
             }
         });
-        let mut work = self.buffer.unflushed(due);
-        if let Scope::Table(table) = scope {
-            work.retain(|unflushed| unflushed.table == table);
-        }
-        if scope == Scope::Due {
-            let now = self.clock.now();
-            let waits = |id: &TableId| state.failing.get(id).is_some_and(|(_, until)| *until > now);
-            work.retain(|unflushed| !waits(&unflushed.table));
-        }
-        work
+        let now = self.clock.now();
+        let waits = |id: &TableId| state.failing.get(id).is_some_and(|(_, until)| *until > now);
+        self.buffer.unflushed(due, goal, |table| {
+            let wanted = match scope {
+                Scope::All => true,
+                Scope::Due => !waits(&table),
+                Scope::Table(asked) => table == asked,
+            };
+            wanted && !failed.contains(&table)
+        })
     }
 
-    /// Keeps the tables that could be prepared and notes the others.
+    /// Keeps the tables that could be prepared and notes the others; the first of their errors.
     fn sort_out(
         &self,
         state: &mut FlushState,
         prepared: Vec<(TableId, Result<PreparedTable, Error>)>,
-        failures: &mut Failures,
-    ) -> Vec<(TableId, PreparedTable)> {
-        let mut done = Vec::new();
+        failed: &mut HashSet<TableId>,
+    ) -> (Vec<(TableId, PreparedTable)>, Option<Error>) {
+        let (mut done, mut first) = (Vec::new(), None);
         for (table, result) in prepared {
             match result {
                 Ok(prepared) => {
@@ -251,12 +264,12 @@ impl Core {
                     let (backoff, until) =
                         failing.or_insert_with(|| (Backoff::default(), self.clock.now()));
                     *until = self.clock.now() + backoff.next();
-                    failures.tables.insert(table);
-                    failures.first.get_or_insert(error);
+                    failed.insert(table);
+                    first.get_or_insert(error);
                 }
             }
         }
-        done
+        (done, first)
     }
 
     /// Encodes and stores the rows of one table.
@@ -327,53 +340,6 @@ impl Core {
                 message,
             })
         })
-    }
-
-    async fn store_file(&self, table: &Table, file: EncodedFile) -> Result<NewFile, Error> {
-        let path = parquet_file::path(&table.name.database, table.id);
-        let size_bytes = file.pieces.iter().map(|piece| piece.len() as u64).sum();
-        let stored = if file.pieces.len() <= 1 {
-            let whole = PutPayload::from_iter(file.pieces);
-            self.store.put(&path, whole).await.map(drop)
-        } else {
-            self.put_parts(&path, file.pieces).await
-        };
-        stored.map_err(|source| Error::Store {
-            path: path.to_string(),
-            source,
-        })?;
-        Ok(NewFile {
-            table: table.id,
-            path: path.to_string(),
-            size_bytes,
-            rows: file.rows,
-            schema_version: file.schema_version,
-            first_sequence: file.first_sequence,
-            last_sequence: file.last_sequence,
-            time_range_nanos: file.time_range_nanos,
-            sorted: file.sorted,
-        })
-    }
-
-    async fn put_parts(
-        &self,
-        path: &object_store::path::Path,
-        pieces: Vec<bytes::Bytes>,
-    ) -> Result<(), object_store::Error> {
-        let mut upload = self.store.put_multipart(path).await?;
-        let result = async {
-            for piece in pieces {
-                upload.put_part(PutPayload::from(piece)).await?;
-            }
-            upload.complete().await.map(drop)
-        }
-        .await;
-        if result.is_err()
-            && let Err(error) = upload.abort().await
-        {
-            debug!(path = %path, error = %error, "can't abort upload");
-        }
-        result
     }
 
     fn commit_of(&self, tables: Vec<(TableId, PreparedTable)>) -> FlushCommit {
@@ -513,19 +479,6 @@ impl Core {
         let truncated = spawn_blocking(move || forget(&wal, up_to, state)).await;
         if let Ok(Err(error)) = truncated {
             warn!(error = %chain(&error), "can't truncate write-ahead log");
-        }
-    }
-
-    /// Best effort: what stays is found by the scan for orphans.
-    async fn remove_files(&self, files: &[NewFile]) {
-        for file in files {
-            // Encoded already, as `Path::from` would do once more.
-            let Ok(path) = object_store::path::Path::parse(&file.path) else {
-                continue;
-            };
-            if let Err(error) = self.store.delete(&path).await {
-                debug!(path = %path, error = %error, "can't remove file of a refused flush");
-            }
         }
     }
 }

@@ -48,11 +48,16 @@ pub(crate) async fn run(core: Arc<Core>, started: Instant) {
             true => Scope::All,
             false => Scope::Due,
         };
-        let round = AssertUnwindSafe(core.flush_round(scope))
+        let round = AssertUnwindSafe(core.flush_some(scope))
             .catch_unwind()
             .await;
         match round {
-            Ok(Ok(())) => {
+            Ok(Ok(has_more)) => {
+                if has_more {
+                    core.disk_pressed
+                        .fetch_or(scope == Scope::All, Ordering::Relaxed);
+                    core.due.notify_one();
+                }
                 let now = core.clock.now();
                 if now.duration_since(expired) >= EXPIRY_INTERVAL {
                     let more = core.expire_producers().await;

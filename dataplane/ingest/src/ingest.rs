@@ -14,12 +14,12 @@ use flightcluster_config::{ByteSize, IngestConfig};
 use flightcluster_wal::{Disk, Wal, WalDirectory};
 use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::admission::{Admission, Room, admit};
+use crate::admission::{Admission, Flushing, Room, admit};
 use crate::buffer::{Buffer, TooOld};
 use crate::claim::Peers;
 use crate::clock::Clock;
@@ -34,7 +34,7 @@ use crate::open::OpenTables;
 use crate::order::Orders;
 use crate::persist::PersistMemory;
 use crate::producer::Producers;
-use crate::recent::{READS_AT_ONCE, Recent};
+use crate::recent::{LogReads, Recent};
 use crate::replay;
 use crate::table::{TableMode, failed};
 use crate::upload::Staging;
@@ -111,7 +111,7 @@ pub(crate) struct Core {
     /// What flushing may hold beside the rows.
     pub(crate) persist: PersistMemory,
     /// Reads of spilled rows for queries.
-    pub(crate) log_reads: Semaphore,
+    pub(crate) log_reads: LogReads,
     pub(crate) counters: Mutex<Counters>,
     /// Wakes the flusher: something is due.
     pub(crate) due: Arc<Notify>,
@@ -218,7 +218,7 @@ impl Ingest {
             flush: tokio::sync::Mutex::default(),
             lag,
             persist: PersistMemory::of_buffer(limit_bytes),
-            log_reads: Semaphore::new(READS_AT_ONCE),
+            log_reads: LogReads::of_buffer(limit_bytes),
             counters: Mutex::default(),
             due: Arc::default(),
             disk_pressed: Arc::default(),
@@ -289,7 +289,7 @@ impl Ingest {
         admitted.map(Room::new)
     }
 
-    /// The durable rows of a table above a sequence number, in order, each batch in the schema it
+    /// The durable rows of a table above a sequence number, each batch in the schema it
     /// was written with. Those of a table this ingester has none of are none.
     ///
     /// # Errors
@@ -312,7 +312,7 @@ impl Ingest {
     ///   are tried again.
     /// - Cancellation: rows may have been flushed.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.core.flush_round(Scope::All).await
+        self.core.flush_all(Scope::All).await
     }
 
     /// Puts the rows of one table that are durable now into files and commits them; also those that
@@ -328,7 +328,7 @@ impl Ingest {
         }
         // Of a table with a primary key: a row may have got its number long before it is durable.
         self.core.orders.given_are_stored().await;
-        self.core.flush_round(Scope::Table(table)).await
+        self.core.flush_all(Scope::Table(table)).await
     }
 
     /// Ends writing: refuses new writes, lets those under way finish, flushes until nothing is left,
@@ -347,7 +347,7 @@ impl Ingest {
         core.writes.wait().await;
         let mut backoff = Backoff::default();
         loop {
-            let error = match core.flush_round(Scope::All).await {
+            let error = match core.flush_all(Scope::All).await {
                 Ok(()) => match core.say_drained().await {
                     Ok(()) => break,
                     Err(error) => error,
@@ -447,8 +447,13 @@ impl Core {
 
     /// Waits for room for `bytes`, for a write that has room for `own` already.
     pub(crate) async fn admit(&self, own: u64, bytes: u64) -> Result<Admission, Error> {
-        let failing = || self.counters.lock().last_error.is_some();
-        admit(&self.buffer, &self.due, &self.freed, failing, own, bytes).await
+        let flushing = Flushing {
+            due: &self.due,
+            freed: &self.freed,
+            is_failing: &|| self.counters.lock().last_error.is_some(),
+            log_has_room: &|| self.wal().is_ok_and(|wal| !wal.is_pressed()),
+        };
+        admit(&self.buffer, &flushing, own, bytes).await
     }
 
     /// Room for all that a batch turned out to need.

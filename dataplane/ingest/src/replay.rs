@@ -88,8 +88,11 @@ impl Replay {
                 in_files += 1;
             } else {
                 buffer.push(table, row(&mut schemas, (record, place), producer, ages)?);
-                // So that writes have room before the first flush.
-                buffer.spill(buffer.limit_bytes() / 2);
+                // So that writes have room before the first flush. Handles alone may take that much: nothing is left
+                // to spill then.
+                if buffer.held().unflushed_bytes > buffer.limit_bytes() / 4 {
+                    buffer.spill(buffer.limit_bytes() / 2);
+                }
                 replayed += 1;
             }
         }

@@ -15,7 +15,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use flightcluster_catalog::{SequenceNumber, TableId};
 use flightcluster_keys::with_order;
@@ -26,7 +25,7 @@ use crate::error::Error;
 use crate::message::decode_batch;
 use crate::producer::Producer;
 
-/// What a handle takes in memory: queues of them have up to twice the room they need.
+/// What a handle takes in memory, also in a block of its own.
 pub(crate) const HANDLE_BYTES: u64 = 2 * size_of::<Spilled>() as u64;
 
 /// Where the log has the rows of a batch.
@@ -109,14 +108,6 @@ impl Kept {
         match self {
             Self::Memory(row) => Ok(row),
             Self::Log(spilled) => spilled.read(wal, table),
-        }
-    }
-
-    /// The schema of its rows, but for order numbers.
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        match self {
-            Self::Memory(Row { batch, .. }) => RecordBatch::schema_ref(batch),
-            Self::Log(spilled) => &spilled.logged.schema,
         }
     }
 }

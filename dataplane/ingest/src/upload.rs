@@ -106,7 +106,7 @@ impl Ingest {
         if let Some(fatal) = core.fatal.get() {
             return Err(Error::OutOfService(fatal));
         }
-        core.flush_round(Scope::Table(staging)).await
+        core.flush_all(Scope::Table(staging)).await
     }
 }
 

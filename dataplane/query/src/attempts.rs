@@ -29,7 +29,8 @@ impl Default for Patience {
             // not the other machine that is silent but something between: a query must not wait for it for ever.
             silence: Duration::from_secs(30),
             // It has the rows in memory: a healthy one answers within milliseconds, or some seconds if it has
-            // to make gigabytes of them wider first. This is half of what the pings take.
+            // to make gigabytes of them wider first. While it reads them from its log it says so more often. This is
+            // half of what the pings take.
             partial_silence: Duration::from_secs(5),
         }
     }

@@ -29,8 +29,9 @@ use crate::status::{ErrorCode, Failure, chain};
 use crate::stream::respond;
 use crate::writes::{PutTarget, Writes};
 
-/// Fresh rows are in memory, or read from the log a mebibyte at a time: a longer silence is never the query's doing.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Well below the silence after which a querier gives a partial answer without this ingester: reads from the log
+/// wait for each other.
+const KEEPALIVE: Duration = Duration::from_secs(2);
 
 /// What an ingester offers its peers.
 #[derive(Debug)]

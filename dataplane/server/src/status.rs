@@ -194,7 +194,7 @@ error_codes! {
     QueueFull = "QUEUE_FULL", Unavailable, Any,
         client: "Retry after the delay.",
         owner: "Add queriers, or raise `query.max_concurrent_queries` or `query.queue_length`.";
-    /// The ingester holds as much unflushed data as it may.
+    /// The ingester has as much in memory as it may, and nothing makes room soon enough.
     Overloaded = "OVERLOADED", Unavailable, Any,
         client: "Retry after the delay; the batch was not stored.",
         owner: "Check flushes and the object store; add ingesters, or give them more memory.";

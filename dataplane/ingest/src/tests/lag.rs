@@ -136,7 +136,7 @@ async fn while_the_store_is_away_other_tables_are_refused_too() {
     // A round that has nothing to do but to wait is no success.
     ingest
         .core_for_tests()
-        .flush_round(crate::flush::Scope::Due)
+        .flush_all(crate::flush::Scope::Due)
         .await
         .unwrap();
     assert_eq!(category(&ingest, &others()).await, "persist_lag");
@@ -173,7 +173,7 @@ async fn nor_does_it_when_the_store_fails_once_after_a_day_without_writes() {
     world.store.refuse_puts(true);
     let other = writer(&ingest, &others()).await.table().id;
     let round = crate::flush::Scope::Table(other);
-    let error = ingest.core_for_tests().flush_round(round).await;
+    let error = ingest.core_for_tests().flush_all(round).await;
     let error = error.unwrap_err();
     assert_eq!(error.fault(), Fault::Unavailable);
     assert_eq!(category(&ingest, &others()).await, "taken");

@@ -179,7 +179,7 @@ fn flushed_rows_give_way_to_writes() {
         buffer
             .recent(TableId(1), SequenceNumber(2))
             .unwrap()
-            .rows
+            .memory
             .len(),
         1
     );

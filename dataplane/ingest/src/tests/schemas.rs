@@ -308,7 +308,7 @@ async fn a_column_becomes_wider_and_each_stream_keeps_its_schema() {
     let expected = narrow.field(0).clone().with_data_type(DataType::Int64);
     assert_eq!(grown.fields()[..], [Arc::new(expected)]);
     let types = |ingest: &Ingest| {
-        let recent = recent_rows(&ingest, table.id, 0);
+        let recent = recent_rows(ingest, table.id, 0);
         let types = recent.iter().map(|(_, batch)| batch.column(0).data_type());
         types.cloned().collect::<Vec<_>>()
     };

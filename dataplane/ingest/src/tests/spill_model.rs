@@ -84,16 +84,32 @@ fn open_log(directory: &std::path::Path) -> Wal {
     recovery.finish(options, Arc::new(wal::NoObserver)).unwrap()
 }
 
+fn value((sequence, batch): &(SequenceNumber, RecordBatch)) -> u64 {
+    let value = batch.column(0).as_primitive::<Int64Type>().value(0);
+    assert_eq!(value as u64, sequence.0);
+    sequence.0
+}
+
 fn values(found: Found, wal: &Wal, table: TableId) -> Vec<u64> {
-    let Found { rows, reading } = found;
-    let rows = rows.into_iter().map(|kept| {
-        let row = kept.read(wal, table).unwrap();
-        let value = row.batch.column(0).as_primitive::<Int64Type>().value(0);
-        assert_eq!(value as u64, row.sequence.0);
-        row.sequence.0
-    });
-    let values = rows.collect();
+    let Found {
+        memory,
+        mut spilled,
+        reading,
+    } = found;
+    let mut values: Vec<_> = memory.iter().map(value).collect();
+    loop {
+        let piece = spilled.take(3 * ROW_BYTES);
+        if piece.is_empty() {
+            break;
+        }
+        assert!(piece.len() <= 3);
+        for spilled in piece {
+            let row = spilled.read(wal, table).unwrap();
+            values.push(value(&(row.sequence, row.batch)));
+        }
+    }
     drop(reading);
+    values.sort_unstable();
     values
 }
 
@@ -161,32 +177,39 @@ impl Case {
     }
 
     fn flush(&mut self) {
-        for unflushed in self.buffer.unflushed(None) {
-            let table = unflushed.table;
-            let known = self.tables.get_mut(&table).unwrap();
-            let all: Vec<_> = unflushed
-                .batches
+        let unwanted = TableId(self.random.below(6));
+        let goal = SequenceNumber(self.random.below(STEPS));
+        let round = self.buffer.unflushed(None, goal, |table| table != unwanted);
+        let (mut bytes, mut has_more) = (0, false);
+        let wanted = self.tables.iter().filter(|(table, _)| **table != unwanted);
+        let wanted: Vec<_> = wanted
+            .map(|(table, known)| (*table, known.after(known.watermark)))
+            .collect();
+        for (table, expected) in wanted {
+            let all = round
+                .tables
                 .iter()
-                .map(|(number, _)| *number)
-                .collect();
-            let expected = known.after(known.watermark);
-            let bytes: u64 = unflushed.batches.iter().map(|(_, bytes)| bytes).sum();
-            assert!(bytes < LIMIT + ROW_BYTES, "in pieces");
-            assert_eq!(unflushed.has_more, all.len() < expected.len());
+                .find(|unflushed| unflushed.table == table);
+            let all = all.map_or(&[][..], |unflushed| &unflushed.batches);
+            bytes += all.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            let all: Vec<_> = all.iter().map(|(number, _)| *number).collect();
+            has_more |= expected[all.len()..].iter().any(|number| *number <= goal.0);
             let rows = self.buffer.take_unflushed(table, &all);
-            let found = Found {
-                rows,
-                reading: None,
-            };
-            let read = values(found, &self.wal, table);
+            let rows = rows
+                .into_iter()
+                .map(|kept| kept.read(&self.wal, table).unwrap());
+            let read: Vec<_> = rows.map(|row| value(&(row.sequence, row.batch))).collect();
             assert_eq!(read, expected[..all.len()]);
             // Now and then a commit fails.
-            if self.random.below(4) > 0 {
-                let last = *all.last().unwrap();
-                self.buffer.mark_flushed(table, last, self.now);
-                known.watermark = last.0;
+            if self.random.below(4) > 0
+                && let Some(last) = all.last()
+            {
+                self.buffer.mark_flushed(table, *last, self.now);
+                self.tables.get_mut(&table).unwrap().watermark = last.0;
             }
         }
+        assert!(bytes < LIMIT + ROW_BYTES, "in pieces");
+        assert_eq!(round.has_more, has_more);
     }
 
     fn truncate(&mut self) {

@@ -1,7 +1,11 @@
 //! Rows that leave memory while nothing can be flushed: they are visible, and in files when the store is back.
 
 use super::upserts::{rows as keyed_rows, stored as keyed_stored, stream as keyed_stream};
+use futures::FutureExt as _;
+
 use super::*;
+use crate::buffer::Round;
+use crate::flush::Scope;
 
 /// An ingester with room for 200,000 bytes, whose store is away.
 async fn without_store() -> World {
@@ -118,9 +122,16 @@ async fn spilled_rows_are_what_they_were() {
     let id = table.table().id;
     let core = ingest.core_for_tests();
     let all = || {
-        let found = core.buffer.recent(id, SequenceNumber(0)).unwrap();
+        let Round { tables, .. } = core.buffer.unflushed(None, SequenceNumber(0), |_| true);
+        let numbers: Vec<_> = tables[0]
+            .batches
+            .iter()
+            .map(|(number, _)| *number)
+            .collect();
+        assert_eq!(numbers.len(), 50);
         let wal = core.wal().unwrap();
-        let rows = found.rows.into_iter().map(|kept| {
+        let kept = core.buffer.take_unflushed(id, &numbers);
+        let rows = kept.into_iter().map(|kept| {
             let row = kept.read(&wal, id).unwrap();
             let producer = row
                 .producer
@@ -169,6 +180,8 @@ async fn a_segment_stays_while_a_reader_may_read_it() {
     write_much(&table, 0).await;
     let id = table.table().id;
     let mut reader = ingest.recent(id, SequenceNumber(0)).unwrap();
+    let in_memory = reader.next().await.unwrap().unwrap();
+    assert!(!in_memory.from_log);
     let first = reader.next().await.unwrap().unwrap();
     assert!(first.from_log);
     let segments = ingest.statistics().wal_segments;
@@ -176,15 +189,13 @@ async fn a_segment_stays_while_a_reader_may_read_it() {
     ingest.flush().await.unwrap();
     assert_eq!(ingest.statistics().wal_segments, segments, "they are read");
     ingest.recent(id, SequenceNumber(0)).unwrap_err();
-    let mut rows: usize = first.rows.iter().map(|(_, batch)| batch.num_rows()).sum();
+    let mut pieces = vec![in_memory, first];
     while let Some(piece) = reader.next().await.unwrap() {
-        rows += piece
-            .rows
-            .iter()
-            .map(|(_, batch)| batch.num_rows())
-            .sum::<usize>();
+        pieces.push(piece);
     }
-    assert_eq!(rows, 250_001);
+    let batches = pieces.iter().flat_map(|piece| &piece.rows);
+    let rows = batches.map(|(_, batch)| batch.num_rows());
+    assert_eq!(rows.sum::<usize>(), 250_001);
     drop(reader);
     ingest.flush().await.unwrap();
     assert!(ingest.statistics().wal_segments <= 2);
@@ -230,4 +241,59 @@ async fn damage_of_the_log_fails_queries_and_flushes_of_the_table_and_of_no_othe
         world.numbers(&ingest, &readings()).await,
         (0..1000).collect::<Vec<_>>()
     );
+}
+
+/// After an outage there may be a whole log to flush: others need not wait for all of it.
+#[tokio::test]
+async fn the_flusher_takes_a_limited_part_at_a_time() {
+    let world = without_store().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    let other_name = TableName::public("demo", "other");
+    let other = writer(&ingest, &other_name).await;
+    write(&table, [-1]).await.unwrap();
+    ingest.flush().await.unwrap_err();
+    write_much(&table, 0).await;
+    write(&other, 0..10).await.unwrap();
+    world.store.refuse_puts(false);
+    let core = ingest.core_for_tests();
+    assert!(core.flush_some(Scope::All).await.unwrap(), "there is more");
+    assert_eq!(ingest.statistics().last_error, None);
+    assert!(ingest.statistics().spilled_bytes > 1_000_000);
+    assert_eq!(
+        world.files(&other_name).await.len(),
+        0,
+        "the oldest go first"
+    );
+    let epoch = ingest.ingester().epoch;
+    ingest.flush_table(epoch, other.table().id).await.unwrap();
+    assert_eq!(world.files(&other_name).await.len(), 1);
+    assert!(ingest.statistics().spilled_bytes > 1_000_000);
+    while core.flush_some(Scope::All).await.unwrap() {}
+    assert_eq!(ingest.statistics().buffered_rows, 0);
+}
+
+/// A client that reads slowly, or not at all.
+#[tokio::test]
+async fn a_reader_that_nobody_looks_after_holds_up_no_other() {
+    let world = without_store().await;
+    let ingest = world.open().await;
+    let table = writer(&ingest, &readings()).await;
+    write(&table, [-1]).await.unwrap();
+    ingest.flush().await.unwrap_err();
+    write_much(&table, 0).await;
+    let id = table.table().id;
+    // Each takes all the memory there is for that.
+    let mut readers: Vec<_> = (0..3)
+        .map(|_| ingest.recent(id, SequenceNumber(0)).unwrap())
+        .collect();
+    for reader in &mut readers {
+        reader.next().await.unwrap();
+    }
+    let mut reads = readers.iter_mut().map(|reader| Box::pin(reader.next()));
+    let (mut first, mut second) = (reads.next().unwrap(), reads.next().unwrap());
+    assert!((&mut first).now_or_never().is_none());
+    assert!((&mut second).now_or_never().is_none());
+    assert!(reads.next().unwrap().await.unwrap().unwrap().from_log);
+    drop((first, second));
 }
