@@ -121,6 +121,16 @@ def test_the_malloc_settings_reach_the_allocator(new_server):
             put(client, "d", "t", ROWS)
 
 
+def test_the_limit_of_a_small_pod_reaches_the_allocator(new_server, small_pod):
+    """S4-43: jemalloc itself counts the cores of the machine."""
+    server = new_server()
+    server.prefix = small_pod.prefix()
+    with running(server):
+        environment = (server.proc / "environ").read_bytes()
+        assert b"MALLOC_CONF=background_thread:true,dirty_decay_ms:100" in environment
+        assert b",narenas:2,tcache_max:4096" in environment
+
+
 def test_data_may_move_to_a_machine_with_another_name(new_server, tmp_path):
     """A container gets a new host name at every start."""
     server = new_server().start()
