@@ -15,6 +15,8 @@ use crate::{
 
 /// gRPC message lengths are 32 bits, and some clients count them as signed.
 const MAX_MESSAGE_BYTES: ByteSize = ByteSize(i32::MAX as u64);
+/// A process may stand still for as long as this without anything being wrong.
+const MIN_LEASE: Duration = Duration::from_secs(1);
 /// Below this not even the schema of a wide table fits into a message.
 const MIN_MESSAGE_BYTES: ByteSize = ByteSize::kib(64);
 /// A segment repeats the schemas it needs, so tiny ones are mostly schema.
@@ -473,7 +475,6 @@ impl Check<'_> {
         let Config { query, upkeep, .. } = self.config;
         for (setting, duration) in [
             ("upkeep.interval", upkeep.interval),
-            ("upkeep.lease", upkeep.lease),
             ("upkeep.gc_grace", upkeep.gc_grace),
             ("upkeep.orphan_interval", upkeep.orphan_interval),
             ("upkeep.orphan_grace", upkeep.orphan_grace),
@@ -481,6 +482,10 @@ impl Check<'_> {
             if duration.is_zero() {
                 self.problem(setting, "must be longer than 0");
             }
+        }
+        if upkeep.lease < MIN_LEASE {
+            let message = "must be at least 1s; a shorter one is over before it is renewed";
+            self.problem("upkeep.lease", message);
         }
         if let Some(timeout) = query.timeout
             && upkeep.gc_grace <= timeout

@@ -391,6 +391,7 @@ fn objects_stay_longer_than_a_query_and_compaction_has_sane_limits() {
     assert_eq!(grace, ["upkeep.gc_grace"]);
     let found = standalone(|config| {
         config.upkeep.interval = Duration::ZERO;
+        config.upkeep.lease = Duration::from_millis(999);
         config.upkeep.compaction_min_files = 1;
         config.upkeep.compaction_max_files = 0;
         config.upkeep.compaction_target_bytes = ByteSize::kib(1);
@@ -400,6 +401,7 @@ fn objects_stay_longer_than_a_query_and_compaction_has_sane_limits() {
         found,
         [
             "upkeep.interval",
+            "upkeep.lease",
             "upkeep.compaction_min_files",
             "upkeep.compaction_max_files",
             "upkeep.compaction_target_bytes",

@@ -495,9 +495,10 @@ fn forget(
     {
         return noted;
     }
-    wal.truncate_up_to(up_to)?;
-    // On a full disk there is room for the note only now.
-    noted.or_else(|_| wal.remember(state))
+    let truncated = wal.truncate_up_to(up_to);
+    // On a full disk there is room for the note only now, also when not all could be removed.
+    let noted = noted.or_else(|_| wal.remember(state));
+    truncated.and(noted)
 }
 
 /// The last number a round takes of a table.

@@ -11,6 +11,7 @@ use flightcluster_telemetry::metrics::{Metrics, NameLabels};
 use flightcluster_tls::{
     ALPN_H2, ALPN_HTTP1, ClientAuth, Files, Identity, MinVersion, TlsAcceptor,
 };
+use flightcluster_wal::{Disk as _, RealDisk};
 use flightcluster_wire::SigningKey;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -238,9 +239,10 @@ fn own_key(path: &Path) -> Result<SigningKey, String> {
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    // Durably: whoever finds it there takes that for granted.
+    RealDisk.create_directory(folder)?;
     let temporary = path.with_extension("tmp");
     let mut file = std::fs::OpenOptions::new()
         .write(true)
@@ -250,7 +252,8 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         .open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&temporary, path)
+    std::fs::rename(&temporary, path)?;
+    RealDisk.sync_directory(folder)
 }
 
 #[cfg(test)]

@@ -171,8 +171,9 @@ impl WalDirectory {
         match changed {
             Err(error) if out_of_space(&error) => {
                 let mut noted = self.lock_span();
-                Span::remove(self.disk.as_ref(), &self.path)?;
+                // It may be gone although that fails.
                 noted.is_removed = true;
+                Span::remove(self.disk.as_ref(), &self.path)?;
                 if let Some(span) = &mut noted.span {
                     span.oldest = span.oldest.max(number);
                 }
@@ -223,7 +224,15 @@ impl WalDirectory {
     /// # Errors
     /// [`Error::MissingSegment`], [`Error::MissingEnd`], [`Error::Directory`].
     pub fn recover(self, identity: Identity) -> Result<Recovery, Error> {
-        let numbers = self.numbers.clone();
+        let span = self.lock_span().span;
+        // A removal may be undone when the power goes, also where later ones are not. What came back is not needed, and
+        // can't be joined to the others.
+        let is_hole = |pair: &[u64]| {
+            span.is_some_and(|span| pair[1] != pair[0] + 1 && pair[1] <= span.oldest)
+        };
+        let hole = self.numbers.windows(2).rposition(is_hole);
+        let (came_back, numbers) = self.numbers.split_at(hole.map_or(0, |hole| hole + 1));
+        let (came_back, numbers) = (came_back.to_vec(), numbers.to_vec());
         for pair in numbers.windows(2) {
             if pair[1] != pair[0] + 1 {
                 return Err(Error::MissingSegment {
@@ -231,13 +240,12 @@ impl WalDirectory {
                 });
             }
         }
-        let span = self.lock_span().span;
         if let Some(number) = span.and_then(|span| span.missing(&numbers)) {
             return Err(Error::MissingEnd {
                 file: self.segment_path(number),
             });
         }
-        Ok(Recovery::new(self, numbers, identity))
+        Ok(Recovery::new(self, came_back, numbers, identity))
     }
 
     pub(crate) fn segment_path(&self, number: u64) -> PathBuf {

@@ -104,26 +104,38 @@ pub(crate) fn remove_if_there(disk: &dyn Disk, file: &Path) -> io::Result<()> {
     }
 }
 
+/// Creates a directory and its missing parents, each durable in its own parent. So is the first that is there: who
+/// created it may have ended before it synced that.
+fn create_directory(
+    directory: &Path,
+    sync_directory: &dyn Fn(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let parent = match directory.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    if directory.is_dir() {
+        return match sync_directory(parent) {
+            // It is somebody else's, who made this one for us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        };
+    }
+    create_directory(parent, sync_directory)?;
+    match std::fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_directory(parent),
+    }
+}
+
 /// The disk of this machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create_directory(&self, directory: &Path) -> io::Result<()> {
-        if directory.is_dir() {
-            return Ok(());
-        }
-        let parent = directory
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        if let Some(parent) = parent {
-            self.create_directory(parent)?;
-        }
-        match std::fs::create_dir(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        self.sync_directory(parent.unwrap_or(Path::new(".")))
+        create_directory(directory, &|directory| self.sync_directory(directory))
     }
 
     fn lock(&self, file: &Path) -> io::Result<Option<DirectoryLock>> {
@@ -259,4 +271,36 @@ fn write_all(file: &mut File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_is_durable_also_when_somebody_else_made_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let wal = data.join("wal");
+        let synced = RefCell::new(Vec::new());
+        let sync = |directory: &Path| {
+            synced.borrow_mut().push(directory.to_owned());
+            Ok(())
+        };
+        // As by a process that ended before it synced.
+        std::fs::create_dir(&data).unwrap();
+        create_directory(&wal, &sync).unwrap();
+        assert!(wal.is_dir());
+        let expected = [folder.path().to_owned(), data.clone()];
+        assert_eq!(synced.take(), expected);
+        create_directory(&wal, &sync).unwrap();
+        assert_eq!(synced.take(), [data]);
+        // A parent that only root may open.
+        let refused = |_: &Path| Err(io::ErrorKind::PermissionDenied.into());
+        create_directory(&wal, &refused).unwrap();
+        create_directory(&wal.join("new"), &refused).unwrap_err();
+    }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::directory::WalDirectory;
-use crate::disk::{PAGE_BYTES, replace};
+use crate::disk::{PAGE_BYTES, remove_if_there, replace};
 use crate::error::Error;
 use crate::format::evidence::{is_of_older, was_synced};
 use crate::format::header::{self, Header};
@@ -49,6 +49,8 @@ pub struct Identity {
 pub struct Recovery {
     directory: WalDirectory,
     identity: Identity,
+    /// Segments of before the oldest that is needed, with a hole behind them.
+    came_back: Vec<u64>,
     numbers: VecDeque<u64>,
     open: Option<OpenSegment>,
     /// Segments read to their end.
@@ -82,10 +84,16 @@ enum Repair {
 }
 
 impl Recovery {
-    pub(crate) fn new(directory: WalDirectory, numbers: Vec<u64>, identity: Identity) -> Self {
+    pub(crate) fn new(
+        directory: WalDirectory,
+        came_back: Vec<u64>,
+        numbers: Vec<u64>,
+        identity: Identity,
+    ) -> Self {
         Self {
             directory,
             identity,
+            came_back,
             last_number: numbers.last().copied().unwrap_or(0),
             numbers: numbers.into(),
             open: None,
@@ -145,6 +153,7 @@ impl Recovery {
         while self.next_record()?.is_some() {}
         let next = self.next_sequence()?;
         self.repair()?;
+        self.remove_what_came_back()?;
         info!(
             directory = %self.directory.path.display(),
             records = self.records,
@@ -162,6 +171,23 @@ impl Recovery {
             number,
             next,
         )
+    }
+
+    /// Durably, before a span is noted that knows nothing of them: where it does not count, nothing tells that they are
+    /// not needed.
+    fn remove_what_came_back(&self) -> Result<(), Error> {
+        for number in &self.came_back {
+            let file = self.directory.segment_path(*number);
+            warn!(file = %file.display(), "removing segment that was removed before");
+            let removed = remove_if_there(self.directory.disk.as_ref(), &file);
+            let removed = removed.and_then(|()| self.directory.sync());
+            removed.map_err(|source| Error::Segment {
+                doing: "remove",
+                file,
+                source: Arc::new(source),
+            })?;
+        }
+        Ok(())
     }
 
     fn next_sequence(&self) -> Result<SequenceNumber, Error> {
