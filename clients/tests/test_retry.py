@@ -8,30 +8,36 @@ import pyarrow.flight as flight
 import pytest
 from harness import Trailers, put, retry_delay, running, select, wait_until
 
-ROWS = 256
 ROW_BYTES = 1024
-# Refused long before that many batches, a quarter of a MiB each.
-MANY = 200
+# Refused long before that many batches.
+MANY = 600
 
 # What is refused while nothing can be put into files: what pyarrow makes of the code of gRPC, after
-# how many seconds to come back, and the settings that bring it about.
+# how many seconds to come back, rows of a batch and the settings that bring it about.
 REFUSALS = {
-    # Unavailable: no more room in memory.
+    # Unavailable: no more room in memory, for so many small batches that what tells where the log
+    # has them fills it.
     "OVERLOADED": (
         flight.FlightUnavailableError,
         1,
-        {"ingest": {"flush_bytes": "1MiB", "buffer_bytes": "2MiB"}},
+        1,
+        {
+            "ingest": {"flush_bytes": "64KiB", "buffer_bytes": "64KiB"},
+            "server": {"max_message_bytes": "64KiB"},
+        },
     ),
     # Unavailable: rows are overdue for files.
     "PERSIST_LAG": (
         flight.FlightUnavailableError,
         10,
+        256,
         {"ingest": {"flush_interval": "100ms", "persist_lag": "300ms"}},
     ),
     # Resource exhausted: no more room in the log.
     "DISK_FULL": (
         pa.ArrowException,
         1,
+        256,
         {"ingest": {"flush_bytes": "1MiB", "wal_bytes": "4MiB"}},
     ),
 }
@@ -50,26 +56,26 @@ def store_away(server):
         kept.rename(objects)
 
 
-def batch(number):
+def batch(number, rows):
     """Rows that can't be compressed."""
     values = numpy.random.default_rng(number)
-    noise = [values.bytes(ROW_BYTES) for _ in range(ROWS)]
-    numbers = numpy.full(ROWS, number)
+    noise = [values.bytes(ROW_BYTES) for _ in range(rows)]
+    numbers = numpy.full(rows, number)
     return pa.record_batch({"number": numbers, "noise": pa.array(noise, pa.binary())})
 
 
 @pytest.mark.parametrize("code", REFUSALS)
 def test_a_refused_write_that_waits_as_it_is_told_gets_through(new_server, code):
     """`google.rpc.RetryInfo` comes over a real connection, and is true."""
-    kind, delay, settings = REFUSALS[code]
-    server = new_server(settings | {"server": {"max_message_bytes": "1MiB"}})
+    kind, delay, rows, settings = REFUSALS[code]
+    server = new_server({"server": {"max_message_bytes": "1MiB"}} | settings)
     server.expect_log("flush|can't|refus|store|room|overdue|full|not a directory")
     trailers = Trailers()
 
     def write(number):
         """Whether a batch was acknowledged; else it was refused with this code."""
         try:
-            put(client, "d", "t", [batch(number)])
+            put(client, "d", "t", [batch(number, rows)])
         except kind as error:
             assert trailers.last["x-fc-code"] == code, error
             return False
@@ -87,4 +93,4 @@ def test_a_refused_write_that_waits_as_it_is_told_gets_through(new_server, code)
         wait_until(lambda: write(number), "the repeat is let in", 60, pause=delay)
         found = select(client, "d", "SELECT number, count(*) AS n FROM t GROUP BY 1 ORDER BY 1")
         # What was refused was not stored.
-        assert found.to_pylist() == [{"number": n, "n": ROWS} for n in range(number + 1)]
+        assert found.to_pylist() == [{"number": n, "n": rows} for n in range(number + 1)]
