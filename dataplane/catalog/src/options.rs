@@ -36,9 +36,15 @@ pub struct SetOptions {
     /// The options by name.
     pub changes: BTreeMap<String, Option<String>>,
     /// With [`OptionsOf::Table`]: what the caller saw under this name. Those of anything else that has the
-    /// name by now stay as they are ([`Error::TableReplaced`](crate::Error::TableReplaced)).
+    /// name by now stay as they are: the table that was seen is not found
+    /// ([`Error::TableNotFound`](crate::Error::TableNotFound)), or another came where there was none
+    /// ([`Error::TableReplaced`](crate::Error::TableReplaced)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Seen>,
+    /// Names this request, at random: a repeat of one that took effect does nothing, however late it arrives. Without
+    /// it a repeat undoes what was set in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 impl Table {

@@ -307,7 +307,12 @@ fn effect(
                 };
                 // What has the name is looked up when the statement is planned.
                 let seen = None;
-                Ok(Effect::SetOptions(SetOptions { of, changes, seen }))
+                Ok(Effect::SetOptions(SetOptions {
+                    of,
+                    changes,
+                    seen,
+                    id: None,
+                }))
             }
             None => refused(
                 "write ALTER TABLE t SET (retention = '30d'); columns are added by writing them",

@@ -225,7 +225,8 @@ impl Change {
             .map_err(|source| Error::from_catalog("creating a database", source))
     }
 
-    async fn set_options(&self, request: SetOptions) -> Result<u64, Error> {
+    async fn set_options(&self, mut request: SetOptions) -> Result<u64, Error> {
+        request.id = Some(uuid::Uuid::new_v4().to_string());
         let failed = |source| Error::from_catalog("setting options", source);
         options::check_owner(&request.of, &request.changes)?;
         if let OptionsOf::Table(name) = &request.of

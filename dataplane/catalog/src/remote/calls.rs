@@ -59,7 +59,7 @@ call!(DropTableCall { name: TableName, if_exists: bool, #[serde(default)] seen: 
     "drop_table" -> Option<Table>, repeatable: false,
     |call, catalog| catalog.drop_table(&call.name, call.if_exists, call.seen));
 
-// A repeat sets the same. Older peers do not send `seen`, and look at the name alone.
+// A repeat does nothing by `id`. Older peers send neither that nor `seen`: a late repeat of theirs sets what it says.
 call!(SetOptionsCall { request: SetOptions } "set_options" -> (), repeatable: true,
     |call, catalog| catalog.set_options(call.request));
 

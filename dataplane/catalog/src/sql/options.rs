@@ -4,13 +4,28 @@ use std::collections::BTreeMap;
 
 use sqlx::AssertSqlSafe;
 
+use super::clock::now_millis;
 use super::dialect::Connection;
 use super::value::json;
-use super::{Failure, database, snapshot, table};
-use crate::{Error, OptionsOf, SetOptions};
+use super::{Failure, database, snapshot, statement, table};
+use crate::{BeginStatement, Error, OptionsOf, Seen, SetOptions, StatementProgress};
 
-/// Sets and removes options.
+/// How long a request is remembered. A repeat of it is not under way for as long.
+const REMEMBERED_MILLIS: i64 = 24 * 3600 * 1000;
+
+/// Sets and removes options, once.
 pub(super) async fn set(c: &mut Connection, request: SetOptions) -> Result<(), Failure> {
+    if let Some(id) = &request.id {
+        let begun = BeginStatement {
+            id: id.clone(),
+            run: "set_options".to_owned(),
+            expires_at_millis: now_millis().saturating_add(REMEMBERED_MILLIS),
+        };
+        if let StatementProgress::Ended { .. } = statement::begin(c, begun).await? {
+            return Ok(());
+        }
+        statement::end(c, id.clone(), 0).await?;
+    }
     // Nobody else changes them between the reading and the writing.
     snapshot::next(c, "set_options").await?;
     let (place, id) = match &request.of {
@@ -19,6 +34,10 @@ pub(super) async fn set(c: &mut Connection, request: SetOptions) -> Result<(), F
             None => return Err(Error::DatabaseNotFound(name.clone()).into()),
         },
         OptionsOf::Table(name) => match table::find(c, name).await? {
+            // Not one to be repeated: the later table is not meant.
+            Some(found) if matches!(request.seen, Some(Seen::Table(id)) if id != found.id) => {
+                return Err(Error::TableNotFound(name.to_string()).into());
+            }
             Some(found) => {
                 table::check_seen(name, Some(&found), request.seen)?;
                 ("tables", super::value::stored(found.id.0)?)

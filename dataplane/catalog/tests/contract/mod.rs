@@ -52,6 +52,7 @@ macro_rules! contract {
             a_dropped_table_is_gone_and_its_name_is_free,
             a_drop_that_comes_late_ends_no_later_table_of_the_name,
             only_the_table_that_was_seen_is_replaced,
+            a_late_repeat_sets_no_option_again,
             only_the_table_that_was_seen_gets_other_options,
             a_schema_evolves_only_from_the_present_version,
             tables_are_listed_by_name_and_database,

@@ -428,6 +428,7 @@ pub async fn options_are_set_and_removed_and_those_of_a_database_are_with_its_ta
             of,
             changes,
             seen: None,
+            id: None,
         })
     };
     let of_table = || OptionsOf::Table(table.name.clone());
@@ -474,6 +475,58 @@ pub async fn options_are_set_and_removed_and_those_of_a_database_are_with_its_ta
     assert!(matches!(missing, Err(Error::DatabaseNotFound(name)) if name == "no"));
 }
 
+/// Its answer was lost, and so was the way of a copy of it, which arrives when others were answered.
+pub async fn a_late_repeat_sets_no_option_again(catalog: Subject) {
+    let table = create(&catalog, "t").await;
+    for of in [
+        OptionsOf::Table(table.name.clone()),
+        OptionsOf::Database(table.name.database.clone()),
+    ] {
+        let set = |value: &str, id: Option<String>| {
+            catalog.set_options(SetOptions {
+                of: of.clone(),
+                changes: [("retention".to_owned(), Some(value.to_owned()))].into(),
+                seen: None,
+                id,
+            })
+        };
+        let named = |name: &str| Some(format!("{name} {of:?}"));
+        set("7d", named("first")).await.unwrap();
+        set("30d", named("second")).await.unwrap();
+        let before = catalog.snapshot(&[]).await.unwrap().id;
+        set("7d", named("first")).await.unwrap();
+        let found = catalog.table(&table.name).await.unwrap().unwrap();
+        assert_eq!(found.option("retention"), Some("30d"));
+        assert_eq!(catalog.snapshot(&[]).await.unwrap().id, before);
+        set("7d", named("third")).await.unwrap();
+        let found = catalog.table(&table.name).await.unwrap().unwrap();
+        assert_eq!(found.option("retention"), Some("7d"));
+        // For the database to be asked.
+        catalog
+            .set_options(SetOptions {
+                of: of.clone(),
+                changes: [("retention".to_owned(), None)].into(),
+                seen: None,
+                id: None,
+            })
+            .await
+            .unwrap();
+    }
+    // What was refused has taken no effect.
+    let refused = |name: &TableName| SetOptions {
+        of: OptionsOf::Table(name.clone()),
+        changes: [("retention".to_owned(), Some("1d".to_owned()))].into(),
+        seen: None,
+        id: Some("refused".to_owned()),
+    };
+    let later = TableName::public("default", "later");
+    catalog.set_options(refused(&later)).await.unwrap_err();
+    let later = create(&catalog, "later").await;
+    catalog.set_options(refused(&later.name)).await.unwrap();
+    let found = catalog.table(&later.name).await.unwrap().unwrap();
+    assert_eq!(found.options["retention"], "1d");
+}
+
 pub async fn only_the_table_that_was_seen_gets_other_options(catalog: Subject) {
     let first = create(&catalog, "t").await;
     let set = |seen, value: &str| {
@@ -481,6 +534,7 @@ pub async fn only_the_table_that_was_seen_gets_other_options(catalog: Subject) {
             of: OptionsOf::Table(first.name.clone()),
             changes: [("retention".to_owned(), Some(value.to_owned()))].into(),
             seen: Some(seen),
+            id: None,
         })
     };
     let seen = Seen::Table(first.id);
@@ -496,13 +550,17 @@ pub async fn only_the_table_that_was_seen_gets_other_options(catalog: Subject) {
     assert!(matches!(gone, Err(Error::TableNotFound(_))), "{gone:?}");
     let next = create(&catalog, "t").await;
     let before = catalog.snapshot(&[]).await.unwrap().id;
-    for seen in [seen, Seen::Nothing] {
-        let late = set(seen, "1h").await;
-        assert!(
-            matches!(&late, Err(Error::TableReplaced(name)) if name == "default.public.t"),
-            "{late:?}"
-        );
-    }
+    // That would tell the caller to repeat it, and the next time it would see the later table.
+    let late = set(seen, "1h").await;
+    assert!(
+        matches!(&late, Err(Error::TableNotFound(name)) if name == "default.public.t"),
+        "{late:?}"
+    );
+    let late = set(Seen::Nothing, "1h").await;
+    assert!(
+        matches!(&late, Err(Error::TableReplaced(name)) if name == "default.public.t"),
+        "{late:?}"
+    );
     let found = catalog.table(&next.name).await.unwrap();
     assert_eq!(found, Some(next));
     assert_eq!(catalog.snapshot(&[]).await.unwrap().id, before);

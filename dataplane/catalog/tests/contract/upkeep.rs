@@ -236,6 +236,7 @@ pub async fn rows_go_by_the_retention_that_holds_when_they_go(catalog: Subject) 
             of: of.clone(),
             changes,
             seen: None,
+            id: None,
         };
         let catalog = Arc::clone(&catalog);
         async move { catalog.set_options(request).await.unwrap() }

@@ -292,6 +292,7 @@ async fn a_file_has_bloom_filters_of_the_columns_that_its_table_names() {
         of,
         changes,
         seen: None,
+        id: None,
     });
     set.await.unwrap();
     write(&table, 2000..4000).await.unwrap();

@@ -23,6 +23,7 @@ impl World {
             of,
             changes,
             seen: None,
+            id: None,
         };
         self.catalog.set_options(request).await.unwrap();
     }
