@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import hmac
 import http.client
+import os
 import pathlib
 import socket
 import subprocess
@@ -14,6 +15,12 @@ SECRET_KEY = "test-secret-key"
 REGION = "us-east-1"
 # The body of a request is not part of its signature.
 UNSIGNED = "UNSIGNED-PAYLOAD"
+
+
+def files_below(folder):
+    """All files; a folder that the server removes meanwhile, as the last object went, has none."""
+    for parent, _, names in os.walk(folder):
+        yield from (pathlib.Path(parent) / name for name in names)
 
 
 class Versitygw:
@@ -61,14 +68,14 @@ class Versitygw:
 
     def objects(self, bucket):
         """Keys of the bucket; the server's own notes are left out."""
-        files = (path for path in (self.buckets / bucket).rglob("*") if path.is_file())
-        keys = (str(path.relative_to(self.buckets / bucket)) for path in files)
+        root = self.buckets / bucket
+        keys = (str(path.relative_to(root)) for path in files_below(root))
         return sorted(key for key in keys if not key.startswith(".sgwtmp"))
 
     def unfinished_uploads(self, bucket):
         """Parts that were taken for an upload that was neither completed nor aborted."""
         notes = self.buckets / bucket / ".sgwtmp" / "multipart"
-        return sorted(str(path) for path in notes.rglob("*") if path.is_file())
+        return sorted(map(str, files_below(notes)))
 
     def ask(self, method, path, query=(), headers=None, body=b""):
         """Answer (status, headers, content) to a signed request; `path` is not yet escaped."""
