@@ -1,6 +1,8 @@
 """How long rows are kept: set by SQL, seen in every answer, and the files go."""
 
+import contextlib
 import datetime
+import sqlite3
 
 import pyarrow as pa
 import pytest
@@ -28,6 +30,22 @@ def seen(client, database, table="t"):
     (count,) = select(client, database, f"SELECT count(*) AS n FROM {table}")["n"].to_pylist()
     assert count == rows.num_rows
     return rows["h"].to_pylist()
+
+
+def test_each_change_of_options_is_remembered_so_that_a_late_copy_does_nothing(new_server):
+    """What the catalog makes of the ids is tested there."""
+    server = new_server()
+    server.start()
+    with server.client() as client:
+        put(client, "d", "t", hours_ago(1))
+        for _ in range(2):
+            select(client, "d", "ALTER TABLE t SET (retention = '2d')")
+        select(client, "d", "ALTER DATABASE d SET (retention = '3d')")
+    [file] = server.data.rglob("catalog.sqlite")
+    with contextlib.closing(sqlite3.connect(file)) as catalog:
+        [(ids,)] = catalog.execute("SELECT count(DISTINCT id) FROM statements").fetchall()
+    assert ids == 3
+    server.stop()
 
 
 def test_expired_rows_are_not_seen_and_their_files_go(new_server):

@@ -94,7 +94,8 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// - Errors: [`Error::TableNotFound`], [`Error::DatabaseNotFound`]; [`Error::TableReplaced`], nothing was
     ///   changed. What an option means is not looked at.
-    /// - Retry: safe, with what was [`Seen`] also when the name has gone to another table.
+    /// - Retry: safe with an id, also when others were set meanwhile; with what was [`Seen`] also when the name has
+    ///   gone to another table.
     async fn set_options(&self, request: SetOptions) -> Result<(), Error>;
 
     /// Looks a table up.
