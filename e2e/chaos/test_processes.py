@@ -10,27 +10,33 @@ while :; do sleep 0.05; done
 """
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "is_well"),
-    [("", 0, True), (NO_TIME, 1, True), ("the catalog is gone", 1, False), (NO_TIME, 101, False)],
-)
-def test_a_stop_may_only_want_for_time(tmp_path, monkeypatch, words, code, is_well):
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """Starts a process and stops it; it says these words before it ends with this code."""
     process = Process(tmp_path, "p", "standalone", {})
-    script = tmp_path / "script"
-    script.write_text(SCRIPT)
-    script.chmod(0o700)
-    process.binary = script
+    process.binary = tmp_path / "script"
+    process.binary.write_text(SCRIPT)
+    process.binary.chmod(0o700)
     ready = tmp_path / "ready"
-    for name, value in (("WORDS", words), ("CODE", str(code)), ("PORTS", str(ready))):
-        monkeypatch.setenv(name, value)
-    process.start()
-    try:
+    monkeypatch.setenv("PORTS", str(ready))
+
+    def stop(words, code):
+        ready.unlink(missing_ok=True)
+        monkeypatch.setenv("WORDS", words)
+        monkeypatch.setenv("CODE", str(code))
+        process.start()
         while not ready.exists():
             assert process.child.poll() is None, process.log_tail()
-        if is_well:
-            process.stop()
-        else:
-            with pytest.raises(AssertionError, match=f"ended with {code}"):
-                process.stop()
-    finally:
-        process.abandon()
+        process.stop()
+
+    yield stop
+    process.abandon()
+
+
+def test_a_stop_may_only_want_for_time(stopped):
+    stopped("", 0)
+    stopped(NO_TIME, 1)
+    # Not excused by what it said before it was started again.
+    for words, code in [("the catalog is gone", 1), (NO_TIME, 101)]:
+        with pytest.raises(AssertionError, match=f"ended with {code}"):
+            stopped(words, code)
