@@ -44,8 +44,8 @@ use crate::writer::settled;
 /// Claims of one batch before it is refused: others want the same producer at the same time.
 const CLAIM_ATTEMPTS: usize = 5;
 
-/// Pause between times of forgetting, and how many go in one step. Steps follow flushes while there are
-/// more.
+/// Longest pause between times of forgetting, and how many go in one step. Steps follow flushes while
+/// there are more.
 pub(crate) const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 const EXPIRY_STEP: u32 = 10_000;
 

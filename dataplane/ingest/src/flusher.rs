@@ -40,6 +40,7 @@ impl Backoff {
 /// after `started`.
 pub(crate) async fn run(core: Arc<Core>, started: Instant) {
     let tick = (core.config.flush_interval / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
+    let expiry = EXPIRY_INTERVAL.min(core.config.upload_ttl);
     let mut backoff = Backoff::default();
     let mut expired = started;
     while core.fatal.get().is_none() {
@@ -59,7 +60,7 @@ pub(crate) async fn run(core: Arc<Core>, started: Instant) {
                     core.due.notify_one();
                 }
                 let now = core.clock.now();
-                if now.duration_since(expired) >= EXPIRY_INTERVAL {
+                if now.duration_since(expired) >= expiry {
                     let more = core.expire_producers().await;
                     core.expire_uploads().await;
                     // Flushing goes on in between.
