@@ -73,7 +73,8 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.port = self.server_address[1]
         self.plan = nothing_fails
         self.done = collections.Counter()
-        self.is_down = False
+        # None, or how every request ends: "reset", or "stalled".
+        self.outage = None
         self.ends = threading.Event()
         self.thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self.thread.start()
@@ -103,7 +104,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 
     def heal(self):
         self.plan = nothing_fails
-        self.is_down = False
+        self.outage = None
 
     def stop(self):
         self.ends.set()
@@ -120,8 +121,10 @@ class Handler(socketserver.BaseRequestHandler):
             self.serve()
 
     def serve(self):
-        if self.server.is_down:
+        if self.server.outage == "reset":
             return reset(self.request)
+        if self.server.outage == "stalled":
+            return self.wait_until_gone()
         head = read_head(self.request)
         if head is None:
             return None

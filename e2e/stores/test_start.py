@@ -55,7 +55,7 @@ def test_credentials_may_come_from_the_environment(tmp_path, store):
 
 
 def test_an_endpoint_that_does_not_answer_is_named_and_used_when_it_does(tmp_path, store, proxy):
-    proxy.is_down = True
+    proxy.outage = "reset"
     endpoint = f"http://127.0.0.1:{proxy.port}"
     text = cured(tmp_path, settings(store, tmp_path, endpoint), proxy.heal)
     assert "endpoint, region" in text and endpoint in text, text
