@@ -30,6 +30,7 @@ mod http;
 mod ingesters;
 mod inserted;
 pub mod internal;
+mod linger;
 pub mod listener;
 mod locations;
 mod metadata;

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::call::Peer;
+use crate::linger::Lingering;
 use crate::windows::Windows;
 
 /// An HTTP/1.1 client that does not finish its request is dropped after this.
@@ -204,8 +205,8 @@ impl Connection {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(REQUEST_TIMEOUT);
-        let connection =
-            builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let io = TokioIo::new(Lingering::new(stream));
+        let connection = builder.serve_connection(io, TowerToHyperService::new(service));
         let mut connection = std::pin::pin!(connection);
         let mut silent = std::pin::pin!(tokio::time::sleep(FIRST_REQUEST_TIMEOUT));
         let mut leaving = false;
