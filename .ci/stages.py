@@ -6,7 +6,8 @@
     .ci/stages.py --list     names and what each does
 
 Each stage is timed and writes $FLIGHTCLUSTER_CACHE/logs/NAME.log; the end of that log is shown when
-the stage fails. A failing stage does not stop the others, except those that need what it makes. The
+the stage fails. Stages that mostly wait run beside the others, one of them at a time. A failing
+stage does not stop the others, except those that need what it makes. The
 last line is "N passed, N failed"; the exit code is 0 only when nothing failed and every stage that
 was asked for ran at least one test or check.
 
@@ -14,6 +15,8 @@ Only the standard library is used, so that a fresh machine needs nothing but Pyt
 """
 
 import argparse
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -83,6 +87,38 @@ class StageFailed(Exception):
     """A command of the stage failed; the log says why."""
 
 
+class Commands:
+    """The commands that run now, of all threads: an interrupt ends them."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.running = set()
+        self.ended = False
+
+    def start(self, command, **how):
+        with self.lock:
+            if self.ended:
+                raise StageFailed("interrupted")
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, **how)
+            self.running.add(child)
+        return child
+
+    def forget(self, child):
+        with self.lock:
+            self.running.discard(child)
+
+    def end(self):
+        """Ends what runs, with everything it started, and lets nothing start any more."""
+        with self.lock:
+            self.ended = True
+            left = list(self.running)
+        for child in left:
+            end_group(child)
+
+
+COMMANDS = Commands()
+
+
 class Log:
     """The log file of a stage, and the way a stage starts commands."""
 
@@ -101,11 +137,10 @@ class Log:
         command = [str(word) for word in command]
         self.file.write(f"$ {' '.join(command)}\n")
         self.file.flush()
-        child = subprocess.Popen(
+        child = COMMANDS.start(
             command,
             cwd=ROOT,
             env=base_environment() | {name: str(value) for name, value in environment.items()},
-            stdin=subprocess.DEVNULL,
             stdout=stdout or self.file,
             stderr=self.file,
             start_new_session=True,
@@ -119,12 +154,17 @@ class Log:
         except KeyboardInterrupt:
             end_group(child)
             raise
+        finally:
+            COMMANDS.forget(child)
         if code != 0:
             # What it started may still run.
             end_group(child)
         if check and code != 0:
             raise StageFailed(f"{command[0]} exited with {code}")
         return code
+
+    def close(self):
+        self.file.close()
 
     def say(self, text):
         self.file.write(text + "\n")
@@ -486,34 +526,42 @@ def clean_tree(log):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stage, what it runs, and the stages it cannot run without."""
+    """A stage, what it runs, and the stages it cannot run without.
+
+    One that mostly `waits` runs beside those that follow it, unless they are to be `alone`: then it
+    is waited for.
+    """
 
     name: str
     function: object
     needs: tuple = ()
+    waits: bool = False
+    alone: bool = False
 
 
+# Clients and stores use a quarter of two cores. Chaos takes what there is, and what is to leave
+# nothing on a node's machine must not find what others have there.
 STAGES = (
     Stage("setup", setup),
     Stage("runner", runner),
     Stage("format", formatting),
     Stage("python", python_code, ("setup",)),
     Stage("build", build),
+    Stage("node-tools", node_tools, ("setup",)),
     Stage("build-tests", build_tests),
+    Stage("clients", clients, ("setup", "build"), waits=True),
+    Stage("stores", stores, ("setup", "build", "node-tools"), waits=True),
     Stage("clippy", clippy),
     Stage("docs", docs),
     Stage("licences", licences, ("setup",)),
     Stage("rust-tests", rust_tests, ("build-tests",)),
     Stage("one-build", one_build, ("build", "build-tests")),
-    Stage("clients", clients, ("setup", "build")),
-    Stage("node-tools", node_tools, ("setup",)),
-    Stage("chaos", chaos, ("setup", "build", "node-tools")),
-    Stage("stores", stores, ("setup", "build", "node-tools")),
     Stage("charts", charts, ("node-tools",)),
-    Stage("node-runner", node_runner, ("build", "node-tools")),
-    Stage("node-tests", node_tests, ("build", "node-tools")),
-    Stage("cluster", cluster, ("setup", "build", "node-tools")),
-    Stage("clean-tree", clean_tree),
+    Stage("chaos", chaos, ("setup", "build", "node-tools"), alone=True),
+    Stage("node-runner", node_runner, ("build", "node-tools"), alone=True),
+    Stage("node-tests", node_tests, ("build", "node-tools"), alone=True),
+    Stage("cluster", cluster, ("setup", "build", "node-tools"), alone=True),
+    Stage("clean-tree", clean_tree, alone=True),
 )
 
 
@@ -590,27 +638,32 @@ def node_executables(log, wanted):
 # --- running and summing up -----------------------------------------------------------------------
 
 
-def run_stage(stage, failed_before):
-    """Runs one stage; returns its outcome and how long it took."""
-    missing = [name for name in stage.needs if name in failed_before]
+def run_stage(stage, earlier):
+    """Runs one stage; returns its outcome and how long it took.
+
+    `earlier` has what the stages before it come to, as futures by name: those it needs are waited
+    for.
+    """
+    needed = {name: earlier[name] for name in stage.needs if name in earlier}
+    missing = [name for name, future in needed.items() if future.result()[0].failed]
     if missing:
         reason = f"not run: needs {', '.join(missing)}"
         print(f"==> {stage.name}: {reason}", flush=True)
         return Outcome(failed=1, failures=[reason]), 0.0
     print(f"==> {stage.name}: {stage.function.__doc__.splitlines()[0]}", flush=True)
-    log = Log(stage.name)
     begun = time.monotonic()
-    try:
-        outcome = stage.function(log)
-        if outcome.passed + outcome.failed == 0:
-            outcome.add(Outcome(failed=1, failures=["ran no test at all"]))
-    except (StageFailed, OSError, subprocess.CalledProcessError) as error:
-        log.say(str(error))
-        outcome = Outcome(failed=1, failures=[str(error)])
-    took = time.monotonic() - begun
-    if outcome.failed:
-        show_tail(log)
-    print(f"    {describe(outcome)} in {took:.1f} s", flush=True)
+    with contextlib.closing(Log(stage.name)) as log:
+        try:
+            outcome = stage.function(log)
+            if outcome.passed + outcome.failed == 0:
+                outcome.add(Outcome(failed=1, failures=["ran no test at all"]))
+        except (StageFailed, OSError, subprocess.CalledProcessError) as error:
+            log.say(str(error))
+            outcome = Outcome(failed=1, failures=[str(error)])
+        took = time.monotonic() - begun
+        if outcome.failed:
+            show_tail(log)
+    print(f"    {stage.name}: {describe(outcome)} in {took:.1f} s", flush=True)
     return outcome, took
 
 
@@ -626,12 +679,29 @@ def describe(outcome):
 
 
 def run_all(stages):
-    """Runs the stages in order and prints the summary; returns the exit code."""
+    """Runs the stages and prints the summary; returns the exit code.
+
+    They begin in order. Of those that wait one runs at a time.
+    """
     begun = time.monotonic()
-    results = []
-    for stage in stages:
-        failed = {earlier.name for earlier, outcome, _ in results if outcome.failed}
-        results.append((stage, *run_stage(stage, failed)))
+    futures = {}
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as beside:
+        try:
+            for stage in stages:
+                earlier = dict(futures)
+                if stage.waits:
+                    futures[stage.name] = beside.submit(run_stage, stage, earlier)
+                    continue
+                if stage.alone:
+                    concurrent.futures.wait(earlier.values())
+                futures[stage.name] = concurrent.futures.Future()
+                futures[stage.name].set_result(run_stage(stage, earlier))
+            results = [(stage, *futures[stage.name].result()) for stage in stages]
+        except BaseException:
+            # Nobody waits for the others then, and what they run ends.
+            beside.shutdown(wait=False, cancel_futures=True)
+            COMMANDS.end()
+            raise
     return summarize(results, time.monotonic() - begun)
 
 

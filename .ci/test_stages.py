@@ -7,6 +7,8 @@ import pathlib
 import select
 import sys
 import tempfile
+import threading
+import time
 import unittest
 from unittest import mock
 
@@ -86,6 +88,63 @@ class Runner(unittest.TestCase):
         code, text = self.run_stages(Stage("bad", broken), stage)
         self.assertEqual((code, self.last_line(text)), (1, "0 passed, 2 failed"))
         self.assertIn("needs bad", text)
+
+    def test_a_stage_that_waits_runs_beside_the_next(self):
+        reached = threading.Event()
+
+        def waiting(log):
+            """Ends only when another stage has run."""
+            return Outcome(passed=int(reached.wait(10)))
+
+        def reaching(log):
+            """What the other one waits for."""
+            reached.set()
+            return Outcome(passed=1)
+
+        made_up = Stage("waiting", waiting, waits=True), Stage("reaching", reaching)
+        self.assertEqual(self.run_stages(*made_up)[0], 0)
+
+    def test_a_stage_that_is_to_be_alone_begins_when_the_others_have_ended(self):
+        ended = threading.Event()
+
+        def waiting(log):
+            """Takes a while."""
+            time.sleep(0.3)
+            ended.set()
+            return Outcome(passed=1)
+
+        def alone(log):
+            """Looks for others."""
+            return Outcome(passed=1, failed=int(not ended.is_set()))
+
+        made_up = Stage("waiting", waiting, waits=True), Stage("alone", alone, alone=True)
+        self.assertEqual(self.run_stages(*made_up)[0], 0)
+
+    def test_a_failure_beside_the_others_is_a_failure(self):
+        made_up = Stage("bad", broken, waits=True), Stage("one", good, ("bad",))
+        code, text = self.run_stages(*made_up, Stage("two", good))
+        self.assertEqual((code, self.last_line(text)), (1, "2 passed, 2 failed"))
+        self.assertIn("needs bad", text)
+
+    def test_an_interrupt_ends_what_runs_beside(self):
+        started = threading.Event()
+
+        def waiting(log):
+            """Runs a program that takes too long."""
+            started.set()
+            log.run(["sleep", "60"])
+
+        def interrupted(log):
+            """Somebody ends the run."""
+            started.wait(10)
+            raise KeyboardInterrupt
+
+        begun = time.monotonic()
+        with mock.patch.object(stages, "COMMANDS", stages.Commands()) as commands:
+            with self.assertRaises(KeyboardInterrupt):
+                self.run_stages(Stage("w", waiting, waits=True), Stage("i", interrupted))
+            self.assertFalse(commands.running)
+        self.assertLess(time.monotonic() - begun, 30)
 
     def test_a_program_that_fails_fails_its_stage_and_is_shown(self):
         code, text = self.run_stages(Stage("program", command))
