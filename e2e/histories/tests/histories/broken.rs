@@ -6,6 +6,7 @@ use flightcluster_catalog::{
 };
 
 use crate::catalog::Line;
+use crate::history::Kind;
 
 /// One defect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +109,41 @@ impl Broken {
         Self::CatalogForgets,
         Self::OpensNothing,
     ];
+
+    /// The broken promises of rows by which it counts as caught: what a client would notice of this defect.
+    /// Any other one may be an accident, such as a log that can't be opened.
+    pub(crate) fn shows_as(self) -> &'static [Kind] {
+        match self {
+            Self::AcknowledgesBeforeSync
+            | Self::TruncatesBeforeCommit
+            | Self::WatermarkTooHigh
+            | Self::TooOldIsEmpty
+            | Self::MarkIncomplete
+            | Self::UploadNotFlushed
+            | Self::OpensNothing => &[Kind::Lost, Kind::Unseen],
+            Self::WatermarkTooLow
+            | Self::ProducersForgotten
+            | Self::ReplayOffByOne
+            | Self::TwoCommits
+            | Self::WindowForgotten
+            | Self::PositionNotHandedOver
+            | Self::CompactsEndedFiles => &[Kind::Doubled],
+            Self::NoEpochCheck => &[Kind::Lost, Kind::Unseen, Kind::Doubled],
+            Self::CastsBack | Self::LosesNested | Self::PastIsPresent => &[Kind::Altered],
+            Self::AbortedAppears => &[Kind::Invented, Kind::Untrue],
+            // A file that is not there is an error of each query that needs it, and a log that knows more
+            // than the catalog refuses to open: never a short answer.
+            Self::FileNotDurable | Self::DeletesLiveFiles | Self::CatalogForgets => &[Kind::Stuck],
+            // Of keys; the other checker has no kinds.
+            Self::OrdersInBlocks
+            | Self::OrdersByClock
+            | Self::FilesLookApart
+            | Self::FilesUnsorted
+            | Self::CompactsToOlder
+            | Self::DeletesWhatCameLater
+            | Self::DeletesWithoutTheLost => &[],
+        }
+    }
 
     /// The one with this name, of either list.
     pub(crate) fn of(name: &str) -> Option<Self> {

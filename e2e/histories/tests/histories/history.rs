@@ -73,6 +73,8 @@ pub(crate) enum Kind {
     Doubled,
     Invented,
     Altered,
+    /// An upload did not end as its client was told.
+    Untrue,
     /// Something that has to work did not: a log that can't be opened, a query without an answer.
     Stuck,
 }

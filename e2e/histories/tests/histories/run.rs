@@ -245,7 +245,7 @@ impl Sum {
 }
 
 /// Runs the histories of these seeds on every core until one is bad, none is left, or `until` is
-/// over.
+/// over. One of a broken build is bad when it shows what that breaks.
 pub(crate) fn run_seeds(
     seeds: impl Iterator<Item = u64> + Send,
     broken: Option<Broken>,
@@ -261,7 +261,11 @@ pub(crate) fn run_seeds(
                 break;
             };
             let program = Program::of(seed);
-            let run = bench.run(&program, broken);
+            let mut run = bench.run(&program, broken);
+            let counts = |found: &Violation| {
+                broken.is_none_or(|broken| broken.shows_as().contains(&found.kind))
+            };
+            run.violation = run.violation.filter(counts);
             if run.violation.is_some() {
                 stop.store(true, Ordering::Relaxed);
             }

@@ -107,7 +107,11 @@ impl World {
         let answered = matches!(ended, Some(Ok(())));
         if answered && end == End::Abort {
             if finished_before {
-                return Err(wrong(upload, "is aborted after it was finished"));
+                return Err(wrong(
+                    Kind::Untrue,
+                    upload,
+                    "is aborted after it was finished",
+                ));
             }
             let mut held = self.uploads[upload].lock();
             held.aborted = true;
@@ -118,7 +122,7 @@ impl World {
         }
         let finished = self.settle_upload(upload).await;
         if answered && !finished {
-            return Err(wrong(upload, "is finished and is not"));
+            return Err(wrong(Kind::Untrue, upload, "is finished and is not"));
         }
         Ok(())
     }
@@ -193,16 +197,16 @@ impl World {
                 open = open && known.is_ok_and(|known| ends(known.state));
             }
             if open {
-                return Err(wrong(upload, "can't be finished"));
+                return Err(wrong(Kind::Stuck, upload, "can't be finished"));
             }
         }
         Ok(())
     }
 }
 
-fn wrong(upload: usize, what: &str) -> Violation {
+fn wrong(kind: Kind, upload: usize, what: &str) -> Violation {
     Violation {
-        kind: Kind::Stuck,
+        kind,
         text: format!("upload {upload} {what}"),
         key: None,
     }
