@@ -29,7 +29,8 @@ By itself:
   over all times are in files;
 - caches: a scan of files in S3 by a server that has seen none of them, by one that was started
   again and has them on disk, and by one that has them in memory. VERSITYGW is an S3 server;
-- memory: resident before a burst of writes, and ten seconds after it.
+- memory: resident before a burst of writes, and ten seconds after its rows were in files; and ten
+  seconds after its end where rows wait for files as long as they do without settings.
 """
 
 import argparse
@@ -483,9 +484,10 @@ def caches(table):
             bucket.stop()
 
 
-def memory(table):
-    """Resident mebibytes before a burst of writes and ten idle seconds after it was flushed."""
-    with tempfile.TemporaryDirectory() as folder, Ours(folder) as server:
+def memory(table, *settings, is_flushed=True):
+    """Resident mebibytes before a burst of writes, at its end, and ten seconds later or after it is
+    in files."""
+    with tempfile.TemporaryDirectory() as folder, Ours(folder, *settings) as server:
         # Once before: what is loaded with the first write is not what a burst leaves behind.
         first = table.slice(0, BATCH_ROWS)
         put(server.client, first, "first")
@@ -495,7 +497,7 @@ def memory(table):
         for number in range(4):
             put(server.client, table, f"burst_{number}")
         peak = server.resident_mebibytes()
-        for number in range(4):
+        for number in range(4 if is_flushed else 0):
             server.wait_until_in_files(f"burst_{number}", table.num_rows)
         # The grace in which flushed rows stay in memory (ingest.flushed_grace) is over by then.
         time.sleep(10)
@@ -541,6 +543,11 @@ def measure(rounds, megabytes):
     print(
         f"resident: {before:.0f} MiB before a burst, {peak:.0f} at its end, {after:.0f} when idle,"
         f" ratio {after / before:.2f}"
+    )
+    before, peak, after = memory(table, "ingest.flush_interval=30s", is_flushed=False)
+    print(
+        f"resident, where rows wait 30 s for files: {before:.0f} MiB before a burst, {peak:.0f} at"
+        f" its end, {after:.0f} ten seconds later"
     )
 
 
