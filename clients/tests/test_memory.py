@@ -1,5 +1,7 @@
 """Results and messages that are larger than the memory there is for them."""
 
+import os
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
@@ -8,14 +10,16 @@ from cgroup import SMALL_POD_BYTES
 from harness import json_ticket, put, running, select
 
 ROW_BYTES = 1 << 10
-ROWS = 3 * SMALL_POD_BYTES // ROW_BYTES
+# Of the result; `RESULT_GIB=10` makes it twenty times the memory.
+RESULT_BYTES = int(os.environ.get("RESULT_GIB", "0")) << 30 or 3 * SMALL_POD_BYTES
+ROWS = RESULT_BYTES // ROW_BYTES
 ENDLESS = (
     f"SELECT value AS n, repeat('0123456789abcdef', {ROW_BYTES // 16}) AS text "
     f"FROM generate_series(1, {ROWS})"
 )
 
 
-def test_a_result_three_times_the_memory_reaches_a_reader_that_pauses(new_server, small_pod):
+def test_a_result_many_times_the_memory_reaches_a_reader_that_pauses(new_server, small_pod):
     """S1-3, S1-8: what is not read yet is not computed yet."""
     server = new_server()
     server.prefix = small_pod.prefix()
