@@ -30,7 +30,8 @@ By itself:
 - caches: a scan of files in S3 by a server that has seen none of them, by one that was started
   again and has them on disk, and by one that has them in memory. VERSITYGW is an S3 server;
 - memory: resident before a burst of writes, and ten seconds after its rows were in files; and ten
-  seconds after its end where rows wait for files as long as they do without settings.
+  seconds after its end where rows wait for files as long as they do without settings;
+- malloc: the rate of puts, and the resident memory of a burst, with each preset (S4-44).
 """
 
 import argparse
@@ -504,6 +505,21 @@ def memory(table, *settings, is_flushed=True):
         return before, peak, server.resident_mebibytes()
 
 
+def presets(table, rounds):
+    """For each preset of `malloc`: MB/s of puts, and the figures of `memory`."""
+    size = table.nbytes / 2**20
+    for preset in ("throughput", "balanced", "low-memory"):
+        setting = f"malloc.preset={preset}"
+        with tempfile.TemporaryDirectory() as folder, Ours(folder, setting) as server:
+            puts = []
+            for number in range(rounds):
+                name = f"put_{number}"
+                puts.append(size / seconds(lambda s=server, n=name: put(s.client, table, n)))
+                server.wait_until_in_files(name, table.num_rows)
+                drop(server, name)
+        yield preset, statistics.median(puts), *memory(table, setting)
+
+
 def print_pairs(pairs, heads=("flightcluster", "peer")):
     print(f"{'':18}{heads[0]:>15}{heads[1]:>12}{'ratio':>8}   quartiles")
     for name, values in pairs.items():
@@ -549,6 +565,10 @@ def measure(rounds, megabytes):
         f"resident, where rows wait 30 s for files: {before:.0f} MiB before a burst, {peak:.0f} at"
         f" its end, {after:.0f} ten seconds later"
     )
+    print(f"{'malloc':18}{'put MB/s':>15}{'before':>12}{'burst':>8}{'idle MiB':>11}")
+    for preset, rate, *resident in presets(table, rounds):
+        before, peak, after = resident
+        print(f"{preset:18}{rate:15.1f}{before:12.0f}{peak:8.0f}{after:11.0f}")
 
 
 def main():
