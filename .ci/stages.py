@@ -399,9 +399,9 @@ def chaos(log):
     # and restored, in the cluster from an older backup, 11 finds rows that are asked for too late.
     late = ["--seed", 11, "--topology", "cluster"]
     # Broken builds: they have to be found. A catalog that is lost under a standalone server costs a
-    # minute more, because that refuses to start.
-    lies = ["--lies", "log", "--seed", 1, "--seeds", 4, "--topology", "standalone"]
-    of_catalog = ["--lies", "catalog", "--seed", 1, "--seeds", 4, "--topology", "cluster"]
+    # minute more, because that refuses to start. The first seed that finds it is the last.
+    lies = ["--lies", "log", "--seed", 1, "--seeds", 8, "--topology", "standalone"]
+    of_catalog = ["--lies", "catalog", "--seed", 1, "--seeds", 8, "--topology", "cluster"]
     # 2 kills Postgres and the S3 server, 8 kills Postgres when files are recorded in it, and has
     # requests to the S3 server fail.
     servers = [["--seed", seed, "--topology", "postgres"] for seed in (2, 8)]

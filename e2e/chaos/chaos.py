@@ -58,7 +58,7 @@ from registers import (
     all_values,
     delete_keys,
 )
-from restores import OlderBackup, begins_older, begins_restored, lose_and_restore
+from restores import REFUSAL, OlderBackup, begins_older, begins_restored, lose_and_restore
 from shorten import shortest
 from uploads import Uploader, UploadReader, Uploads, all_uploaded
 from workload import TROUBLE, Reader, Recess, Writer, all_rows, compactions, live_files
@@ -456,7 +456,9 @@ def kind_of(problem):
 
 
 LIES = {"log": Lies, "directory": DirectoryLies, "catalog": CatalogLies}
-LOG_REFUSAL = "can't open the write-ahead log"
+# What the product says that refuses to go on with what is left. Not of a log whose syncs are lies:
+# rows have to be gone there.
+REFUSALS = {"directory": "can't open the write-ahead log", "catalog": REFUSAL}
 
 
 def finds_lies(seeds, topologies, seconds, of):
@@ -469,8 +471,7 @@ def finds_lies(seeds, topologies, seconds, of):
             lies = run.faults.counts.get(faults.kind, 0)
             said = (problem or "nothing is wrong").splitlines()[0]
             print(f"seed {seed} {topology}, {lies} kills after syncs that lied: {said}", flush=True)
-            # When names are gone the product itself refuses to go on with what is left.
-            refused = of == "directory" and problem and LOG_REFUSAL in problem
+            refused = of in REFUSALS and problem and REFUSALS[of] in problem
             if lies and problem and (kind_of(problem).endswith(faults.finds) or refused):
                 return True
     return False
