@@ -6,13 +6,14 @@
 
 Each seed starts a standalone server, a cluster (a catalog, three ingesters, two queriers) or one on
 Postgres and an S3 server instead of a catalog process, on free ports of the loopback interface. It
-lets writers and readers work for S seconds while processes are killed (also in the middle of a sync
-or of storing a file), paused and ended, connections stalled and cut (also those of writers, while
-their acknowledgements are on the way, and of readers), disks full, slow or failing (of the log, of
-the files, of the catalog), power cut, which undoes what log and catalog did not sync (also names in
-their folders), Postgres and the S3 server killed and paused, requests to the latter failed one by
-one, and clocks wrong, mends everything, and asks for all rows once more, also after a restart of
-every process. What counts as broken is in history.py.
+lets writers and readers work for S seconds while processes are killed (also in the middle of a
+sync, of storing a file, of a compaction or of the end of an upload), paused and ended, connections
+stalled and cut (also those of writers, while their acknowledgements are on the way, and of
+readers), disks full, slow or failing (of the log, of the files, of the catalog), power cut, which
+undoes what log and catalog did not sync (also names in their folders), Postgres and the S3 server
+killed and paused, requests to the latter failed one by one, and clocks wrong, mends everything, and
+asks for all rows once more, also after a restart of every process. What counts as broken is in
+history.py.
 Every fourth seed begins with a catalog (not one in Postgres) that is set back to an earlier layout,
 with all that is in it, and whose migration is killed (layouts.py); another fourth with one that is
 lost and restored from a backup, of the last moment or an older one (restores.py).
@@ -48,6 +49,7 @@ from faults import STOOD_STILL_SECONDS, CatalogLies, DirectoryLies, Faults, Lies
 from history import History
 from layouts import begins_old, catalog_of, earlier_layout, kill_in_migration, set_back
 from links import Network
+from moments import Moments
 from processes import TOPOLOGIES
 from registers import (
     KEYS,
@@ -131,7 +133,8 @@ class Run:
         self.stop = threading.Event()
         ingest = self.settings["ingest"]
         flushes = ingest["flush_interval"] != "1h" or ingest["flush_bytes"] != "128MiB"
-        self.faults = faults(seed, self.processes, self.history, flushes, plan)
+        moments = Moments(self.processes, self.uploads)
+        self.faults = faults(seed, self.processes, self.history, flushes, moments, plan)
         self.writers, self.readers = [], []
         self.register_changers, self.register_readers = [], []
         self.uploaders, self.twice_writers = [], []

@@ -66,6 +66,10 @@ class Switches:
     def set(self, kind, value):
         SLOT.pack_into(self.page, KINDS.index(kind) * SLOT.size, value)
 
+    def value(self, kind):
+        """What it is set to."""
+        return SLOT.unpack_from(self.page, KINDS.index(kind) * SLOT.size)[0]
+
     def count(self, kind):
         """How often it happened."""
         return SLOT.unpack_from(self.page, (COUNTS_FROM + KINDS.index(kind)) * SLOT.size)[0]

@@ -50,6 +50,13 @@ REQUEST_SECONDS = (0.5, 3.0)
 SYNCS = {"sync lies": 3, "catalog sync lies": 20, "power cut": 3, "directory lies": 4}
 # One in so many faults is a cut of the power, beside all that.
 POWER_CUTS = 1 / 10
+# One in so many faults is aimed at a moment, beside all that: what comes, and in which.
+AIMED_FAULTS = 1 / 6
+AIMED = [f"{end} in {what}" for end in ("kill", "terminate") for what in ("compaction", "upload")]
+# How long after the begin of the moment.
+AIMED_SECONDS = (0.0, 0.03)
+# There may be little to compact for a whole run.
+AIMED_IN_VAIN = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Fault:
     # Seconds since the first of the run could begin.
     at: float
     kind: str
-    # Names of processes or links.
+    # Names of processes or links; of what is aimed at a moment what is done then, by whomever.
     where: tuple
     # How long it lasts, where that is chosen.
     seconds: float = 0.0
@@ -78,11 +85,15 @@ def idle(runs):
     for run in runs:
         for kind, counts in run.occasions().items():
             sums[kind] = tuple(map(sum, zip(sums.get(kind, (0, 0)), counts, strict=True)))
-    kinds = [kind for kind, (on, done) in sums.items() if on >= TIMES_IN_VAIN and not done]
+    kinds = [kind for kind, (on, done) in sums.items() if on >= patience(kind) and not done]
     # Nothing can be in the way of the first fault of a run.
     begun = any(run.begins_long and run.made for run in runs)
     outlived = sum(run.counts.get("long pause", 0) for run in runs)
     return kinds + (["long pause"] if begun and not outlived else [])
+
+
+def patience(kind):
+    return AIMED_IN_VAIN if kind in AIMED else TIMES_IN_VAIN
 
 
 class Faults:
@@ -91,7 +102,7 @@ class Faults:
     `plan` are the faults of a run before, to be made once more, when they were made then.
     """
 
-    def __init__(self, seed, processes, history, flushes, plan=None):
+    def __init__(self, seed, processes, history, flushes, moments, plan=None):
         self.chance = random.Random(f"faults {seed}")
         # Apart, so that a seed still chooses what it chose before there were these.
         self.kinds_chance = random.Random(f"kinds of faults {seed}")
@@ -101,7 +112,9 @@ class Faults:
         self.servers_chance = random.Random(f"servers {seed}")
         self.requests_chance = random.Random(f"failing requests to the store {seed}")
         self.power_chance = random.Random(f"power {seed}")
+        self.aimed_chance = random.Random(f"aimed {seed}")
         self.processes, self.history, self.flushes = processes, history, flushes
+        self.moments = moments
         # Who has the files and the database on a disk that faults are made in.
         self.holders = processes.of("catalog", "standalone")
         self.plan = plan
@@ -139,6 +152,9 @@ class Faults:
         if fault.kind in KINDS:
             self.switch(fault, stop)
             return
+        if fault.kind in AIMED:
+            self.aim(fault, stop)
+            return
         if fault.kind not in ("long pause", "fail requests"):
             self.count(fault.kind)
         getattr(self, fault.kind.replace(" ", "_"))(fault, stop)
@@ -166,6 +182,8 @@ class Faults:
             return self.draw_client("readers", self.readers_chance)
         if self.power_chance.random() < POWER_CUTS:
             return self.draw_power_cut()
+        if self.aimed_chance.random() < AIMED_FAULTS:
+            return self.draw_aimed()
         stores = [each for each in self.processes.servers if each.name == "store"]
         if stores and self.requests_chance.random() < REQUEST_FAULTS:
             return self.draw_requests(stores)
@@ -218,6 +236,14 @@ class Faults:
         """Of a process that has a log or the database of the catalog."""
         holders = self.processes.of("catalog", "ingester", "standalone")
         return self.fault("power cut", [self.power_chance.choice(holders)])
+
+    def draw_aimed(self):
+        """A kill or an end of whoever is in the middle of something."""
+        # Without files there is nothing to compact.
+        kinds = [kind for kind in AIMED if self.flushes or "compaction" not in kind]
+        kind = self.aimed_chance.choice(kinds)
+        seconds = self.aimed_chance.uniform(*AIMED_SECONDS)
+        return Fault(self.since_began(), kind, (kind.rpartition(" ")[2],), seconds=seconds)
 
     def draw_server(self):
         """Postgres or the object store is killed, or stands still."""
@@ -427,6 +453,23 @@ class Faults:
             if stop.wait(0.02):
                 break
         return before
+
+    def aim(self, fault, stop):
+        """Waits for the moment, and a little longer, and ends the process if it still is in it."""
+        (what,) = fault.where
+        self.tell(f"{fault.kind} is waited for")
+        self.switched[fault.kind] = self.switched.get(fault.kind, 0) + 1
+        end = time.monotonic() + OCCASION_SECONDS
+        while time.monotonic() < end and not stop.is_set():
+            if self.moments.under_way(what):
+                stop.wait(fault.seconds)
+                victim = self.moments.under_way(what)
+                if victim:
+                    getattr(victim, fault.kind.partition(" ")[0])()
+                    self.tell(f"{fault.kind} at {victim.name}")
+                    self.count(fault.kind)
+                    return
+            stop.wait(0.001)
 
     def lose_power(self, fault, stop):
         """After some syncs a kill that takes what was written since the last one that was none.

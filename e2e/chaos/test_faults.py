@@ -4,7 +4,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from faults import STOOD_STILL_SECONDS, Fault, Faults, idle
+from faults import AIMED, STOOD_STILL_SECONDS, Fault, Faults, idle
 from history import History
 
 
@@ -25,6 +25,9 @@ class Process:
 
     def kill(self):
         self.done.append("kill")
+
+    def terminate(self):
+        self.done.append("terminate")
 
     def pause(self):
         self.done.append("pause")
@@ -49,6 +52,13 @@ class Way:
         self.done.append("heal")
 
 
+class Nothing:
+    """Moments that never come."""
+
+    def under_way(self, _):
+        return None
+
+
 def faults_of(seed, plan=None, servers=()):
     one, two = Process("one"), Process("two")
     ways = {who: [Way(f"{who}-one"), Way(f"{who}-two")] for who in ("writers", "readers")}
@@ -60,7 +70,7 @@ def faults_of(seed, plan=None, servers=()):
         of=lambda *_: [one, two],
         all_links=lambda: sum(ways.values(), []),
     )
-    faults = Faults(seed, processes, History(), True, plan)
+    faults = Faults(seed, processes, History(), True, Nothing(), plan)
     return faults, one, two
 
 
@@ -98,6 +108,7 @@ def test_faults_of_the_storage_come_beside_what_a_seed_chose_before(monkeypatch)
     # Those of clients come by their own chances, at every choice.
     monkeypatch.setattr("faults.CLIENT_FAULTS", 0)
     monkeypatch.setattr("faults.POWER_CUTS", 0)
+    monkeypatch.setattr("faults.AIMED_FAULTS", 0)
     with_them = drawn(4, 200)
     assert new <= {fault.kind for fault in with_them}
     monkeypatch.setattr("faults.STORAGE_FAULTS", 0)
@@ -123,6 +134,11 @@ def run_of(counts, occasions=None, begins_long=False):
         ([run_of({}, begins_long=True), run_of({})], ["long pause"]),
         ([run_of({}, begins_long=True), run_of({"long pause": 1})], []),
         ([run_of({}), run_of({})], []),
+        ([run_of({}, {"kill in upload": (11, 0)})], []),
+        (
+            [run_of({}, {"kill in upload": (11, 0)}), run_of({}, {"kill in upload": (1, 0)})],
+            ["kill in upload"],
+        ),
     ],
 )
 def test_what_never_happened_in_all_runs_together_is_noticed(runs, found):
@@ -240,6 +256,45 @@ def test_a_cut_of_the_power_comes_after_some_syncs_and_is_over_with_it(idles):
     assert one.done == ["kill"]
     assert one.switches.done == [("power cut", 1), ("power cut", 0)]
     assert faults.counts == ({} if idles else {"power cut": 1})
+
+
+class Comes:
+    """A moment of a process that is over after some looks at it."""
+
+    def __init__(self, process, looks):
+        self.process, self.looks, self.asked = process, looks, []
+
+    def under_way(self, what):
+        self.asked.append(what)
+        return self.process if len(self.asked) in self.looks else None
+
+
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+@pytest.mark.parametrize("what", ["compaction", "upload"])
+@pytest.mark.parametrize(
+    ("looks", "happens"), [((3, 4), True), ((3, 5), False), ((2, 5, 6), True), ((), False)]
+)
+def test_who_is_in_the_middle_of_something_is_ended_if_it_still_is_a_little_later(
+    monkeypatch, end, what, looks, happens
+):
+    monkeypatch.setattr("faults.OCCASION_SECONDS", 0.2)
+    faults, one, two = faults_of(1)
+    faults.moments = Comes(two, looks)
+    kind = f"{end} in {what}"
+    faults.make(Fault(0.0, kind, (what,), seconds=0.001), threading.Event())
+    assert (one.done, two.done) == ([], [end] if happens else [])
+    assert set(faults.moments.asked) == {what}
+    assert faults.counts == ({kind: 1} if happens else {})
+    assert faults.occasions() == {kind: (1, int(happens))}
+
+
+def test_a_run_without_files_aims_at_no_compaction():
+    aimed = [fault for seed in range(20) for fault in drawn(seed, 50) if fault.kind in AIMED]
+    assert {fault.kind for fault in aimed} == set(AIMED)
+    faults, *_ = faults_of(2)
+    faults.since_began, faults.flushes = lambda: 0.0, False
+    kinds = {faults.draw().kind for _ in range(400)}
+    assert kinds & set(AIMED) == {"kill in upload", "terminate in upload"}
 
 
 @pytest.mark.parametrize("failed", [{}, {"stalled": 1}])

@@ -46,6 +46,8 @@ class Uploads:
         self.history = history
         self.all = []
         self.seen = set()
+        # The process that was asked to end an upload and has not answered yet.
+        self.ending = None
 
     def begin(self):
         with self.lock:
@@ -171,8 +173,13 @@ class Uploader(Worker):
     def act(self, name, **body):
         options = flight.FlightCallOptions(timeout=CALL_SECONDS)
         who = self.chance.choice(["writers", None])
-        with self.chance.choice(self.targets).connect(who) as client:
-            (answer,) = client.do_action((name, json.dumps(body).encode()), options)
+        target = self.chance.choice(self.targets)
+        with target.connect(who) as client:
+            self.uploads.ending = target if name in OTHER else None
+            try:
+                (answer,) = client.do_action((name, json.dumps(body).encode()), options)
+            finally:
+                self.uploads.ending = None
             return json.loads(answer.body.to_pybytes())
 
     def put_part(self, number, upload, part):
