@@ -189,7 +189,9 @@ async fn failure(world: &World, cases: &[(u64, Case)]) -> Option<(usize, String)
         match place {
             "log" => {
                 world.ingest().spill_all();
-                assert!(world.ingest().statistics().spilled_bytes > 0);
+                let spilled = world.ingest().statistics().spilled_bytes;
+                let without_rows = cases.iter().all(|(_, case)| case.rows().is_empty());
+                assert!(spilled > 0 || without_rows);
             }
             "replay" => world.restart().await,
             "file" => {
